@@ -1,0 +1,186 @@
+"""The language between a protocol and whoever drives it: time and events in, effects out.
+
+A protocol is one class with `handle(event, now) -> list[Effect]`. It never waits, looks at a clock or sends; the agent's
+shell, the simulator and the tests carry its effects out. A `Save` or `Erase` is durable before any later effect *of the
+same call* leaves. Protocols do not know each other: `beemesh.node` hands one's `Notify` to the others as an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from beemesh.ids import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The two clocks: `boot_s` (CLOCK_BOOTTIME, seconds) drives every timer and lease; `wall_ms` is for freshness checks
+    and for people alone."""
+
+    boot_s: float
+    wall_ms: int
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An authenticated one-way message from a member: a datagram's body, or the same over a stream."""
+
+    sender: NodeId
+    message: msgspec.Struct
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A member's request over a stream; answer it with `Reply(token, …)` exactly once, at once or later."""
+
+    sender: NodeId
+    token: int
+    message: msgspec.Struct
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to our `Request(request_id, …)`; `message` is None when none came in time, and `error` says why."""
+
+    request_id: int
+    peer: NodeId
+    message: msgspec.Struct | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer set by `Schedule(key, …)` is due."""
+
+    key: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class JobFinished:
+    """A `Run` job is over; `result` has the shape its job documents, `error` is empty when it went well."""
+
+    job_id: str
+    result: Any = None
+    error: str = ""
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one message to one member, without any promise. Goes by datagram where it fits, else over a stream."""
+
+    to: NodeId
+    message: msgspec.Struct
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Publish a message on a topic to every member, at most once each."""
+
+    topic: str
+    message: msgspec.Struct
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask a member over a stream; `Answered(request_id, …)` always follows, at the latest after `deadline_s` seconds."""
+
+    request_id: int
+    to: NodeId
+    message: msgspec.Struct
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer an `Asked`."""
+
+    token: int
+    message: msgspec.Struct
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Deliver `TimerFired(key)` at `at_boot_s`; a later `Schedule` of the same key replaces it."""
+
+    key: Hashable
+    at_boot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Forget the timer `key`, if it is set."""
+
+    key: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Keep `value` under (`table`, `key`); durable before any later effect of the same call leaves."""
+
+    table: str
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Remove (`table`, `key`); durable before any later effect of the same call leaves."""
+
+    table: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Start work outside the state machines (a deployment, a stop); `JobFinished(job_id, …)` always follows."""
+
+    job_id: str
+    job: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell the other protocols, and the observers of the node, what happened; `event` is any frozen dataclass."""
+
+    event: Any
+
+
+Effect = Send | Broadcast | Request | Reply | Schedule | Cancel | Save | Erase | Run | Notify
+Effects = list[Effect]
+
+
+@runtime_checkable
+class StateMachine(Protocol):
+    """The shape of every protocol."""
+
+    def handle(self, event: Any, now: Now) -> Effects:
+        """What to do about `event`, which happened at `now`."""
+        ...
+
+
+class Randomness(Protocol):
+    """The injected source of chance: `random.SystemRandom` in an agent, a seeded `random.Random` elsewhere."""
+
+    def random(self) -> float: ...
+
+    def randbytes(self, n: int, /) -> bytes: ...
+
+    def uniform(self, a: float, b: float, /) -> float: ...
+
+    def randrange(self, start: int, stop: int, /) -> int: ...
+
+    def shuffle(self, x: list[Any], /) -> None: ...
+
+    def sample(self, population: Any, k: int) -> list[Any]: ...
+
+    def choice(self, seq: Any, /) -> Any: ...

@@ -1,0 +1,1 @@
+"""Templates and playbooks that bootstrap renders onto machines."""
