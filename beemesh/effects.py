@@ -1,7 +1,7 @@
 """The language between a protocol and whoever drives it: time and events in, effects out.
 
-A protocol is one class with `handle(event, now) -> list[Effect]`. It never waits, looks at a clock or sends; the agent's
-shell, the simulator and the tests carry its effects out. A `Save` or `Erase` is durable before any later effect *of the
+A protocol is one class with `handle(event, now) -> list[Effect]`. It never waits, looks at a clock or sends; the
+agent's shell, the simulator and the tests carry its effects out. A `Save` or `Erase` is durable before any later effect *of the
 same call* leaves. Protocols do not know each other: `beemesh.node` hands one's `Notify` to the others as an event.
 """
 
@@ -18,8 +18,8 @@ from beemesh.ids import NodeId
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The two clocks: `boot_s` (CLOCK_BOOTTIME, seconds) drives every timer and lease; `wall_ms` is for freshness checks
-    and for people alone."""
+    """The two clocks: `boot_s` (CLOCK_BOOTTIME, seconds) drives every timer and lease; `wall_ms` is for freshness
+    checks and for people alone."""
 
     boot_s: float
     wall_ms: int
@@ -92,7 +92,7 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask a member over a stream; `Answered(request_id, …)` always follows, at the latest after `deadline_s` seconds."""
+    """Ask a member over a stream; `Answered(request_id, …)` always follows, `deadline_s` seconds later at the latest."""
 
     request_id: int
     to: NodeId
@@ -171,16 +171,26 @@ class StateMachine(Protocol):
 class Randomness(Protocol):
     """The injected source of chance: `random.SystemRandom` in an agent, a seeded `random.Random` elsewhere."""
 
-    def random(self) -> float: ...
+    def random(self) -> float:
+        """As `random.Random.random`."""
+        ...
 
-    def randbytes(self, n: int, /) -> bytes: ...
+    def randbytes(self, n: int, /) -> bytes:
+        """As `random.Random.randbytes`."""
+        ...
 
-    def uniform(self, a: float, b: float, /) -> float: ...
+    def uniform(self, a: float, b: float, /) -> float:
+        """As `random.Random.uniform`."""
+        ...
 
-    def randrange(self, start: int, stop: int, /) -> int: ...
+    def shuffle(self, x: list[Any], /) -> None:
+        """As `random.Random.shuffle`."""
+        ...
 
-    def shuffle(self, x: list[Any], /) -> None: ...
+    def sample(self, population: Any, k: int) -> list[Any]:
+        """As `random.Random.sample`."""
+        ...
 
-    def sample(self, population: Any, k: int) -> list[Any]: ...
-
-    def choice(self, seq: Any, /) -> Any: ...
+    def choice(self, seq: Any, /) -> Any:
+        """As `random.Random.choice`."""
+        ...

@@ -1,0 +1,1 @@
+"""Who may read it: sealing, key shares, their custodians and their release."""

@@ -1,0 +1,1 @@
+"""What operators want: the signed map that every node keeps and merges."""

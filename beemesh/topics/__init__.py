@@ -1,0 +1,1 @@
+"""Messages to everybody: publish and subscribe over gossip, at most one delivery each."""

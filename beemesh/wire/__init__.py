@@ -1,0 +1,1 @@
+"""Bytes on the network: datagrams, envelopes, the message registry, replay protection and admission."""

@@ -1,0 +1,1 @@
+"""What is to run: Kubernetes objects, their validation and resolution, and the reconciler."""

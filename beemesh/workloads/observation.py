@@ -1,0 +1,91 @@
+"""What nodes tell each other about what they run (streams, on request)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from beemesh.ids import NodeId
+
+PODS_LISTED_MAX = 2_000
+"""Pods in one list: far above what one machine runs, and a bound on the answer's size."""
+
+Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown", "Terminating"]
+
+
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a replica is reached from other machines."""
+
+    address: str
+    port: int
+    container_port: int = 0
+    protocol: str = "TCP"
+    name: str = ""
+    ready: bool = False
+
+
+class ContainerReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One container's state, as its runtime tells it."""
+
+    name: str
+    image: str = ""
+    state: str = ""
+    ready: bool = False
+    restarts: int = 0
+    exit_code: int | None = None
+    started_ms: int = 0
+    reason: str = ""
+
+
+class ReplicaReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One replica on one node. `pod` is its name; `attempt_reason` explains Pending and Failed."""
+
+    pod: str
+    workload_id: str
+    namespace: str
+    kind: str
+    revision: int
+    replica: int
+    node_id: NodeId
+    phase: Phase
+    ready: bool = False
+    task_id: str = ""
+    fence: int = 0
+    started_ms: int = 0
+    reason: str = ""
+    containers: tuple[ContainerReport, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    labels: dict[str, str] = {}
+
+
+class ListReplicas(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ask a node what it runs; `workload_id` narrows it to one workload."""
+
+    workload_id: str = ""
+
+
+class ReplicaList(msgspec.Struct, frozen=True):
+    """All that a node runs, or tries to."""
+
+    node_id: NodeId
+    replicas: tuple[ReplicaReport, ...]
+
+
+class StopReplica(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A steward's order to stop one replica (surplus, outdated or withdrawn). The node checks that the steward holds
+    the workload's steward lease (`proof`) and that the record that it names is its own newest."""
+
+    workload_id: str
+    replica: int
+    revision: int
+    task_id: str
+    reason: str
+    grace_s: int = 30
+
+
+class StopAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the node stops the replica, or why not."""
+
+    accepted: bool
+    reason: str = ""

@@ -1,0 +1,176 @@
+"""The bodies of `workload` and `object` intents: all that members may see of what operators run.
+
+Names, labels and requirements are visible to members; the pod template, ConfigMaps and Secrets are sealed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from beemesh.identity.membership_card import Taint
+from beemesh.ids import Digest, NodeId
+
+REVISIONS_KEPT = 3
+"""Sealed revisions in a record, newest first: the current one and what a roll-back may need."""
+
+Scheme = Literal["direct", "shamir", "verifiable"]
+"""`direct`: the key itself sealed to each custodian (meshes of one or two nodes); see DESIGN section 7."""
+
+
+class ShareTicket(msgspec.Struct, frozen=True):
+    """Who keeps share `index`, and the SHA-256 of the share: a wrong share is caught and its sender named."""
+
+    index: int
+    custodian: NodeId
+    share_digest: Digest
+
+
+class Sealing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the key of a sealed manifest is kept: any `k` of `n` shares of `epoch` open it."""
+
+    scheme: Scheme
+    k: int
+    n: int
+    tickets: tuple[ShareTicket, ...]
+    key_commitment: bytes
+    epoch: int = 0
+
+
+class Revision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One sealed revision. `manifest` is the SHA-256 of the ciphertext, which `holders` keep; `fingerprint` is an
+    HMAC by which `apply` knows that nothing changed."""
+
+    number: int
+    manifest: Digest
+    size_bytes: int
+    sealing: Sealing
+    holders: tuple[NodeId, ...]
+    fingerprint: bytes
+
+
+class HostPort(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A port that a replica needs on its host; `number` 0 means any free one."""
+
+    number: int = 0
+    protocol: str = "TCP"
+    container_port: int = 0
+    name: str = ""
+
+
+class Requirements(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one replica needs: thousandths of a core, MiB of memory and disk, host ports, GPUs."""
+
+    cpu_m: int = 0
+    mem_mb: int = 0
+    storage_mb: int = 0
+    ports: tuple[HostPort, ...] = ()
+    gpus: int = 0
+
+
+class Expression(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A Kubernetes selector requirement; `operator` is In, NotIn, Exists, DoesNotExist, Gt or Lt."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class Toleration(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A Kubernetes toleration; an empty key with operator Exists tolerates everything."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+    def tolerates(self, taint: Taint) -> bool:
+        """Whether this toleration matches `taint` (Kubernetes' rule)."""
+        if self.effect and self.effect != taint.effect:
+            return False
+        if self.operator == "Exists":
+            return not self.key or self.key == taint.key
+        return self.key == taint.key and self.value == taint.value
+
+
+class Constraints(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a replica may run. `node_affinity` is a disjunction of conjunctions, as in Kubernetes."""
+
+    node_name: str = ""
+    node_selector: dict[str, str] = {}
+    node_affinity: tuple[tuple[Expression, ...], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    anti_affinity_hosts: bool = False
+    """Never two replicas of this workload on one node."""
+
+
+class Qos(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Priority (higher first), whether a higher one may evict it, and the Kubernetes QoS class."""
+
+    priority: int = 0
+    preemptible: bool = False
+    qos_class: str = "BestEffort"
+
+
+class Strategy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a changed revision replaces the one before; surge and unavailable are counts of replicas."""
+
+    type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
+    max_surge: int = 1
+    max_unavailable: int = 0
+
+
+class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of a `workload` intent. `revisions` is newest first and never empty; `generation` counts changes."""
+
+    kind: str
+    namespace: str
+    name: str
+    replicas: int
+    revisions: tuple[Revision, ...]
+    requirements: Requirements = Requirements()
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    pod_labels: dict[str, str] = {}
+    images: tuple[str, ...] = ()
+    constraints: Constraints = Constraints()
+    qos: Qos = Qos()
+    strategy: Strategy = Strategy()
+    duplicate_tolerant: bool = True
+    restart: Literal["alone", "with-peers"] = "alone"
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    state: Literal["memory", "disk"] = "memory"
+    references: tuple[str, ...] = ()
+    """`configmap/<name>` and `secret/<name>` that the sealed template embeds."""
+    created_ms: int = 0
+    managed_by: str = ""
+    """Set by `reconcile`: the source that owns this record and may prune it."""
+
+    @property
+    def workload_id(self) -> str:
+        """The mesh-wide key, such as `deployment/default/hello`."""
+        return f"{self.kind.lower()}/{self.namespace}/{self.name}"
+
+    @property
+    def current(self) -> Revision:
+        """The revision that should run."""
+        return self.revisions[0]
+
+    def revision(self, number: int) -> Revision | None:
+        """The kept revision of that number, if any."""
+        return next((revision for revision in self.revisions if revision.number == number), None)
+
+
+class SealedObject(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of an `object` intent: a ConfigMap or Secret whose content is sealed like a manifest."""
+
+    kind: str
+    namespace: str
+    name: str
+    revision: Revision
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    type: str = ""
+    created_ms: int = 0
+    managed_by: str = ""
