@@ -1,0 +1,1 @@
+"""Container runtimes: one contract (`contract`) and the engines that keep it (`podman`, `process`, `mock`)."""
