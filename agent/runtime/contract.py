@@ -1,9 +1,9 @@
 """What every container runtime promises, whichever engine is behind it.
 
-The agent hands over a `PodSpec` whose ConfigMaps and Secrets are already resolved, and gets `PodStatus` back. Nothing of a
-spec is ever written to a disk in readable form, nor shown in an error, a log line or the arguments of a process.
-A runtime outlives nothing and kills nothing by ending: `close()` leaves every pod running, and a new runtime on the same
-directories finds them again by their labels.
+The agent hands over a `PodSpec` whose ConfigMaps and Secrets are already resolved, and gets `PodStatus` back. Nothing
+of a spec is ever written to a disk in readable form, nor shown in an error, a log line or the arguments of a process.
+A runtime kills nothing by ending: `close()` leaves every pod running, and a new runtime on the same directories finds
+them again by their labels.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class PullPolicy(StrEnum):
 class FileVolume:
     """The files of one ConfigMap or Secret, resolved.
 
-    `volume` is the name that the containers' `volumeMounts` use (each mount's `mountPath` and `subPath` count; the mount is
-    always read-only). Keys of `files` are plain relative paths without `..`. `mode` is each file's permission bits; files
-    belong to the container's root, so a value such as 0o444 lets other users of the container read them.
+    `volume` is the name that the containers' `volumeMounts` use (each mount's `mountPath` and `subPath` count; the
+    mount is always read-only). Keys of `files` are plain relative paths without `..`. `mode` is each file's permission
+    bits; files belong to the container's root, so a value such as 0o444 lets other users of the container read them.
     """
 
     volume: str
@@ -111,10 +111,10 @@ class PodSpec:
     """One pod, ready to run.
 
     `pod` is a Kubernetes Pod as plain data (`spec.containers[]` with image, command, args, workingDir, env as plain
-    name/value, resources.limits, ports, volumeMounts, imagePullPolicy, securityContext; `spec.volumes` of kind emptyDir or
-    hostPath, and one entry of any kind (or none) per `FileVolume`; `spec.restartPolicy`). An env value may be a `str` or a
-    `SecretText`. A port with `hostPort` 0 gets a free port of the host; one without `hostPort` is not published.
-    `metadata` is ignored: `pod_id` and `labels` count.
+    name/value, resources.limits, ports, volumeMounts, imagePullPolicy, securityContext; `spec.volumes` of kind emptyDir
+    or hostPath, and one entry of any kind (or none) per `FileVolume`). An env value may be a `str` or a `SecretText`.
+    A port with `hostPort` 0 gets a free port of the host; one without `hostPort` is not published. `metadata` and
+    `spec.restartPolicy` are ignored: `pod_id`, `labels` and `restart_policy` count.
     """
 
     pod_id: str
@@ -228,6 +228,9 @@ Progress = Callable[[str], None]
 """Called with a short plain text ("pulling docker.io/library/nginx:1") whenever a deployment gets on."""
 
 
+Problems = list[str]
+
+
 class Runtime(Protocol):
     """A container engine. All methods raise `RuntimeFailure` and nothing else for what goes wrong outside."""
 
@@ -237,11 +240,13 @@ class Runtime(Protocol):
         """Make the engine ready (mounts, configuration, network); idempotent, touches no running pod."""
         ...
 
-    def validate(self, spec: PodSpec) -> list[str]:
+    def validate(self, spec: PodSpec) -> Problems:
         """What this engine cannot do of `spec`, in plain words; empty when it can run it. Fast, no I/O."""
         ...
 
-    async def deploy(self, spec: PodSpec, *, progress: Progress | None = None, timeout_s: float | None = None) -> PodStatus:
+    async def deploy(
+        self, spec: PodSpec, *, progress: Progress | None = None, timeout_s: float | None = None
+    ) -> PodStatus:
         """Start a pod and answer once its containers run. On failure nothing of it is left, and the reason is typed."""
         ...
 
@@ -263,7 +268,7 @@ class Runtime(Protocol):
         since_ms: int | None = None,
         timestamps: bool = False,
     ) -> AsyncIterator[bytes]:
-        """The container's output, line by line, each with its newline; `follow` goes on until the pod is gone or ended."""
+        """The container's output, line by line with newlines; `follow` goes on until the pod is gone or ended."""
         ...
 
     async def exec(
@@ -285,7 +290,7 @@ class Runtime(Protocol):
         ...
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
-        """What happens to pods from now on, until `close`. A slow reader loses the oldest events, never blocks the engine."""
+        """What happens to pods from now on, until `close`. A slow reader loses the oldest events, blocks nobody."""
         ...
 
     async def check(self) -> Sequence[Finding]:
