@@ -92,7 +92,7 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask a member over a stream; `Answered(request_id, …)` always follows, `deadline_s` seconds later at the latest."""
+    """Ask a member over a stream; `Answered(request_id, …)` always follows, at the latest `deadline_s` seconds on."""
 
     request_id: int
     to: NodeId

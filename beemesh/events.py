@@ -1,0 +1,265 @@
+"""What protocols tell each other through `Notify`: the seams between them, all in one place.
+
+`beemesh.node` hands every notification to every other protocol; each takes the kinds that it knows. Names in the past
+tense report a fact; names in the imperative ask another protocol for something and are answered by a fact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+import msgspec
+
+from beemesh.identity.signing import Signed
+from beemesh.ids import Digest, NodeId
+from beemesh.intents.record import Intent
+from beemesh.scheduling.messages import Event, LeaseProof, Task
+from beemesh.secret import Secret
+from beemesh.workloads.observation import ReplicaReport
+
+# --- membership -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUp:
+    """A member is alive (again), as far as this node can tell."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDown:
+    """This node judges a member dead."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """A member said that it leaves."""
+
+    node_id: NodeId
+
+
+# --- topics ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A message arrived on a topic, once; `relay` handed it to us and need not be its author."""
+
+    topic: str
+    message: msgspec.Struct
+    relay: NodeId
+
+
+# --- intents --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IntentChanged:
+    """The winning record of a key is now `intent`; `before` is what stood there. Already saved when this is told."""
+
+    intent: Intent
+    signed: Signed
+    before: Intent | None
+
+
+@dataclass(frozen=True, slots=True)
+class IntentLost:
+    """Two records of equal (epoch, seq) met; `loser` did not win and its author should know."""
+
+    loser: Intent
+    winner: Intent
+
+
+@dataclass(frozen=True, slots=True)
+class PutIntent:
+    """Merge this record, which came from outside the mesh's own exchange (a command, a seed file, a joiner)."""
+
+    signed: Signed
+    token: int = 0
+    """When not 0: answered by `IntentPut`."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntentPut:
+    """The outcome of `PutIntent`: `accepted` when the record stands now (also when it already did)."""
+
+    token: int
+    accepted: bool
+    reason: str = ""
+
+
+# --- commands from the API ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Accept what an operator wants: a signed intent, with the ciphertext and the sealed shares of its newest revision
+    when it has one. Answered by `Submitted(token, …)`: accepted means that manifest and shares are with their holders
+    and that the record is saved on two nodes (one on a lone node)."""
+
+    token: int
+    record: Signed
+    ciphertext: bytes = b""
+    boxes: tuple[tuple[int, bytes], ...] = ()
+    """(share index, share sealed to its custodian's key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The outcome of a `Submit`."""
+
+    token: int
+    accepted: bool
+    reason: str = ""
+    conflict: bool = False
+    """Refused because the map already holds another record of this or a later version."""
+
+
+# --- leases ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Claim `key` by compare-and-swap, and renew every `renew_ms` until `ReleaseLease` or loss. Answered by
+    `LeaseGranted` or `LeaseDenied`; a later loss by `LeaseLost`."""
+
+    key: str
+    ttl_ms: int
+    renew_ms: int
+    task_id: str = ""
+    workload_id: str = ""
+    revision: int = 0
+    replica: int = 0
+    tentative_ok: bool = False
+    """Whether a grant by a minority is worth anything to the claimant."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease:
+    """Give up `key` (also while the claim is still open)."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """The claim holds; also told after each renewal, with the newer proof and end (our boot clock)."""
+
+    key: str
+    proof: LeaseProof
+    fence: int
+    expires_boot_s: float
+    renewed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDenied:
+    """Somebody else holds the key, or too few replicas answered; `retry_after_s` is when a new claim may succeed."""
+
+    key: str
+    reason: str
+    holder: NodeId | None = None
+    retry_after_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """A lease that was held could not be renewed in time, or was overtaken."""
+
+    key: str
+    reason: str
+
+
+# --- custody --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenManifest:
+    """Fetch, release and open a sealed manifest: answered by `ManifestOpened` or `ManifestDenied` of the same `ref`."""
+
+    ref: str
+    key: str
+    """Intent key of the workload."""
+    manifest: Digest
+    revision: int
+    replica: int
+    proof: LeaseProof
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestOpened:
+    """The plaintext (msgpack of `beemesh.custody.sealing.SealedContent`), in memory only."""
+
+    ref: str
+    plaintext: Secret[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestDenied:
+    """The manifest cannot be opened now: each custodian's or holder's reason, for a person."""
+
+    ref: str
+    reasons: tuple[str, ...]
+    retryable: bool = True
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeployPod:
+    """`Run` job: start this replica's pod. `JobFinished.result` is a `ReplicaReport`; `error` is `<code>: <text>`."""
+
+    pod: str
+    task: Task
+    fence: int
+    plaintext: Secret[bytes]
+    pod_labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StopPod:
+    """`Run` job: stop and remove a pod; finishes without error also when there is no such pod."""
+
+    pod: str
+    grace_s: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodsObserved:
+    """From the shell: all pods of this node as its runtime sees them (at start, and whenever something changed)."""
+
+    replicas: tuple[ReplicaReport, ...]
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcesObserved:
+    """From the shell: what this machine has and what is free, in the units of `Requirements`."""
+
+    cpu_m_total: int
+    mem_mb_total: int
+    storage_mb_total: int
+    cpu_load: float
+    mem_mb_free: int
+    storage_mb_free: int
+    ports_in_use: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class EmitEvent:
+    """Publish a signed event on `scheduler-events` (and keep it here)."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Something worth a metric: a counter's name, its labels, and by how much it grew."""
+
+    metric: str
+    labels: dict[str, str] = field(default_factory=dict)
+    amount: float = 1.0
