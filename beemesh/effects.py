@@ -1,8 +1,8 @@
 """The language between a protocol and whoever drives it: time and events in, effects out.
 
 A protocol is one class with `handle(event, now) -> list[Effect]`. It never waits, looks at a clock or sends; the
-agent's shell, the simulator and the tests carry its effects out. A `Save` or `Erase` is durable before any later effect *of the
-same call* leaves. Protocols do not know each other: `beemesh.node` hands one's `Notify` to the others as an event.
+agent's shell, the simulator and the tests carry its effects out. A `Save` or `Erase` is durable before any later
+effect *of the same call* leaves. Protocols do not know each other: `beemesh.node` hands one's `Notify` to the others.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ tense report a fact; names in the imperative ask another protocol for something 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
 import msgspec
 
 from beemesh.identity.signing import Signed
