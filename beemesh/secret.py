@@ -18,6 +18,7 @@ class Secret(Generic[T]):
     """A value that is never shown by accident. Cannot be pickled, hashed or ordered."""
 
     __slots__ = ("_value",)
+    _value: T
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, value: T) -> None:
