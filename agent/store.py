@@ -1,0 +1,143 @@
+"""What an agent keeps on disk: one SQLite file, written in groups off the event loop.
+
+Only sealed, signed or public bytes come here; nothing that would be a secret in the wrong hands is handed to `save`.
+A write is durable (WAL, `synchronous=FULL`) when its future is done. Writes of many calls share one transaction, so
+that no probe waits for a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from beemesh.effects import Erase, Save
+from beemesh.errors import BeemeshError
+
+QUEUE_WRITES_MAX = 100_000
+"""Writes waiting for the disk: past it the disk is stuck, and holding more would only hide that."""
+
+GROUP_WRITES_MAX = 2_000
+"""Writes of one transaction: keeps a commit well under a probe timeout on a slow disk."""
+
+Write = Save | Erase
+
+
+class StoreFailure(BeemeshError):
+    """The disk refused a write: full, read-only or broken. The agent stops taking work until it is mended."""
+
+
+@dataclass(slots=True)
+class _Group:
+    writes: tuple[Write, ...]
+    done: asyncio.Future[None]
+
+
+class Store:
+    """Key-value tables in SQLite."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = self._open(path)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._waiting: list[_Group] = []
+        self._waiting_writes = 0
+        self._flusher: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA cache_size=-1024")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS kept (space TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, "
+                "PRIMARY KEY (space, key)) WITHOUT ROWID"
+            )
+        except sqlite3.Error as error:
+            raise StoreFailure(
+                f"{path}: cannot open the agent's store: {error}",
+                hint="check that the disk is mounted, writable and not full; a file of another program must go away",
+            ) from error
+        path.chmod(0o600)
+        return connection
+
+    def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """All (key, value) pairs of a table, in the order of keys. Used at start only."""
+        for key, value in self._connection.execute("SELECT key, value FROM kept WHERE space=? ORDER BY key", (table,)):
+            yield bytes(key), bytes(value)
+
+    def write(self, writes: Iterable[Write]) -> asyncio.Future[None]:
+        """Queue writes; the future is done once they are durable, and fails with `StoreFailure` when they cannot be.
+        Groups become durable in the order in which they were queued."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        group = _Group(tuple(writes), done)
+        self._waiting_writes += len(group.writes)
+        if self._waiting_writes > QUEUE_WRITES_MAX:
+            self._waiting_writes -= len(group.writes)
+            done.set_exception(StoreFailure(f"{self._path}: {QUEUE_WRITES_MAX} writes wait for the disk"))
+            return done
+        self._waiting.append(group)
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush())
+        return done
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            groups = self._take_groups()
+            writes = [write for group in groups for write in group.writes]
+            try:
+                await loop.run_in_executor(self._pool, self._commit, writes)
+            except sqlite3.Error as error:
+                failure = StoreFailure(
+                    f"{self._path}: cannot write the agent's store: {error}",
+                    hint="free some disk space or mend the disk; the agent goes on by itself",
+                )
+                for group in groups:
+                    if not group.done.done():
+                        group.done.set_exception(failure)
+            else:
+                for group in groups:
+                    if not group.done.done():
+                        group.done.set_result(None)
+            self._waiting_writes -= len(writes)
+
+    def _take_groups(self) -> list[_Group]:
+        count, size = 0, 0
+        for group in self._waiting:
+            if count and size + len(group.writes) > GROUP_WRITES_MAX:
+                break
+            count, size = count + 1, size + len(group.writes)
+        groups, self._waiting = self._waiting[:count], self._waiting[count:]
+        return groups
+
+    def _commit(self, writes: list[Write]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for write in writes:
+                if isinstance(write, Save):
+                    self._connection.execute(
+                        "INSERT INTO kept (space, key, value) VALUES (?, ?, ?) "
+                        "ON CONFLICT (space, key) DO UPDATE SET value=excluded.value",
+                        (write.table, write.key, write.value),
+                    )
+                else:
+                    self._connection.execute("DELETE FROM kept WHERE space=? AND key=?", (write.table, write.key))
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    async def close(self) -> None:
+        """Finish what was queued and close the file."""
+        if self._flusher is not None:
+            await asyncio.gather(self._flusher, return_exceptions=True)
+        self._pool.shutdown(wait=True)
+        self._connection.close()
