@@ -1,7 +1,7 @@
-"""Builds the image `localhost/hello:1` as an archive, from nothing but this host's static busybox: no registry, no podman.
+"""Builds the image `localhost/hello:1` as an archive from this host's static busybox: no registry, no podman needed.
 
-The same busybox gives the same bytes, so the archive's digest can be named in an inventory. The image serves one page on
-port 8080 (`PORT` changes it) with the pod's name, the environment variable `GREETING_TOKEN` and the file
+The same busybox gives the same bytes, so the archive's digest can be named in an inventory. The image serves one page
+on port 8080 (`PORT` changes it) with the pod's name, the environment variable `GREETING_TOKEN` and the file
 `/etc/hello/token`, and ends in good order on SIGTERM.
 
 By hand: `python examples/local/hello_image.py hello.tar`.

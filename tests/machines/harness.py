@@ -176,8 +176,11 @@ class Machines:
         self.key = image.ssh_key()
         self._make_network()
         public = self.key.with_suffix(".pub")
-        settings = {"network": self.network, "image_name": image_name, "public_key": public, "labels": self.labels()}
-        return {machine.number: run_arguments(machine, **settings) for machine in self.machines}  # type: ignore[arg-type]
+        network, labels = self.network, self.labels()
+        return {
+            each.number: run_arguments(each, network=network, image_name=image_name, public_key=public, labels=labels)
+            for each in self.machines
+        }
 
     def up(self) -> None:
         """Make and start all machines and wait until they are ready. Raises `HarnessError` when one is not in time."""

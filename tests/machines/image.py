@@ -1,7 +1,7 @@
 """The test machines' image: made from the distribution's own packages, once, and cached by what it is made of.
 
-The mirror is whatever this host's apt is configured with; apt itself is asked for it, so every form of source list works
-and nothing about it is written down.
+The mirror is whatever this host's apt is configured with. Apt itself is asked for it, so every form of source list
+works and nothing about it is written down.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The house rules, as tests: what may import what, and what a tidy file looks like."""
