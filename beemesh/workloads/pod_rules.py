@@ -67,9 +67,7 @@ def _twice(entries: Iterable[tuple[Path, Any]], what: str, field: str = "name") 
             seen[value] = place
 
 
-def _container(
-    container: Mapping[str, Any], path: Path, volumes: list[str], pod_security: Mapping[str, Any]
-) -> Rules:
+def _container(container: Mapping[str, Any], path: Path, volumes: list[str], pod_security: Mapping[str, Any]) -> Rules:
     if "image" not in container:
         yield Finding(path, f"{path_text((*path, 'image'))} is missing")
     yield from _environment(container, path)
