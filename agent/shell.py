@@ -1,0 +1,139 @@
+"""Carries out what the node decides: the one place where effects meet sockets, disk and clock.
+
+Effects leave in the order in which they were decided. Where a `Save` is among them, all that leaves the node after it
+waits until the disk has it; if the disk refuses, nothing of it leaves, so nothing was promised that is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+from agent.clock import Clock
+from agent.store import Store, StoreFailure
+from agent.timers import Timers
+from beemesh.effects import Cancel, Effects, Erase, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.node import Ask, Node, Tell, Transmit
+
+log = logging.getLogger("beemesh.shell")
+
+
+class Network(Protocol):
+    """What the shell needs of the transports."""
+
+    def transmit(self, address: tuple[str, int], data: bytes) -> None:
+        """Send a datagram, without any promise."""
+        ...
+
+    def tell(self, effect: Tell) -> None:
+        """Send a one-way message over a stream, without any promise."""
+        ...
+
+    def ask(self, effect: Ask) -> None:
+        """Send a request over a stream; the answer, or the lack of one, is handed to the node."""
+        ...
+
+    def reply(self, effect: Reply) -> None:
+        """Answer a peer's request."""
+        ...
+
+
+class Shell:
+    """Feeds events to the node and carries its effects out. Single-threaded: everything happens on the event loop."""
+
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        clock: Clock,
+        run_job: Callable[[Run], None],
+        observe: Callable[[Any], None],
+    ) -> None:
+        """`run_job` starts a job and sees to its `JobFinished`; `observe` gets every notification, for API and metrics."""
+        self.node = node
+        self._store = store
+        self._clock = clock
+        self._run_job = run_job
+        self._observe = observe
+        self._timers = Timers(self._timer)
+        self._network: Network | None = None
+        self.store_error = ""
+        """Why the disk refused the last write; empty while it takes them. Shown by `doctor`."""
+
+    def connect(self, network: Network) -> None:
+        """Attach the transports, before `start`."""
+        self._network = network
+
+    @property
+    def now(self) -> Now:
+        """This moment, as every protocol sees it."""
+        return self._clock.now()
+
+    def start(self) -> None:
+        """Start the node's protocols."""
+        self.carry(self.node.start(self.now))
+
+    def event(self, event: Any) -> None:
+        """Hand the node an event: a command, an observation, the end of a job."""
+        self.carry(self.node.event(event, self.now))
+
+    def datagram(self, data: bytes, source: tuple[str, int]) -> None:
+        """Hand the node a datagram as it came from the socket."""
+        self.carry(self.node.datagram(data, source, self.now))
+
+    def _timer(self, key: Hashable) -> None:
+        self.carry(self.node.timer(key, self.now))
+
+    def carry(self, effects: Effects) -> None:
+        """Carry effects out, holding back what follows a save until it is durable."""
+        writes: list[Save | Erase] = []
+        after: list[Any] = []
+        for effect in effects:
+            match effect:
+                case Save() | Erase():
+                    writes.append(effect)
+                case Schedule(key=key, at_boot_s=at_boot_s):
+                    self._timers.set(key, at_boot_s)
+                case Cancel(key=key):
+                    self._timers.cancel(key)
+                case _ if writes:
+                    after.append(effect)
+                case _:
+                    self._leave(effect)
+        if writes:
+            self._store.write(writes).add_done_callback(lambda done: self._saved(done, after))
+
+    def _saved(self, done: asyncio.Future[None], after: list[Any]) -> None:
+        error = done.exception()
+        if error is None:
+            self.store_error = ""
+            for effect in after:
+                self._leave(effect)
+        elif isinstance(error, StoreFailure):
+            if not self.store_error:
+                log.error("the store refuses writes: %s", error)
+            self.store_error = error.message
+        else:
+            raise error
+
+    def _leave(self, effect: Any) -> None:
+        assert self._network is not None, "connect() comes before the first event"
+        match effect:
+            case Transmit(address=address, data=data):
+                self._network.transmit(address, data)
+            case Tell():
+                self._network.tell(effect)
+            case Ask():
+                self._network.ask(effect)
+            case Reply():
+                self._network.reply(effect)
+            case Run():
+                self._run_job(effect)
+            case Notify(event=event):
+                self._observe(event)
+
+    def close(self) -> None:
+        """Fire no timer any more."""
+        self._timers.close()
