@@ -35,9 +35,9 @@ def _up(prefix: str, count: int) -> None:
     print(f"ready in {time.monotonic() - started:.1f} s; key {machines.key}; known hosts {machines.known_hosts}")
 
 
-def _plan(prefix: str, count: int) -> None:
+def _plan(prefix: str, count: int, owner: str) -> None:
     """Everything that another tool needs to start the machines itself, as JSON; makes the network."""
-    machines = Machines(count, prefix=prefix, owner="manual")
+    machines = Machines(count, prefix=prefix, owner=owner)
     plan = machines.plan()
     content = {
         "environment": {"CONTAINERS_CONF": environment()["CONTAINERS_CONF"]},
@@ -65,6 +65,7 @@ def _wait(prefix: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.machines", description=__doc__)
     parser.add_argument("--prefix", default="tm", help="what the machines' names begin with (default: tm)")
+    parser.add_argument("--owner", default="manual", help="the process (pid:start time) whose end makes them orphans")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in {"up": "start COUNT machines", "plan": "print how to start COUNT machines, as JSON"}.items():
         commands.add_parser(name, help=text).add_argument("count", type=int)
@@ -93,7 +94,7 @@ def _act(arguments: argparse.Namespace) -> None:
     if command == "up":
         _up(prefix, arguments.count)
     elif command == "plan":
-        _plan(prefix, arguments.count)
+        _plan(prefix, arguments.count, arguments.owner)
     elif command == "image":
         print(image.ensure(), cache_dir())
     elif command == "wait":

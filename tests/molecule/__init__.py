@@ -1,0 +1,1 @@
+"""The molecule scenario: real Ansible around `beemeshctl bootstrap`."""
