@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
-from beemesh.effects import Cancel, Effects, Erase, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.effects import Cancel, Effects, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
 from beemesh.node import Ask, Node, Tell, Transmit
 
 log = logging.getLogger("beemesh.shell")
@@ -115,8 +115,17 @@ class Shell:
             if not self.store_error:
                 log.error("the store refuses writes: %s", error)
             self.store_error = error.message
+            self._withdraw(after, error.message)
         else:
             raise error
+
+    def _withdraw(self, effects: list[Any], reason: str) -> None:
+        """What depended on a write that failed never happens; whoever waits for its outcome hears so."""
+        for effect in effects:
+            if isinstance(effect, Ask):
+                self.carry(self.node.answer(effect.request_id, effect.peer, None, reason, self.now))
+            elif isinstance(effect, Run):
+                self.event(JobFinished(effect.job_id, error=f"DiskFull: {reason}"))
 
     def _leave(self, effect: Any) -> None:
         assert self._network is not None, "connect() comes before the first event"
