@@ -1,0 +1,1 @@
+"""Everything that Beemesh promises, as tests; `make test` runs them all."""

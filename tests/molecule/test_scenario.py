@@ -32,10 +32,9 @@ def prefix() -> Iterator[str]:
 
 
 def _molecule(prefix: str, cache: Path, *arguments: str) -> tuple[int, str]:
+    foreign = ("ANSIBLE_", "MOLECULE_", "BEEMESH_")
     environment = {
-        **{
-            key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_", "BEEMESH_"))
-        },
+        **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
         "MOLECULE_GLOB": "tests/molecule/*/molecule.yml",
         "MOLECULE_EPHEMERAL_DIRECTORY": str(cache),
         "ANSIBLE_HOME": str(cache / "ansible"),

@@ -1,0 +1,1 @@
+"""Fast tests of single parts, with the time handed in."""
