@@ -1,4 +1,4 @@
-"""Image archives (docker-archive and oci-archive): made, looked into, checked and unpacked without any container engine."""
+"""Image archives (docker-archive and oci-archive): made, looked into, checked and unpacked without any engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import platform
 import shutil
 import tarfile
@@ -188,25 +189,47 @@ def _unpack_layer(entries: tarfile.TarFile, target: Path, budget: _Budget) -> No
         path = PurePosixPath(entry.name)
         if path.name.startswith(WHITEOUT):
             _white_out(target, path)
-            continue
-        if entry.isdev() or entry.ischr() or entry.isblk() or entry.isfifo():
-            continue  # devices are the host's business
-        _remove_if_replaced(target, path, entry)
-        # "tar" refuses absolute names, `..` and links that lead outside; modes are kept
-        entries.extract(entry, target, set_attrs=True, numeric_owner=True, filter=_keep_modes)
+        elif str(path) != ".":
+            _unpack_entry(entries, entry, target, path)
 
 
-def _keep_modes(entry: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    relative = entry
-    if entry.islnk() or (entry.issym() and not entry.linkname.startswith("/")):
-        relative = tarfile.tar_filter(entry, path)
+def _unpack_entry(entries: tarfile.TarFile, entry: tarfile.TarInfo, target: Path, path: PurePosixPath) -> None:
+    """Make one file, directory or link. Devices are left out: they are the host's business.
+
+    Links are kept as they are and never followed outside of `target`: absolute ones are meant inside the image's root.
+    """
+    place = _must_be_inside(target, path)
+    if place.is_symlink() or (place.exists() and not (entry.isdir() and place.is_dir())):
+        _delete(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if entry.isdir():
+        place.mkdir(exist_ok=True)
     elif entry.issym():
-        # an absolute link is meant inside the image's own root, which a chroot gives it; kept as it is, never followed
-        plain = entry.replace(linkname="x", deep=False)
-        tarfile.tar_filter(plain, path)
-        return entry
-    checked = tarfile.tar_filter(relative, path)
-    return checked.replace(mode=entry.mode & 0o7777, deep=False) if checked else None
+        place.symlink_to(entry.linkname)
+    elif entry.islnk():
+        source = _must_be_inside(target, PurePosixPath(entry.linkname))
+        place.hardlink_to(source)
+        return
+    elif entry.isreg():
+        content = entries.extractfile(entry)
+        if content is not None:
+            with place.open("xb") as file:
+                shutil.copyfileobj(content, file, READ_BYTES)
+    else:
+        return
+    if os.geteuid() == 0:
+        os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
+    if not entry.issym():
+        place.chmod(entry.mode & 0o7777)
+
+
+def _must_be_inside(target: Path, path: PurePosixPath) -> Path:
+    place = _inside(target, path)
+    if place is None:
+        raise RuntimeFailure(
+            FailureReason.IMAGE_PULL_FAILED, f"the image's entry {str(path)!r} would lie outside of its root"
+        )
+    return place
 
 
 def _inside(target: Path, path: PurePosixPath) -> Path | None:
@@ -226,16 +249,6 @@ def _white_out(target: Path, path: PurePosixPath) -> None:
             _delete(child)
         return
     _delete(parent.with_name(path.name.removeprefix(WHITEOUT)))
-
-
-def _remove_if_replaced(target: Path, path: PurePosixPath, entry: tarfile.TarInfo) -> None:
-    place = _inside(target, path)
-    if place is None:
-        raise RuntimeFailure(
-            FailureReason.IMAGE_PULL_FAILED, f"the image's entry {str(path)!r} would be written outside of its root"
-        )
-    if place.is_symlink() or (place.exists() and not (entry.isdir() and place.is_dir())):
-        _delete(place)
 
 
 def _delete(path: Path) -> None:

@@ -101,13 +101,13 @@ class PodmanSetup:
         for folder in (self.graph, self.runroot, self.tmp, self.networks, self.files, self.memory_volumes, self._conf):
             folder.mkdir(mode=0o700, exist_ok=True)
         self.disk_volumes.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(self._conf / "storage.conf", self._storage_conf())
-        _write(self._conf / "containers.conf", self._containers_conf(infra_image))
+        write_small(self._conf / "storage.conf", self._storage_conf())
+        write_small(self._conf / "containers.conf", self._containers_conf(infra_image))
         network = self.networks / f"{NETWORK_NAME}.json"
         if not network.exists():
             async with self.settings.host_lock.exclusive(LOCK_TIMEOUT_S):
                 subnet = self._claim_subnet()
-            _write(network, json.dumps(self._network(subnet), indent=1))
+            write_small(network, json.dumps(self._network(subnet), indent=1))
 
     async def destroy(self) -> None:
         """Unmount and delete all of it; the pods must be gone."""
@@ -184,7 +184,7 @@ class PodmanSetup:
                 continue
             taken.append(ipaddress.IPv4Network(owner["subnet"]))
         subnet = free_subnet(taken, int(self.bridge[2:], 16))
-        _write(self._owners / self.bridge, json.dumps({"storage_dir": str(self.root), "subnet": subnet}))
+        write_small(self._owners / self.bridge, json.dumps({"storage_dir": str(self.root), "subnet": subnet}))
         return subnet
 
     def _network(self, subnet: str) -> dict[str, object]:
@@ -279,13 +279,26 @@ def mounts_below(path: Path, table: Path = Path("/proc/self/mounts")) -> list[st
     return found
 
 
-def _write(path: Path, text: str) -> None:
+def images_in_use(lock_dir: Path) -> set[str]:
+    """The ids of the images that containers of any agent of this host are made from."""
+    used: set[str] = set()
+    owners = lock_dir / OWNER_FILES
+    for entry in owners.iterdir() if owners.is_dir() else ():
+        listing = Path(json.loads(entry.read_text())["storage_dir"]) / "graph/overlay-containers/containers.json"
+        try:
+            used |= {str(container["image"]) for container in json.loads(listing.read_bytes() or b"[]")}
+        except FileNotFoundError:
+            continue
+    return used
+
+
+def write_small(path: Path, text: str) -> None:
     """Write a small file whole or not at all; leave it alone when it says the same already."""
     try:
         if path.read_text() == text:
             return
     except FileNotFoundError:
         pass
-    draft = path.with_name(f".{path.name}.draft")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     draft.write_text(text)
     draft.replace(path)
