@@ -47,14 +47,15 @@ LabelSelector
 LabelSelectorRequirement
   +key!:qualifiedname +operator!:{In|NotIn|Exists|DoesNotExist} +values:[labelvalue]
 PodSpec
-  +affinity:Affinity +containers!:[Container] +hostname:label +initContainers:[Container] +nodeName:subdomain
+  +affinity:Affinity +containers!:[Container] +hostname:label +nodeName:subdomain
   +nodeSelector:map<labelvalue> +restartPolicy:{Always|OnFailure|Never} +securityContext:PodSecurityContext
   +terminationGracePeriodSeconds:int(0..86400) +tolerations:[Toleration] +volumes:[Volume]
   activeDeadlineSeconds:int(1..) automountServiceAccountToken:bool~false dnsConfig:PodDNSConfig
   dnsPolicy:{ClusterFirst|ClusterFirstWithHostNet|Default|None}~ClusterFirst|Default enableServiceLinks:bool~*
   ephemeralContainers:[EphemeralContainer] evictionResponders:[EvictionResponder] hostAliases:[HostAlias]
   hostIPC:bool~false hostNetwork:bool~false hostPID:bool~false hostUsers:bool~true hostnameOverride:str
-  imagePullSecrets:[LocalObjectReference] os:PodOS overhead:map<quantity>
+  imagePullSecrets:[LocalObjectReference] initContainers:[Container] os:PodOS
+  overhead:map<quantity>
   preemptionPolicy:{PreemptLowerPriority|Never} priority:int~0 priorityClassName:str
   readinessGates:[PodReadinessGate] resourceClaims:[PodResourceClaim] resources:ResourceRequirements
   runtimeClassName:str schedulerName:str~default-scheduler schedulingGates:[PodSchedulingGate]

@@ -215,6 +215,8 @@ def _placement(spec: Mapping[str, Any], labels: Mapping[str, str], path: Path) -
         yield Finding(base, f"{path_text((*base, 'nodeSelectorTerms'))} must have at least one term")
     for index, term in enumerate((node or {}).get("nodeSelectorTerms", [])):
         place = (*base, "nodeSelectorTerms", index, "matchExpressions")
+        if not term.get("matchExpressions"):
+            yield Finding(place[:-1], f"{path_text(place)} must have at least one entry: an empty term fits no node")
         yield from expressions(term.get("matchExpressions", []), place)
     base = (*path, "affinity", "podAntiAffinity", required)
     for index, term in enumerate(affinity.get("podAntiAffinity", {}).get(required, [])):
