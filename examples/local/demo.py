@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 def beemeshctl(*arguments: str) -> None:
     """Run a command as a user would, and show it."""
     say("beemeshctl " + " ".join(arguments))
-    result = subprocess.run([str(BEEMESHCTL), *arguments], env=environment(), cwd=ROOT)
+    result = subprocess.run([str(BEEMESHCTL), *arguments], env=environment(), cwd=ROOT, check=False)
     if result.returncode:
         sys.exit(f"demo: `beemeshctl {arguments[0]}` failed; `make demo-down` cleans up")
 
@@ -88,7 +88,7 @@ def install_packages() -> None:
     if not missing or shutil.which("apt-get") is None:
         return
     say(f"installing {', '.join(missing)} from the distribution's packages")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "check": False}
     apt = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
     if subprocess.run(install, env=apt, **quiet).returncode:  # the lists may be old, or not there yet
@@ -142,7 +142,7 @@ def fetch(url: str) -> str:
 
 def hand_over() -> None:
     """Whoever came through sudo gets the operator's files, so that they can use `beemeshctl` without it."""
-    uid, gid = int(os.environ.get("SUDO_UID", 0)), int(os.environ.get("SUDO_GID", 0))
+    uid, gid = int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0"))
     if not uid:
         return
     os.chown(HOME, uid, gid)
@@ -201,8 +201,9 @@ def end_node(node: Path) -> None:
     agent = HOME / "prefix" / "current" / "bin" / "beemesh-agent"
     if (config / "node.yaml").exists() and agent.exists():
         say(f"ending {node.name}")
-        subprocess.run([str(agent), "service", "stop", "--config-dir", str(config)], stdout=subprocess.DEVNULL)
-        subprocess.run([str(agent), "teardown", "--config-dir", str(config)], stdout=subprocess.DEVNULL)
+        for step in (["service", "stop"], ["teardown"]):
+            command = [str(agent), *step, "--config-dir", str(config)]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     held = [mount for mount in mounts if mount.startswith(f"{node}/")]
     if held:
