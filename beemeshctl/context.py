@@ -1,6 +1,6 @@
 """The folder that makes somebody the operator of a mesh: keys, certificates, and where the agents are.
 
-`BEEMESH_HOME` names it. Without that, `bootstrap` uses `.beemesh` beside the inventory, and every other command looks at
+`BEEMESH_HOME` names it. Without that, `bootstrap` uses `.beemesh` beside the inventory; every other command looks at
 `./.beemesh` and then at `~/.beemesh`. The folder is of mode 0700, its files 0600; each is replaced whole.
 """
 

@@ -1,0 +1,1 @@
+"""From an inventory to a mesh: facts are parsed, plans are data, connections carry them out."""

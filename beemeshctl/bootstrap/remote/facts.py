@@ -1,0 +1,214 @@
+"""Looks at a host and changes nothing. The argument is JSON (see `FactsQuestion`); the answer is one JSON object.
+
+It has to run, and tell its version, on Pythons that are too old for the agent: no syntax newer than 3.6.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+
+
+def run(command):
+    """Output of a command, or None when it fails, hangs or does not exist."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
+
+
+def read(path):
+    """Text of a small file, or an empty string."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read(65536).strip()
+    except OSError:
+        return ""
+
+
+def libc():
+    """(kind, major, minor) of the C library."""
+    name, version = platform.libc_ver()
+    if name == "glibc":
+        numbers = re.findall(r"\d+", version)
+        return ["glibc", int(numbers[0]), int(numbers[1])]
+    for loader in glob.glob("/lib/ld-musl-*.so.1"):
+        try:
+            shown = subprocess.run([loader], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=5).stderr.decode()
+        except (OSError, subprocess.SubprocessError):
+            continue
+        found = re.search(r"Version (\d+)\.(\d+)", shown)
+        if found:
+            return ["musl", int(found.group(1)), int(found.group(2))]
+    return ["musl" if "musl" in str(sysconfig.get_config_var("SOABI")) else "unknown", 0, 0]
+
+
+def existing_parent(path):
+    """The nearest folder on the way to a path that exists."""
+    while not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        if parent == path:
+            break
+        path = parent
+    return path
+
+
+def disk(path):
+    """Room and rights where a path is, or would be."""
+    base = existing_parent(path)
+    try:
+        info = os.statvfs(base)
+    except OSError as error:
+        return {"free_bytes": 0, "total_bytes": 0, "writable": False, "error": str(error)}
+    return {
+        "free_bytes": info.f_bavail * info.f_frsize,
+        "total_bytes": info.f_blocks * info.f_frsize,
+        "writable": os.access(base, os.W_OK | os.X_OK) and not info.f_flag & os.ST_RDONLY,
+    }
+
+
+def memory_bytes():
+    found = re.search(r"MemTotal:\s+(\d+) kB", read("/proc/meminfo"))
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def swap():
+    """Swap areas: each zram, encrypted or plain."""
+    areas = []
+    for line in read("/proc/swaps").splitlines()[1:]:
+        device = line.split()[0]
+        base = os.path.basename(os.path.realpath(device))
+        if base.startswith("zram"):
+            kind = "zram"
+        elif read("/sys/class/block/%s/dm/uuid" % base).startswith("CRYPT-"):
+            kind = "encrypted"
+        else:
+            kind = "plain"
+        areas.append({"device": device, "kind": kind})
+    return areas
+
+
+def owner(port, udp):
+    """(pid, command line) of whoever holds a port, or (0, '') when that cannot be seen."""
+    wanted = set()
+    for table in ("udp", "udp6") if udp else ("tcp", "tcp6"):
+        for line in read("/proc/net/" + table).splitlines()[1:]:
+            columns = line.split()
+            if columns[1].endswith(":%04X" % port) and (udp or columns[3] == "0A"):
+                wanted.add("socket:[%s]" % columns[9])
+    for process in os.listdir("/proc"):
+        if not process.isdigit():
+            continue
+        for link in glob.glob("/proc/%s/fd/*" % process):
+            try:
+                if os.readlink(link) in wanted:
+                    with open("/proc/%s/cmdline" % process, "rb") as stream:
+                        return int(process), stream.read(4096).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+            except OSError:
+                continue
+    return 0, ""
+
+
+def port(address, number, udp):
+    """Whether a port can be had, and who has it if not."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
+        if not udp:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, number))
+            return {"free": True}
+        except OSError as error:
+            pid, command = owner(number, udp)
+            return {"free": False, "error": error.strerror or str(error), "pid": pid, "command": command}
+
+
+def own_address():
+    """The address of the interface that leads outside; nothing is sent."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                return probe.getsockname()[0]
+        except OSError:
+            continue
+    return ""
+
+
+def state_of(path):
+    """SHA-256 and mode of a file, or None."""
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(64 * 1024 * 1024)
+            return {"sha256": hashlib.sha256(content).hexdigest(), "mode": os.fstat(stream.fileno()).st_mode & 0o7777}
+    except OSError:
+        return None
+
+
+def podman():
+    """Version of podman, and whether a runtime for it is there."""
+    path = shutil.which("podman")
+    if not path:
+        return {"path": "", "version": "", "runtime": ""}
+    version = re.search(r"(\d+\.\d+\.\d+)", run([path, "--version"]) or "")
+    return {
+        "path": path,
+        "version": version.group(1) if version else "",
+        "runtime": shutil.which("crun") or shutil.which("runc") or "",
+    }
+
+
+def service(unit):
+    """What systemd says about our unit."""
+    shown = run(["systemctl", "show", unit, "--property=ActiveState,UnitFileState,NeedDaemonReload"]) or ""
+    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return {
+        "active": values.get("ActiveState") == "active",
+        "enabled": values.get("UnitFileState") == "enabled",
+        "reload": values.get("NeedDaemonReload") == "yes",
+    }
+
+
+def facts(asked):
+    """Everything at once: one round trip per host."""
+    systemd = os.path.isdir("/run/systemd/system")
+    return {
+        "python": list(sys.version_info[:3]),
+        "implementation": sys.implementation.name,
+        "executable": sys.executable,
+        "gil_disabled": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        "uid": os.geteuid(),
+        "arch": platform.machine(),
+        "libc": libc(),
+        "hostname": socket.gethostname(),
+        "machine_id": read("/etc/machine-id") or read("/var/lib/dbus/machine-id"),
+        "kernel": platform.release(),
+        "systemd": systemd,
+        "cpus": os.cpu_count() or 0,
+        "memory_bytes": memory_bytes(),
+        "swap": swap(),
+        "address": own_address(),
+        "podman": podman(),
+        "disks": {path: disk(path) for path in asked["paths"]},
+        "ports": {name: port(*where) for name, where in asked["ports"].items()},
+        "files": {path: state_of(path) for path in asked["files"]},
+        "release": os.path.basename(os.path.realpath(asked["release_link"])),
+        "keys": os.path.exists(asked["key_file"]),
+        "service": service(asked["unit"]) if systemd else {"active": False, "enabled": False, "reload": False},
+        "wall_ms": int(time.time() * 1000),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts(json.loads(sys.argv[1]))))

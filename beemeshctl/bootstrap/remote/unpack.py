@@ -1,0 +1,105 @@
+"""Puts a release in place: verify, unpack beside, rename, switch the link. Interrupted anywhere, it starts again cleanly.
+
+The argument is JSON: archive, sha256, digest, prefix, python.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+
+KEPT_RELEASES = 3
+
+LAUNCHER = """#!/bin/sh
+# Starts the agent of this prefix; written by beemeshctl bootstrap.
+exec {python} -I {prefix}/current/launch.py "$@"
+"""
+
+
+def fail(message):
+    sys.stderr.write(message + "\n")
+    sys.exit(1)
+
+
+def sha256_of(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def unpack(archive, into):
+    """Only plain files below `into`: a release holds nothing else."""
+    with tarfile.open(archive, "r:gz") as bundle:
+        for entry in bundle:
+            parts = entry.name.split("/")
+            if not entry.isfile() or entry.name.startswith("/") or ".." in parts:
+                fail("the bundle holds %r, which does not belong there" % entry.name)
+            target = os.path.join(into, *parts)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as stream:
+                shutil.copyfileobj(bundle.extractfile(entry), stream)
+            os.chmod(target, entry.mode & 0o755)
+
+
+def switch(prefix, digest):
+    """Point `current` at a release in one step."""
+    fresh = os.path.join(prefix, ".current-%d" % os.getpid())
+    os.symlink(os.path.join("releases", digest), fresh)
+    os.replace(fresh, os.path.join(prefix, "current"))
+
+
+def write_launcher(prefix, python):
+    folder = os.path.join(prefix, "bin")
+    os.makedirs(folder, exist_ok=True)
+    quoted = ["'" + word.replace("'", "'\\''") + "'" for word in (python, prefix)]
+    text = LAUNCHER.format(python=quoted[0], prefix=quoted[1])
+    descriptor, name = tempfile.mkstemp(dir=folder)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+    os.chmod(name, 0o755)
+    os.replace(name, os.path.join(folder, "beemesh-agent"))
+
+
+def forget_old(releases, digest):
+    """Keep the newest few: an agent that still runs from an older one may need a module of it."""
+    names = [name for name in os.listdir(releases) if not name.startswith(".") and name != digest]
+    names.sort(key=lambda name: os.stat(os.path.join(releases, name)).st_mtime, reverse=True)
+    for name in names[KEPT_RELEASES - 1 :]:
+        shutil.rmtree(os.path.join(releases, name), ignore_errors=True)
+
+
+def main(asked):
+    prefix, digest = asked["prefix"], asked["digest"]
+    releases = os.path.join(prefix, "releases")
+    final = os.path.join(releases, digest)
+    os.umask(0o022)
+    os.makedirs(releases, exist_ok=True)
+    if not os.path.isdir(final):
+        if sha256_of(asked["archive"]) != asked["sha256"]:
+            fail("the bundle arrived damaged: its SHA-256 is not the one announced")
+        partial = tempfile.mkdtemp(dir=releases, prefix=".unpacking-")
+        try:
+            unpack(asked["archive"], partial)
+            os.chmod(partial, 0o755)
+            os.sync()
+            os.rename(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    write_launcher(prefix, asked["python"])
+    switch(prefix, digest)
+    forget_old(releases, digest)
+    if os.path.exists(asked["archive"]):
+        os.unlink(asked["archive"])
+    print(json.dumps({"release": final}))
+
+
+if __name__ == "__main__":
+    try:
+        main(json.loads(sys.argv[1]))
+    except (OSError, tarfile.TarError, EOFError) as error:
+        fail("the release cannot be unpacked: %s" % error)
