@@ -15,9 +15,6 @@ SUMMARY_KIND = "summary"
 SUMMARY_BODY_BYTES_MAX = 400
 """An encoded summary: three of them, signed, still share one datagram."""
 
-SUMMARY_AGE_MAX_S = 60.0
-"""A summary that was not renewed for this long is shown as stale: six renewals of a quiet node were missed."""
-
 
 class Summary(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Capacity, load and state of one node. Positional on the wire: fields are only ever added at the end, and more
