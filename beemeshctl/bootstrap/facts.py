@@ -209,13 +209,13 @@ def _python(node: DesiredNode, facts: Facts) -> Iterator[str]:
     version = ".".join(map(str, facts.python))
     if facts.python[:2] < MIN_PYTHON:
         yield (
-            f"Python {version} is too old, {MIN_PYTHON[0]}.{MIN_PYTHON[1]} is needed: install a newer one beside it and "
-            "set ansible_python_interpreter"
+            f"Python {version} is too old, {MIN_PYTHON[0]}.{MIN_PYTHON[1]} is needed: install a newer one beside it "
+            "and set ansible_python_interpreter"
         )
     if facts.implementation != "cpython" or facts.gil_disabled:
         yield f"{node.python} is no ordinary CPython: set ansible_python_interpreter to one"
     if facts.libc[0] == "unknown" or facts.arch not in ARCHITECTURES:
-        yield f"no wheels exist for {facts.arch} with this C library: use one of {', '.join(ARCHITECTURES)} on glibc or musl"
+        yield f"no wheels exist for {facts.arch} with this C library: use {', '.join(ARCHITECTURES)} on glibc or musl"
 
 
 def _rights(node: DesiredNode, facts: Facts) -> Iterator[str]:

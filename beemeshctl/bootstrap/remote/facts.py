@@ -1,7 +1,9 @@
 """Looks at a host and changes nothing. The argument is JSON (see `FactsQuestion`); the answer is one JSON object.
 
-It has to run, and tell its version, on Pythons that are too old for the agent: no syntax newer than 3.6.
+It has to run, and tell its version, on Pythons that are too old for the agent: no syntax newer than 3.7.
 """
+
+from __future__ import annotations
 
 import glob
 import hashlib
@@ -15,20 +17,19 @@ import subprocess
 import sys
 import sysconfig
 import time
+from typing import Any
 
 
-def run(command):
+def run(command: list[str]) -> str | None:
     """Output of a command, or None when it fails, hangs or does not exist."""
     try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(command, capture_output=True, timeout=20, stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
 
 
-def read(path):
+def read(path: str) -> str:
     """Text of a small file, or an empty string."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
@@ -37,7 +38,7 @@ def read(path):
         return ""
 
 
-def libc():
+def libc() -> list[Any]:
     """(kind, major, minor) of the C library."""
     name, version = platform.libc_ver()
     if name == "glibc":
@@ -45,7 +46,7 @@ def libc():
         return ["glibc", int(numbers[0]), int(numbers[1])]
     for loader in glob.glob("/lib/ld-musl-*.so.1"):
         try:
-            shown = subprocess.run([loader], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=5).stderr.decode()
+            shown = subprocess.run([loader], capture_output=True, timeout=5, check=False).stderr.decode()
         except (OSError, subprocess.SubprocessError):
             continue
         found = re.search(r"Version (\d+)\.(\d+)", shown)
@@ -54,7 +55,7 @@ def libc():
     return ["musl" if "musl" in str(sysconfig.get_config_var("SOABI")) else "unknown", 0, 0]
 
 
-def existing_parent(path):
+def existing_parent(path: str) -> str:
     """The nearest folder on the way to a path that exists."""
     while not os.path.isdir(path):
         parent = os.path.dirname(path)
@@ -64,7 +65,7 @@ def existing_parent(path):
     return path
 
 
-def disk(path):
+def disk(path: str) -> dict[str, Any]:
     """Room and rights where a path is, or would be."""
     base = existing_parent(path)
     try:
@@ -78,12 +79,13 @@ def disk(path):
     }
 
 
-def memory_bytes():
+def memory_bytes() -> int:
+    """All of the memory."""
     found = re.search(r"MemTotal:\s+(\d+) kB", read("/proc/meminfo"))
     return int(found.group(1)) * 1024 if found else 0
 
 
-def swap():
+def swap() -> list[dict[str, str]]:
     """Swap areas: each zram, encrypted or plain."""
     areas = []
     for line in read("/proc/swaps").splitlines()[1:]:
@@ -91,7 +93,7 @@ def swap():
         base = os.path.basename(os.path.realpath(device))
         if base.startswith("zram"):
             kind = "zram"
-        elif read("/sys/class/block/%s/dm/uuid" % base).startswith("CRYPT-"):
+        elif read(f"/sys/class/block/{base}/dm/uuid").startswith("CRYPT-"):
             kind = "encrypted"
         else:
             kind = "plain"
@@ -99,28 +101,28 @@ def swap():
     return areas
 
 
-def owner(port, udp):
+def owner(port: int, udp: bool) -> tuple[int, str]:
     """(pid, command line) of whoever holds a port, or (0, '') when that cannot be seen."""
     wanted = set()
     for table in ("udp", "udp6") if udp else ("tcp", "tcp6"):
         for line in read("/proc/net/" + table).splitlines()[1:]:
             columns = line.split()
-            if columns[1].endswith(":%04X" % port) and (udp or columns[3] == "0A"):
-                wanted.add("socket:[%s]" % columns[9])
+            if columns[1].endswith(f":{port:04X}") and (udp or columns[3] == "0A"):
+                wanted.add(f"socket:[{columns[9]}]")
     for process in os.listdir("/proc"):
         if not process.isdigit():
             continue
-        for link in glob.glob("/proc/%s/fd/*" % process):
+        for link in glob.glob(f"/proc/{process}/fd/*"):
             try:
                 if os.readlink(link) in wanted:
-                    with open("/proc/%s/cmdline" % process, "rb") as stream:
+                    with open(f"/proc/{process}/cmdline", "rb") as stream:
                         return int(process), stream.read(4096).replace(b"\0", b" ").decode("utf-8", "replace").strip()
             except OSError:
                 continue
     return 0, ""
 
 
-def port(address, number, udp):
+def port(address: str, number: int, udp: bool) -> dict[str, Any]:
     """Whether a port can be had, and who has it if not."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
@@ -134,19 +136,19 @@ def port(address, number, udp):
             return {"free": False, "error": error.strerror or str(error), "pid": pid, "command": command}
 
 
-def own_address():
+def own_address() -> str:
     """The address of the interface that leads outside; nothing is sent."""
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((target, 9))
-                return probe.getsockname()[0]
+                return str(probe.getsockname()[0])
         except OSError:
             continue
     return ""
 
 
-def state_of(path):
+def state_of(path: str) -> dict[str, Any] | None:
     """SHA-256 and mode of a file, or None."""
     try:
         with open(path, "rb") as stream:
@@ -156,7 +158,7 @@ def state_of(path):
         return None
 
 
-def podman():
+def podman() -> dict[str, str]:
     """Version of podman, and whether a runtime for it is there."""
     path = shutil.which("podman")
     if not path:
@@ -169,7 +171,7 @@ def podman():
     }
 
 
-def service(unit):
+def service(unit: str) -> dict[str, bool]:
     """What systemd says about our unit."""
     shown = run(["systemctl", "show", unit, "--property=ActiveState,UnitFileState,NeedDaemonReload"]) or ""
     values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
@@ -180,7 +182,7 @@ def service(unit):
     }
 
 
-def facts(asked):
+def facts(asked: dict[str, Any]) -> dict[str, Any]:
     """Everything at once: one round trip per host."""
     systemd = os.path.isdir("/run/systemd/system")
     return {

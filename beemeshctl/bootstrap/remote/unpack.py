@@ -1,7 +1,9 @@
-"""Puts a release in place: verify, unpack beside, rename, switch the link. Interrupted anywhere, it starts again cleanly.
+"""Puts a release in place: verify, unpack beside, rename, switch the link. Cut off anywhere, it starts again cleanly.
 
 The argument is JSON: archive, sha256, digest, prefix, python.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -10,6 +12,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from typing import Any, NoReturn
 
 KEPT_RELEASES = 3
 
@@ -19,12 +22,14 @@ exec {python} -I {prefix}/current/launch.py "$@"
 """
 
 
-def fail(message):
+def fail(message: str) -> NoReturn:
+    """Say why on standard error and end."""
     sys.stderr.write(message + "\n")
     sys.exit(1)
 
 
-def sha256_of(path):
+def sha256_of(path: str) -> str:
+    """Digest of a file of any size."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -32,28 +37,30 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def unpack(archive, into):
+def unpack(archive: str, into: str) -> None:
     """Only plain files below `into`: a release holds nothing else."""
     with tarfile.open(archive, "r:gz") as bundle:
         for entry in bundle:
             parts = entry.name.split("/")
-            if not entry.isfile() or entry.name.startswith("/") or ".." in parts:
-                fail("the bundle holds %r, which does not belong there" % entry.name)
+            content = bundle.extractfile(entry) if entry.isfile() else None
+            if content is None or entry.name.startswith("/") or ".." in parts:
+                fail(f"the bundle holds {entry.name!r}, which does not belong there")
             target = os.path.join(into, *parts)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "wb") as stream:
-                shutil.copyfileobj(bundle.extractfile(entry), stream)
+                shutil.copyfileobj(content, stream)
             os.chmod(target, entry.mode & 0o755)
 
 
-def switch(prefix, digest):
+def switch(prefix: str, digest: str) -> None:
     """Point `current` at a release in one step."""
-    fresh = os.path.join(prefix, ".current-%d" % os.getpid())
+    fresh = os.path.join(prefix, f".current-{os.getpid()}")
     os.symlink(os.path.join("releases", digest), fresh)
     os.replace(fresh, os.path.join(prefix, "current"))
 
 
-def write_launcher(prefix, python):
+def write_launcher(prefix: str, python: str) -> None:
+    """`bin/beemesh-agent`, which runs whatever release is current."""
     folder = os.path.join(prefix, "bin")
     os.makedirs(folder, exist_ok=True)
     quoted = ["'" + word.replace("'", "'\\''") + "'" for word in (python, prefix)]
@@ -65,7 +72,7 @@ def write_launcher(prefix, python):
     os.replace(name, os.path.join(folder, "beemesh-agent"))
 
 
-def forget_old(releases, digest):
+def forget_old(releases: str, digest: str) -> None:
     """Keep the newest few: an agent that still runs from an older one may need a module of it."""
     names = [name for name in os.listdir(releases) if not name.startswith(".") and name != digest]
     names.sort(key=lambda name: os.stat(os.path.join(releases, name)).st_mtime, reverse=True)
@@ -73,7 +80,8 @@ def forget_old(releases, digest):
         shutil.rmtree(os.path.join(releases, name), ignore_errors=True)
 
 
-def main(asked):
+def main(asked: dict[str, Any]) -> None:
+    """Install one release; doing it again changes nothing."""
     prefix, digest = asked["prefix"], asked["digest"]
     releases = os.path.join(prefix, "releases")
     final = os.path.join(releases, digest)
@@ -102,4 +110,4 @@ if __name__ == "__main__":
     try:
         main(json.loads(sys.argv[1]))
     except (OSError, tarfile.TarError, EOFError) as error:
-        fail("the release cannot be unpacked: %s" % error)
+        fail(f"the release cannot be unpacked: {error}")
