@@ -41,6 +41,35 @@ class MemberLeft:
     node_id: NodeId
 
 
+@dataclass(frozen=True, slots=True)
+class PingEchoed:
+    """A member itself echoed a nonce that this node drew: the datagram it came in is fresh, so its boot id and counter
+    are the member's floor."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class FloorWanted:
+    """From admission: a datagram claims to come from a member whose counter floor is not known yet; ping it."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveMesh:
+    """From the shell, as the last thing before it stops: tell the members that this node goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationsChanged:
+    """What placed work holds on this node now, in the units of `Requirements`."""
+
+    cpu_m: int
+    mem_mb: int
+    storage_mb: int
+
+
 # --- topics ---------------------------------------------------------------------------------------------------------
 
 

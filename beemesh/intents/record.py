@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from beemesh.identity.signing import Signed
+from beemesh.ids import to_text
 
 SIGNED_KIND = "intent"
 
@@ -68,6 +69,16 @@ def node_key(name: str) -> str:
 def operator_key(name: str) -> str:
     """Map key of a grant."""
     return f"operator/{name}"
+
+
+def revoked_key(subject: str, subject_id: bytes) -> str:
+    """Map key of a revocation; `subject` is node, operator or workload."""
+    return f"revoked/{subject}/{to_text(subject_id)}"
+
+
+def cordon_key(node_name: str) -> str:
+    """Map key of a cordon."""
+    return f"cordon/{node_name}"
 
 
 def workload_key(workload_id: str) -> str:
