@@ -63,7 +63,7 @@ PodSpec
   setHostnameAsFQDN:bool~false shareProcessNamespace:bool~false subdomain:label
   topologySpreadConstraints:[TopologySpreadConstraint]
 Container
-  +args:[str] +command:[str] +env:[EnvVar] +envFrom:[EnvFromSource] +image:image
+  +args:[str] +command:[str] +env:[EnvVar] +envFrom:[EnvFromSource] +image!:image
   +imagePullPolicy:{Always|IfNotPresent|Never} +name!:label +ports:[ContainerPort]
   +resources:ResourceRequirements +securityContext:SecurityContext +volumeMounts:[VolumeMount]
   +workingDir:abspath

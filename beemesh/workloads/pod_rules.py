@@ -28,7 +28,7 @@ Rules = Iterator[Finding]
 def pod_findings(spec: Mapping[str, Any], labels: Mapping[str, str], path: Path, *, deployment: bool) -> Rules:
     """Everything wrong with a pod's spec (as `structure` left it), with places below `path`."""
     containers = _containers(spec, path)
-    if not spec.get("containers"):
+    if spec.get("containers") == []:
         yield Finding(path, f"{path_text((*path, 'containers'))} must name at least one container")
     if len(containers) > CONTAINERS_MAX:
         yield Finding((*path, "containers"), f"a pod may have at most {CONTAINERS_MAX} containers")
@@ -68,8 +68,6 @@ def _twice(entries: Iterable[tuple[Path, Any]], what: str, field: str = "name") 
 
 
 def _container(container: Mapping[str, Any], path: Path, volumes: list[str], pod_security: Mapping[str, Any]) -> Rules:
-    if "image" not in container:
-        yield Finding(path, f"{path_text((*path, 'image'))} is missing")
     yield from _environment(container, path)
     yield from _ports(container, path)
     yield from _resources(container, path)

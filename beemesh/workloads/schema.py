@@ -62,7 +62,7 @@ def did_you_mean(word: str, known: object) -> str:
     """`did you mean 'x'?` where a known word is close to `word`, else an empty text."""
     words = [str(item) for item in known] if isinstance(known, dict | list | tuple | set | frozenset) else []
     lower = {item.lower(): item for item in words}
-    close = difflib.get_close_matches(word.lower()[:100], lower, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(word.lower()[:100], lower, n=1, cutoff=0.6)
     return f"did you mean {lower[close[0]]!r}?" if close else ""
 
 

@@ -66,18 +66,18 @@ class Walk:
             return self._map(kind, value, path, quiet=quiet)
         return self._scalar(kind, value, path)
 
-    def _list(self, kind: FieldType, value: object, path: Path, *, quiet: bool) -> list[Any]:
+    def _list(self, kind: FieldType, value: object, path: Path, *, quiet: bool) -> list[Any] | None:
         if not isinstance(value, list) or kind.inner is None:
             self._find(path, f"{path_text(path)} must be a list, not {word_for(value)}", "begin each entry with '- '")
-            return []
+            return None
         items = [self.value(kind.inner, item, (*path, index), quiet=quiet) for index, item in enumerate(value)]
         empty: Any = {} if kind.inner.form == "struct" else ""
         return [empty if item is None else item for item in items]
 
-    def _map(self, kind: FieldType, value: object, path: Path, *, quiet: bool) -> dict[str, Any]:
+    def _map(self, kind: FieldType, value: object, path: Path, *, quiet: bool) -> dict[str, Any] | None:
         if not isinstance(value, dict) or kind.inner is None:
             self._find(path, f"{path_text(path)} must be a mapping, not {word_for(value)}")
-            return {}
+            return None
         clean: dict[str, Any] = {}
         for name, item in value.items():
             if not isinstance(name, str) or not _is_text(name):
