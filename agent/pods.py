@@ -1,0 +1,305 @@
+"""This node's pods between two languages: the scheduler's replicas and the runtime's pods.
+
+`PodJobs` carries out `DeployPod` and `StopPod`; `PodWatch` tells the node what runs, at start and whenever something
+changed, and finds out which published ports answer. Plaintext lives here only while a pod is being handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from agent.runtime.contract import (
+    LABEL_FENCE,
+    LABEL_MESH,
+    LABEL_NAME,
+    LABEL_NAMESPACE,
+    LABEL_NODE,
+    LABEL_PREFIX,
+    LABEL_REPLICA,
+    LABEL_REVISION,
+    LABEL_TASK,
+    LABEL_WORKLOAD,
+    ContainerState,
+    FileVolume,
+    PodSpec,
+    PodStatus,
+    Runtime,
+    RuntimeFailure,
+    StorageState,
+)
+from beemesh.effects import JobFinished, Run
+from beemesh.errors import BeemeshError
+from beemesh.events import DeployPod, PodsObserved, StopPod
+from beemesh.ids import NodeId
+from beemesh.workloads.observation import ContainerReport, Endpoint, ReplicaReport
+from beemesh.workloads.podspec import ReplicaIdentity, open_template, plan_pod
+
+log = logging.getLogger("beemesh.pods")
+
+LABEL_POD_NAME = "beemesh.io/pod-name"
+LABEL_KIND = "beemesh.io/kind"
+POD_LABEL_PREFIX = "pod.beemesh.io/"
+"""The pod's own Kubernetes labels, as the runtime keeps them beside ours."""
+
+READY_CHECK_S = 0.25
+READY_CONNECT_S = 1.0
+READY_CHECK_SLOW_S = 5.0
+READY_FAST_CHECKS = 120
+"""A port that does not answer is tried four times a second for half a minute, then every five seconds."""
+
+Feed = Callable[[Any], None]
+
+
+def runtime_pod_id(namespace: str, pod: str) -> str:
+    """The pod's name inside the runtime; an underscore is in no Kubernetes name, so two pods never share one."""
+    return f"{namespace}_{pod}"
+
+
+class PodJobs:
+    """Runs the node's jobs on its runtime."""
+
+    def __init__(self, runtime: Runtime, mesh: str, node_name: str, feed: Feed, watch: PodWatch) -> None:
+        self._runtime = runtime
+        self._mesh = mesh
+        self._node_name = node_name
+        self._feed = feed
+        self._watch = watch
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, effect: Run) -> None:
+        """Begin a job; `JobFinished` always follows."""
+        task = asyncio.create_task(self._run(effect))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, effect: Run) -> None:
+        result: Any = None
+        error = ""
+        try:
+            if isinstance(effect.job, DeployPod):
+                result = await self._deploy(effect.job)
+            elif isinstance(effect.job, StopPod):
+                await self._stop(effect.job)
+            else:
+                error = f"InvalidSpec: this agent has no job {type(effect.job).__name__}"
+        except RuntimeFailure as failure:
+            error = f"{failure.reason}: {failure}"
+        except BeemeshError as failure:
+            error = f"InvalidSpec: {failure}"
+        except Exception as failure:  # a bug of ours must not leave a replica waiting for ever
+            log.exception("job %s failed", effect.job_id)
+            error = f"EngineError: internal error of the agent: {type(failure).__name__}"
+        self._feed(JobFinished(effect.job_id, result, error))
+
+    async def _deploy(self, job: DeployPod) -> ReplicaReport:
+        task = job.task
+        identity = ReplicaIdentity(pod_name=job.pod, namespace=task.namespace, node_name=self._node_name)
+        plan = plan_pod(open_template(job.plaintext), identity)
+        spec = PodSpec(
+            pod_id=runtime_pod_id(task.namespace, job.pod),
+            labels={**self._labels(job), **_pod_labels(plan.pod["metadata"]["labels"])},
+            pod=plan.pod,
+            files=tuple(FileVolume(volume=each.volume, files=each.files, mode=each.mode) for each in plan.files),
+            restart_policy=plan.restart_policy,
+            termination_grace_s=plan.grace_s,
+            writable_layer_bytes=plan.writable_layer_bytes,
+            state=StorageState(plan.state),
+        )
+        status = await self._runtime.deploy(spec)
+        return self._watch.deployed(status)
+
+    def _labels(self, job: DeployPod) -> dict[str, str]:
+        task = job.task
+        return {
+            LABEL_MESH: self._mesh,
+            LABEL_NODE: self._node_name,
+            LABEL_WORKLOAD: task.workload_id,
+            LABEL_TASK: task.task_id,
+            LABEL_REVISION: str(task.revision),
+            LABEL_REPLICA: str(task.replica),
+            LABEL_FENCE: str(job.fence),
+            LABEL_NAMESPACE: task.namespace,
+            LABEL_NAME: task.workload_id.rpartition("/")[2],
+            LABEL_KIND: task.kind,
+            LABEL_POD_NAME: job.pod,
+        }
+
+    async def _stop(self, job: StopPod) -> None:
+        for pod_id in self._watch.runtime_ids(job.pod):
+            with contextlib.suppress(RuntimeFailure):  # `remove` ends what `stop` could not
+                await self._runtime.stop(pod_id, job.grace_s)
+            await self._runtime.remove(pod_id)
+        await self._watch.look()
+
+    async def close(self) -> None:
+        """Wait for nothing: what runs goes on, what was being started is swept up at the next start."""
+        for task in list(self._tasks):
+            task.cancel()
+
+
+class PodWatch:
+    """Keeps the node informed about its pods."""
+
+    def __init__(self, runtime: Runtime, node_id: NodeId, address: str, feed: Feed) -> None:
+        self._runtime = runtime
+        self._node_id = node_id
+        self._address = address
+        self._feed = feed
+        self._pods: dict[str, PodStatus] = {}
+        self._ready: set[tuple[str, int]] = set()
+        self._checks: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Report what runs already, then keep watching."""
+        await self.look()
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._check_ready())]
+
+    async def look(self) -> None:
+        """Read the runtime's list and tell the node."""
+        pods = {pod.pod_id: pod for pod in await self._runtime.list() if LABEL_WORKLOAD in pod.labels}
+        for pod_id, before in self._pods.items():
+            if pod_id not in pods or _starts(pods[pod_id]) != _starts(before):
+                self._forget_ready(pod_id)
+        self._pods = pods
+        self._tell()
+
+    def deployed(self, status: PodStatus) -> ReplicaReport:
+        """Note a pod that was just started, and its report."""
+        self._forget_ready(status.pod_id)
+        self._pods[status.pod_id] = status
+        self._changed.set()
+        return self._report(status)
+
+    def runtime_ids(self, pod: str) -> list[str]:
+        """The runtime's names of the pods that are called `pod` (one per namespace)."""
+        return [status.pod_id for status in self._pods.values() if status.labels.get(LABEL_POD_NAME) == pod]
+
+    def find(self, namespace: str, pod: str) -> PodStatus | None:
+        """One pod by its Kubernetes name."""
+        return self._pods.get(runtime_pod_id(namespace, pod))
+
+    def _tell(self) -> None:
+        self._feed(PodsObserved(tuple(self._report(pod) for pod in self._pods.values())))
+
+    async def _follow(self) -> None:
+        async for _ in self._runtime.events():
+            with contextlib.suppress(RuntimeFailure):
+                await self.look()
+
+    async def _check_ready(self) -> None:
+        while True:
+            pause_s = READY_CHECK_S if any(count < READY_FAST_CHECKS for count in self._checks.values()) else 0.0
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), pause_s or READY_CHECK_SLOW_S)
+            self._changed.clear()
+            waiting = [pod for pod in self._pods.values() if _is_running(pod) and not self._all_ready(pod)]
+            self._checks = {pod.pod_id: self._checks.get(pod.pod_id, 0) + 1 for pod in waiting}
+            news = [await self._try_ports(pod) for pod in waiting]
+            if any(news):
+                self._tell()
+
+    async def _try_ports(self, pod: PodStatus) -> bool:
+        found = False
+        for port in self._closed_ports(pod):
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(self._address, port), READY_CONNECT_S)
+            except (OSError, TimeoutError):
+                continue
+            writer.close()
+            self._ready.add((pod.pod_id, port))
+            found = True
+        return found
+
+    def _closed_ports(self, pod: PodStatus) -> list[int]:
+        ports = [port.host_port for port in pod.ports if port.protocol == "TCP" and port.host_port]
+        return [port for port in ports if (pod.pod_id, port) not in self._ready]
+
+    def _all_ready(self, pod: PodStatus) -> bool:
+        return not self._closed_ports(pod)
+
+    def _forget_ready(self, pod_id: str) -> None:
+        self._ready = {entry for entry in self._ready if entry[0] != pod_id}
+        self._checks.pop(pod_id, None)
+
+    def _report(self, pod: PodStatus) -> ReplicaReport:
+        labels = pod.labels
+        running = _is_running(pod)
+        ready = running and self._all_ready(pod)
+        return ReplicaReport(
+            pod=labels.get(LABEL_POD_NAME, pod.pod_id),
+            workload_id=labels[LABEL_WORKLOAD],
+            namespace=labels.get(LABEL_NAMESPACE, ""),
+            kind=labels.get(LABEL_KIND, ""),
+            revision=_number(labels, LABEL_REVISION),
+            replica=_number(labels, LABEL_REPLICA),
+            node_id=self._node_id,
+            phase=pod.phase.value,
+            ready=ready,
+            task_id=labels.get(LABEL_TASK, ""),
+            fence=_number(labels, LABEL_FENCE),
+            started_ms=pod.started_at_ms,
+            reason=pod.reason,
+            containers=tuple(_container(each, ready) for each in pod.containers),
+            endpoints=tuple(self._endpoints(pod, running)),
+            labels={
+                key.removeprefix(POD_LABEL_PREFIX): value
+                for key, value in labels.items()
+                if key.startswith(POD_LABEL_PREFIX)
+            },
+        )
+
+    def _endpoints(self, pod: PodStatus, running: bool) -> Iterable[Endpoint]:
+        for port in pod.ports:
+            if port.host_port:
+                answers = (pod.pod_id, port.host_port) in self._ready or port.protocol != "TCP"
+                yield Endpoint(
+                    address=self._address,
+                    port=port.host_port,
+                    container_port=port.container_port,
+                    protocol=port.protocol,
+                    name=port.name,
+                    ready=running and answers,
+                )
+
+    async def close(self) -> None:
+        """Stop watching; the pods go on."""
+        for task in self._tasks:
+            task.cancel()
+
+
+def _pod_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    return {POD_LABEL_PREFIX + key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
+
+
+def _number(labels: Mapping[str, str], name: str) -> int:
+    try:
+        return int(labels.get(name, "0"))
+    except ValueError:
+        return 0
+
+
+def _is_running(pod: PodStatus) -> bool:
+    return pod.phase.value == "Running" and all(each.state is ContainerState.RUNNING for each in pod.containers)
+
+
+def _starts(pod: PodStatus) -> tuple[tuple[str, int, int], ...]:
+    return tuple((each.name, each.started_at_ms, each.restarts) for each in pod.containers)
+
+
+def _container(container: Any, ready: bool) -> ContainerReport:
+    return ContainerReport(
+        name=container.name,
+        image=container.image,
+        state=container.state.value,
+        ready=ready and container.state is ContainerState.RUNNING,
+        restarts=container.restarts,
+        exit_code=container.exit_code,
+        started_ms=container.started_at_ms,
+        reason=container.reason,
+    )
