@@ -14,7 +14,7 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import Intent
 from beemesh.scheduling.messages import Event, LeaseProof, Task
-from beemesh.secret import Secret
+from beemesh.secret import SecretBytes
 from beemesh.workloads.observation import ReplicaReport
 
 # --- membership -----------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class ManifestOpened:
     """The plaintext (msgpack of `beemesh.custody.sealing.SealedContent`), in memory only."""
 
     ref: str
-    plaintext: Secret[bytes]
+    plaintext: SecretBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class DeployPod:
     pod: str
     task: Task
     fence: int
-    plaintext: Secret[bytes]
+    plaintext: SecretBytes
     pod_labels: dict[str, str] = field(default_factory=dict)
 
 
