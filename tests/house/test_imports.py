@@ -48,10 +48,6 @@ IMPURE = {
 """Standard library that does, knows or draws something: not in `beemesh/`, which is told everything."""
 PURE_PARTS = {"urllib.parse", "io.BytesIO"}
 """What is pure in modules that are not."""
-PURE_EXCEPT = {
-    # The real crypto port is where libraries draw their own random numbers (DESIGN 2); it is handed in like any port.
-    "beemesh/crypto.py": {"secrets", "os"},
-}
 IMPURE_CALLS = {"open", "input", "print", "breakpoint", "exec", "eval", "__import__"}
 IMPURE_METHODS = {
     *("now", "today", "utcnow"),
@@ -88,10 +84,9 @@ def test_the_core_imports_nothing_that_acts() -> None:
     """`beemesh/` imports no module that waits, looks at a clock, draws a number or touches a file or socket."""
     wrong = []
     for file in files("beemesh"):
-        excepted = PURE_EXCEPT.get(name(file), set())
         for line, target in _imported(file):
             top = target.partition(".")[0]
-            if top in IMPURE - excepted and not any(f"{target}.".startswith(f"{part}.") for part in PURE_PARTS):
+            if top in IMPURE and not any(f"{target}.".startswith(f"{part}.") for part in PURE_PARTS):
                 wrong.append(f"{name(file)}:{line}: the core may not import {target}; hand it in")
 
     assert not wrong, "\n".join(wrong)

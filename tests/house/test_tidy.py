@@ -41,7 +41,7 @@ def _texts() -> Iterator[Path]:
 
 
 def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines()
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def test_no_module_is_a_monster() -> None:
@@ -107,7 +107,7 @@ def test_no_text_ends_in_mid_line_or_with_blanks() -> None:
     """Every text file ends with one line feed, and no line of ours ends with blanks."""
     wrong = []
     for file in _texts():
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8", errors="replace")
         if content and (not content.endswith("\n") or content.endswith("\n\n")):
             wrong.append(f"{name(file)}: ends with no line feed, or with an empty line")
         wrong += [

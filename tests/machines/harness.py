@@ -215,19 +215,21 @@ class Machines:
         self._write_known_hosts(chosen)
         self._each(chosen, self._wait_ssh)
 
-    def power_off(self, number: int) -> None:
-        """Pull the plug: every process is killed at once, disks stay."""
-        podman("kill", "--signal", "KILL", self[number].name)
-        podman("wait", self[number].name)
+    def power_off(self, *numbers: int) -> None:
+        """Pull the plugs of these machines at once: every process is killed, disks stay."""
+        names = [self[number].name for number in numbers]
+        podman("kill", "--signal", "KILL", *names)
+        podman("wait", *names)
 
-    def power_on(self, number: int, *, wait: bool = True) -> None:
-        """Switch a machine on again; cuts that still stand are made anew."""
-        podman("start", self[number].name)
-        for pair in self._cuts:
-            if number in pair:
-                self._drop(number, pair[0] if pair[1] == number else pair[1], "-I")
+    def power_on(self, *numbers: int, wait: bool = True) -> None:
+        """Switch machines on again; cuts that still stand are made anew before anything is waited for."""
+        podman("start", *[self[number].name for number in numbers])
+        for one, other in self._cuts:
+            for at, source in ((one, other), (other, one)):
+                if at in numbers:
+                    self._drop(at, source, "-I")
         if wait:
-            self.wait_ready([number])
+            self.wait_ready(numbers)
 
     # --- talk -----------------------------------------------------------------------------------------------------
 

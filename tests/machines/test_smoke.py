@@ -11,8 +11,8 @@ import pytest
 
 from examples.local import hello_image
 from tests.machines import harness
-from tests.machines.harness import HarnessError, Machines
-from tests.machines.podman import podman
+from tests.machines.harness import Machines
+from tests.machines.podman import HarnessError, podman
 
 pytestmark = [pytest.mark.machines, pytest.mark.podman, pytest.mark.timeout(1200)]
 
@@ -75,13 +75,15 @@ def test_power_and_disks(machines: Machines) -> None:
     machines.run(2, "echo kept > /var/lib/beemesh/disk; echo lost > /run/memory; sync")
     before = machines.known_hosts.read_text()
 
-    machines.power_off(2)
+    machines.power_off(2, 3)
     assert not _reaches(machines, 1, 2)
-    machines.power_on(2)
+    assert not _reaches(machines, 1, 3)
+    machines.power_on(2, 3)
 
     assert machines.run(2, "cat /var/lib/beemesh/disk; ls /run/memory", check=False).stdout == "kept\n"
     assert sorted(machines.known_hosts.read_text().splitlines()) == sorted(before.splitlines())
     assert _reaches(machines, 1, 2)
+    assert _reaches(machines, 1, 3)
 
 
 def test_a_cut_is_between_two_and_survives_a_restart(machines: Machines) -> None:

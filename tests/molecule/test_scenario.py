@@ -14,6 +14,7 @@ import pytest
 
 from tests.house.sources import ROOT
 from tests.machines import harness
+from tests.machines.podman import podman
 
 pytestmark = [pytest.mark.molecule, pytest.mark.machines, pytest.mark.podman, pytest.mark.timeout(900)]
 
@@ -67,5 +68,5 @@ def test_bootstrap_under_real_ansible(prefix: str, tmp_path: Path) -> None:
     code, output = _molecule(prefix, tmp_path, "test", "--scenario-name", "bootstrap", "--destroy", "always")
 
     assert code == 0, output[-8000:]
-    assert prefix not in harness.podman("ps", "--all", "--format", "{{.Names}}"), "destroy left the machine behind"
-    assert prefix not in harness.podman("volume", "ls", "--quiet"), "destroy left volumes behind"
+    assert prefix not in podman("ps", "--all", "--format", "{{.Names}}"), "destroy left the machine behind"
+    assert prefix not in podman("volume", "ls", "--quiet"), "destroy left volumes behind"
