@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 from beemesh.errors import BeemeshError
@@ -231,10 +232,33 @@ Progress = Callable[[str], None]
 Problems = list[str]
 
 
+class Images(Protocol):
+    """The images that an engine can run without asking a registry."""
+
+    def find(self, reference: str) -> str | None:
+        """The full name or id behind `reference`; None when it is not here."""
+        ...
+
+    async def load(self, archive: Path, *, digest: str = "") -> tuple[str, bool]:
+        """Load an image archive (docker-archive, oci-archive) once; returns its name and whether anything changed.
+
+        With `digest` (`sha256:…` of the file) a different archive is refused before any of it is read as an image.
+        """
+        ...
+
+
 class Runtime(Protocol):
     """A container engine. All methods raise `RuntimeFailure` and nothing else for what goes wrong outside."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The engine's word in node.yaml."""
+        ...
+
+    @property
+    def images(self) -> Images:
+        """The images at hand."""
+        ...
 
     async def prepare(self) -> None:
         """Make the engine ready (mounts, configuration, network); idempotent, touches no running pod."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from agent.runtime.command import CallResult
 from agent.runtime.contract import Finding, RuntimeFailure, Severity, StorageState
+from agent.runtime.mounts import filesystem_of
 from agent.runtime.podman_setup import PodmanSetup, has_cgroups_v2, oci_runtime
 
 OLDEST_PODMAN = (4, 3)
@@ -139,16 +140,3 @@ def _safe_swap(device: Path, blocks: Path) -> bool:
         return True
     uuid = blocks / name / "dm" / "uuid"
     return uuid.is_file() and uuid.read_text().startswith("CRYPT")
-
-
-def filesystem_of(path: Path, table: Path = Path("/proc/self/mounts")) -> str:
-    """The type of the file system that holds `path`."""
-    best, kind = "", ""
-    resolved = str(path.resolve())
-    for line in table.read_text().splitlines():
-        _, point, this, *_ = line.split()
-        point = point.replace("\\040", " ")
-        inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, this
-    return kind

@@ -62,7 +62,10 @@ class ImageStore:
             self._work / "containers.conf",
             "[containers]\n" + engine_section(static_dir=self.path / "libpod", tmp_dir=self._work / "tmp"),
         )
-        write_small(self._work / "storage.conf", '[storage]\ndriver = "overlay"\n')
+        write_small(
+            self._work / "storage.conf",
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.path}"\nrunroot = "{self._work / "run"}"\n',
+        )
         content = _catatonit()
         name = f"localhost/beemesh-pause:{hashlib.sha256(content).hexdigest()[:12]}"
         if self.find(name) is None:

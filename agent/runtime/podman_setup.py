@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.locks import HostLock
-from agent.runtime.command import call
 from agent.runtime.contract import FailureReason, RuntimeFailure, StorageState
+from agent.runtime.mounts import ensure_tmpfs, unmount_all
 from agent.runtime.ports import DEFAULT_PORT_RANGE
 
 MAX_RUNROOT_CHARS = 50  # podman refuses a longer one, in the call by which conmon reports a container's end
 NETWORK_NAME = "beemesh"
 SUBNET_POOL = "10.96.0.0/12"  # cut into /24: 4,096 agents per host; away from podman's 10.88.0.0/16
 SUBNET_PREFIX = 24
-MOUNT_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 15.0
 OWNER_FILES = "networks"  # beside the host's lock: which agent took which subnet
 
@@ -97,7 +96,10 @@ class PodmanSetup:
                 f"podman takes at most {MAX_RUNROOT_CHARS - len('/run')}",
                 hint="set paths.state in node.yaml to a shorter one, such as /run/beemesh/NODE",
             )
-        await self._mount()
+        if self.settings.state is StorageState.MEMORY:
+            await ensure_tmpfs(self.root, self.settings.storage_bytes)
+        else:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.graph, self.runroot, self.tmp, self.networks, self.files, self.memory_volumes, self._conf):
             folder.mkdir(mode=0o700, exist_ok=True)
         self.disk_volumes.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,35 +114,13 @@ class PodmanSetup:
     async def destroy(self) -> None:
         """Unmount and delete all of it; the pods must be gone."""
         (self._owners / self.bridge).unlink(missing_ok=True)
-        for mounted in sorted(mounts_below(self.root), key=len, reverse=True):
-            result = await call(["umount", mounted], timeout_s=MOUNT_TIMEOUT_S)
-            if result.exit_code:
-                raise RuntimeFailure(
-                    FailureReason.ENGINE_ERROR,
-                    f"cannot unmount {mounted}: {result.error_text}",
-                    hint=f"see who uses it with: fuser -vm {mounted}",
-                )
+        await unmount_all(self.root)
         for folder in (self.root, self.disk_volumes):
             shutil.rmtree(folder, ignore_errors=True)
 
     def is_mounted(self) -> bool:
         """Whether the store's directory is a mount of its own."""
         return os.path.ismount(self.root)
-
-    async def _mount(self) -> None:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.settings.state is StorageState.DISK or self.is_mounted():
-            return
-        options = f"size={self.settings.storage_bytes},mode=0700"
-        result = await call(
-            ["mount", "-t", "tmpfs", "-o", options, "beemesh", str(self.root)], timeout_s=MOUNT_TIMEOUT_S
-        )
-        if result.exit_code:
-            raise RuntimeFailure(
-                FailureReason.ENGINE_ERROR,
-                f"cannot mount the memory-backed store at {self.root}: {result.error_text}",
-                hint="the agent must run as root; or set runtime.state: disk, which writes secrets to the disk",
-            )
 
     def _storage_conf(self) -> str:
         return (
@@ -267,16 +247,6 @@ def routes(table: Path = Path("/proc/net/route")) -> Iterator[ipaddress.IPv4Netw
         address = int.from_bytes(bytes.fromhex(fields[1]), "little")
         mask = int.from_bytes(bytes.fromhex(fields[7]), "little")
         yield ipaddress.IPv4Network((address & mask, mask.bit_count()))
-
-
-def mounts_below(path: Path, table: Path = Path("/proc/self/mounts")) -> list[str]:
-    """The mount points at `path` and below it."""
-    found = []
-    for line in table.read_text().splitlines():
-        point = line.split()[1].replace("\\040", " ")
-        if point == str(path) or point.startswith(f"{path}/"):
-            found.append(point)
-    return found
 
 
 def images_in_use(lock_dir: Path) -> set[str]:
