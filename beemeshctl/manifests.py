@@ -125,12 +125,18 @@ def load_leniently(sources: Sequence[str], *, stdin: BinaryIO | None = None) -> 
     for source in dict.fromkeys(sources):
         for name, content in _contents(source, stdin, problems):
             text = _decode(name, content, problems)
-            found = len(objects) + len(problems)
-            for document in read_documents(text):
-                _take(document, name, objects, problems)
-            if text.strip() == "" or len(objects) + len(problems) == found:
-                problems.append(Problem("holds no object", name, hint="a manifest begins with apiVersion and kind"))
+            if text is not None:
+                _read_text(name, text, objects, problems)
     return Loaded(tuple(objects), tuple(problems))
+
+
+def _read_text(name: str, text: str, objects: list[LoadedObject], problems: list[Problem]) -> None:
+    empty = True
+    for document in read_documents(text):
+        empty = False
+        _take(document, name, objects, problems)
+    if empty:
+        problems.append(Problem("holds no object", name, hint="a manifest begins with apiVersion and kind"))
 
 
 def refuse(problems: Iterable[Problem]) -> None:
@@ -199,14 +205,14 @@ def _bounded(name: str, stream: BinaryIO, problems: list[Problem]) -> Iterator[t
     yield name, content
 
 
-def _decode(name: str, content: bytes, problems: list[Problem]) -> str:
+def _decode(name: str, content: bytes, problems: list[Problem]) -> str | None:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         problems.append(Problem("is no UTF-8 text here", name, line, column, hint="save the file as UTF-8"))
-        return "# unreadable"
+        return None
 
 
 def _take(document: Document, file: str, objects: list[LoadedObject], problems: list[Problem]) -> None:

@@ -1,0 +1,1 @@
+"""Manifests as data, and the reconciler."""

@@ -229,7 +229,9 @@ def test_constraints_and_settings() -> None:
     expression = {"key": "disk", "operator": "In", "values": ["ssd"]}
     affinity = {
         "nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [expression]}]
+            }
         }
     }
     document = deployment(template={"nodeSelector": {"zone": "a"}, "affinity": affinity, "tolerations": [{"key": "x"}]})
