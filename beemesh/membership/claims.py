@@ -1,0 +1,84 @@
+"""Signing and checking claims: each is believed because of its author, whoever relays it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from beemesh.crypto import Crypto
+from beemesh.identity.signing import payload_of
+from beemesh.ids import BOOT_ID_BYTES, NODE_ID_BYTES, NodeId
+from beemesh.membership.messages import Alive, Claim, ClaimKind, Leave, Suspect
+from beemesh.membership.roster import Roster
+from beemesh.membership.summaries import SUMMARY_BODY_BYTES_MAX, Summary
+
+Statement = Alive | Leave | Suspect | Summary
+
+STATEMENTS: dict[str, type[Statement]] = {"alive": Alive, "leave": Leave, "suspect": Suspect, "summary": Summary}
+
+HOST_CHARACTERS_MAX = 255
+COUNTER_MAX = 1 << 62
+"""Incarnations and sequence numbers: wall milliseconds fit a million times over, and they stay 64-bit integers."""
+
+CLAIM_OVERHEAD_BYTES = 16
+"""Array, kind and length headers around a claim's body and signature, at most."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {kind: msgspec.msgpack.Decoder(struct) for kind, struct in STATEMENTS.items()}
+
+
+def size_of(claim: Claim) -> int:
+    """Bytes that a claim takes in a message, rounded up."""
+    return len(claim.body) + len(claim.signature) + CLAIM_OVERHEAD_BYTES
+
+
+def decode(claim: Claim) -> Statement | None:
+    """What a claim says, unverified; None when it has no sensible shape."""
+    decoder = _decoders.get(claim.kind)
+    if decoder is None or len(claim.body) > SUMMARY_BODY_BYTES_MAX:
+        return None
+    try:
+        statement: Statement = decoder.decode(claim.body)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    return statement if _sane(statement) else None
+
+
+def author_of(statement: Statement) -> NodeId:
+    """Whose signature a claim of this statement must bear."""
+    return statement.accuser if isinstance(statement, Suspect) else statement.node_id
+
+
+class ClaimDesk:
+    """Signs this node's claims and verifies those of others against their cards."""
+
+    def __init__(self, crypto: Crypto, roster: Roster) -> None:
+        self._crypto = crypto
+        self._roster = roster
+
+    def sign(self, kind: ClaimKind, statement: Statement) -> Claim:
+        """A claim of this node."""
+        body = _encoder.encode(statement)
+        return Claim(kind, body, self._crypto.sign(payload_of(kind, body)))
+
+    def holds(self, claim: Claim, author: NodeId) -> bool:
+        """Whether `author` is a member and signed the claim."""
+        card = self._roster.member(author)
+        return card is not None and self._crypto.verify(
+            card.sign_key, payload_of(claim.kind, claim.body), claim.signature
+        )
+
+
+def _sane(statement: Statement) -> bool:
+    if isinstance(statement, Alive):
+        return (
+            len(statement.node_id) == NODE_ID_BYTES
+            and len(statement.boot_id) == BOOT_ID_BYTES
+            and 0 < statement.incarnation < COUNTER_MAX
+            and 0 <= statement.port < 65536
+            and len(statement.host) <= HOST_CHARACTERS_MAX
+        )
+    if isinstance(statement, Suspect):
+        return len(statement.accuser) == len(statement.accused) == NODE_ID_BYTES
+    if isinstance(statement, Summary):
+        return len(statement.node_id) == NODE_ID_BYTES and 0 < statement.seq < COUNTER_MAX
+    return len(statement.node_id) == NODE_ID_BYTES and 0 < statement.incarnation < COUNTER_MAX

@@ -1,0 +1,400 @@
+"""What this node believes of every member, and the rules by which claims and contact change it.
+
+A member is alive by its own signed word at the highest incarnation, or because it just spoke to us. It is suspected by
+the signed word of whoever failed to reach it, and dead by this node's own judgement (`beemesh.membership.suspicion`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Schedule
+from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
+from beemesh.ids import BootId, NodeId, short, ulid
+from beemesh.membership.claims import ClaimDesk, Statement, author_of, decode
+from beemesh.membership.local_health import LocalHealth
+from beemesh.membership.messages import Alive, Claim, Leave, Suspect
+from beemesh.membership.roster import Roster
+from beemesh.membership.rumours import Key, Rumours, retransmit_limit
+from beemesh.membership.settings import SwimSettings
+from beemesh.membership.summaries import Summary
+from beemesh.membership.suspicion import CONFIRMATIONS_WANTED, AccusationBudget, Suspicion, timeout_bounds_s, verdict
+from beemesh.membership.view import PRESENT, Address, View
+from beemesh.scheduling.messages import Event, EventStatus
+
+PAST_BOOTS_KEPT = 4
+"""Former boot ids of a member, by which a clone is told from a restart."""
+
+ACCUSATION_AGE_MAX_MS = 120_000
+"""Older accusations are history: they spread within seconds, and clocks differ by 30 s at most."""
+
+CLONE_ANSWER_S = 1.0
+"""Two agents with one identity outbid each other no faster than this."""
+
+CLONE_REPORT_S = 60.0
+"""One clone is reported so often."""
+
+STALL_S = 1.0
+"""A timer that fires this much too late says more about this machine than about others."""
+
+
+@dataclass(slots=True)
+class Member:
+    """What is known of one other node of the roster."""
+
+    node_id: NodeId
+    incarnation: int = 0
+    boot_id: BootId = BootId(b"")
+    alive: Claim | None = None
+    leave: Claim | None = None
+    summary: Claim | None = None
+    suspicion: Suspicion | None = None
+    heard_s: float = float("-inf")
+    failed_since_s: float | None = None
+    """Boot time since when all of our own probes of it failed."""
+    echoed: bool = False
+    """It echoed a nonce of ours since we started: its counter floor is known."""
+    past_boots: tuple[BootId, ...] = ()
+    clone_reported_s: float = float("-inf")
+
+
+@dataclass(slots=True)
+class Own:
+    """What this node says of itself."""
+
+    boot_id: BootId
+    address: Address
+    started_ms: int = 0
+    incarnation: int = 0
+    claim: Claim | None = None
+    leaving: bool = False
+    foreign_answered_s: float = float("-inf")
+    foreign_seen: int = 0
+    summary: Claim | None = None
+    summary_seq: int = 0
+    spread: Effects = field(default_factory=list)
+
+
+class Members:
+    """The table of members. Everything that changes returns what is to be told."""
+
+    def __init__(
+        self,
+        self_id: NodeId,
+        roster: Roster,
+        view: View,
+        desk: ClaimDesk,
+        randomness: Randomness,
+        settings: SwimSettings,
+        own: Own,
+    ) -> None:
+        self.self_id = self_id
+        self.roster = roster
+        self.view = view
+        self.desk = desk
+        self.health = LocalHealth()
+        self.rumours = Rumours()
+        self.own = own
+        self._randomness = randomness
+        self._settings = settings
+        self._table: dict[NodeId, Member] = {}
+        self._budget = AccusationBudget(refill_s=settings.probe_interval_s)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def get(self, node_id: NodeId) -> Member | None:
+        """The row of a member other than this node; None for strangers."""
+        if node_id == self.self_id or self.roster.member(node_id) is None:
+            return None
+        return self._table.setdefault(node_id, Member(node_id))
+
+    def others(self) -> Iterator[Member]:
+        """The rows of all other members of the roster, by node ID."""
+        for card in self.roster.members():
+            member = self.get(card.node_id)
+            if member is not None:
+                yield member
+
+    def present(self) -> list[NodeId]:
+        """Everybody else who counts as alive here."""
+        return [node_id for node_id in self.view.alive() if node_id != self.self_id]
+
+    @property
+    def retransmits(self) -> int:
+        """How often each rumour is passed on."""
+        return retransmit_limit(len(self.view.alive()))
+
+    # --- this node ------------------------------------------------------------------------------------------------
+
+    def speak(self, incarnation: int) -> Claim:
+        """Sign and spread this node's Alive at `incarnation`."""
+        own = self.own
+        own.incarnation = incarnation
+        host, port = own.address
+        statement = Alive(self.self_id, incarnation, own.boot_id, host, port, own.started_ms)
+        own.claim = self.desk.sign("alive", statement)
+        self.rumours.add(("alive", self.self_id, b""), own.claim)
+        return own.claim
+
+    def say_goodbye(self) -> Claim:
+        """Sign and spread this node's Leave."""
+        self.own.leaving = True
+        claim = self.desk.sign("leave", Leave(self.self_id, self.own.incarnation))
+        self.rumours.drop(("alive", self.self_id, b""))
+        self.rumours.add(("leave", self.self_id, b""), claim)
+        return claim
+
+    # --- contact --------------------------------------------------------------------------------------------------
+
+    def hear(self, node_id: NodeId, now: Now) -> Effects:
+        """A member spoke to us itself: whatever others say, it lives."""
+        member = self.get(node_id)
+        if member is None:
+            return []
+        member.heard_s = now.boot_s
+        member.failed_since_s = None
+        status = self.view.status(node_id)
+        if status == "left":
+            return []
+        out = self._clear_suspicion(member)
+        self.view.set_status(node_id, "alive")
+        return out if status in PRESENT else [*out, Notify(MemberUp(node_id))]
+
+    # --- claims ---------------------------------------------------------------------------------------------------
+
+    def take(self, claim: Claim, now: Now) -> Effects:
+        """Believe a claim where it is new and its author signed it; stale ones cost no signature check."""
+        statement = decode(claim)
+        if statement is None:
+            return [_count("swim_claims_refused", "shape")]
+        match statement:
+            case Alive():
+                return self._take_alive(statement, claim, now)
+            case Leave():
+                return self._take_leave(statement, claim, now)
+            case Suspect():
+                return self._take_suspect(statement, claim, now)
+            case Summary():
+                return self._take_summary(statement, claim)
+
+    def _signed(self, claim: Claim, statement: Statement) -> bool:
+        return self.desk.holds(claim, author_of(statement))
+
+    def _take_alive(self, alive: Alive, claim: Claim, now: Now) -> Effects:
+        if alive.node_id == self.self_id:
+            return self._take_own_alive(alive, claim, now)
+        member = self.get(alive.node_id)
+        if member is None or alive.incarnation <= member.incarnation:
+            return []
+        if not self._signed(claim, alive):
+            return [_count("swim_claims_refused", "signature")]
+        out = self._note_boot(member, alive, now)
+        member.incarnation, member.alive, member.leave = alive.incarnation, claim, None
+        if alive.host:
+            self.view.set_address(alive.node_id, (alive.host, alive.port))
+        was = self.view.status(alive.node_id)
+        out += self._clear_suspicion(member)
+        self.view.set_status(alive.node_id, "alive")
+        self.rumours.drop(("leave", alive.node_id, b""))
+        self.rumours.add(("alive", alive.node_id, b""), claim)
+        return out if was in PRESENT else [*out, Notify(MemberUp(alive.node_id))]
+
+    def _note_boot(self, member: Member, alive: Alive, now: Now) -> Effects:
+        """A boot id that comes back after another one took its place belongs to a second agent with the same keys:
+        boot ids are drawn anew at each start."""
+        if alive.boot_id == member.boot_id:
+            return []
+        out: Effects = []
+        if alive.boot_id in member.past_boots and now.boot_s - member.clone_reported_s >= CLONE_REPORT_S:
+            member.clone_reported_s = now.boot_s
+            out = self._report_clone(alive.node_id, now)
+        if member.boot_id:
+            member.past_boots = (*member.past_boots, member.boot_id)[-PAST_BOOTS_KEPT:]
+        member.boot_id = alive.boot_id
+        return out
+
+    def _take_own_alive(self, alive: Alive, claim: Claim, now: Now) -> Effects:
+        """Our own word from an earlier boot, or from a clone: ours must be the highest."""
+        own = self.own
+        if alive.boot_id == own.boot_id or alive.incarnation < own.incarnation or own.leaving:
+            return []
+        if now.boot_s - own.foreign_answered_s < CLONE_ANSWER_S or not self._signed(claim, alive):
+            return []
+        own.foreign_answered_s = now.boot_s
+        own.foreign_seen += 1
+        self.speak(alive.incarnation + 1)
+        return self._report_clone(self.self_id, now) if own.foreign_seen == 2 else []
+
+    def _report_clone(self, node_id: NodeId, now: Now) -> Effects:
+        card = self.roster.member(node_id)
+        name = card.name if card else short(node_id)
+        return [
+            _count("swim_identity_cloned", ""),
+            self.event("IdentityCloned", now, f"two agents run at once with the keys of node {name}", node=name),
+        ]
+
+    def _take_leave(self, leave: Leave, claim: Claim, now: Now) -> Effects:
+        if leave.node_id == self.self_id:
+            return self._outlive_own_leave(leave, claim)
+        member = self.get(leave.node_id)
+        if member is None or leave.incarnation < member.incarnation or self.view.status(leave.node_id) == "left":
+            return []
+        if not self._signed(claim, leave):
+            return [_count("swim_claims_refused", "signature")]
+        was = self.view.status(leave.node_id)
+        member.incarnation, member.leave, member.alive = leave.incarnation, claim, None
+        out = self._clear_suspicion(member)
+        self.view.set_status(leave.node_id, "left")
+        self.rumours.drop(("alive", leave.node_id, b""))
+        self.rumours.add(("leave", leave.node_id, b""), claim)
+        return [*out, Notify(MemberLeft(leave.node_id))] if was != "unknown" else out
+
+    def _outlive_own_leave(self, leave: Leave, claim: Claim) -> Effects:
+        if leave.incarnation >= self.own.incarnation and not self.own.leaving and self._signed(claim, leave):
+            self.speak(leave.incarnation + 1)
+        return []
+
+    def _take_summary(self, summary: Summary, claim: Claim) -> Effects:
+        if summary.node_id == self.self_id:
+            self.own.summary_seq = max(self.own.summary_seq, summary.seq)
+            return []
+        member = self.get(summary.node_id)
+        known = self.view.summary(summary.node_id)
+        if member is None or (known is not None and summary.seq <= known.seq):
+            return []
+        if not self._signed(claim, summary):
+            return [_count("swim_claims_refused", "signature")]
+        member.summary = claim
+        self.view.set_summary(summary)
+        self.rumours.add(("summary", summary.node_id, b""), claim, told=self.retransmits // 2)
+        return []
+
+    # --- suspicion ------------------------------------------------------------------------------------------------
+
+    def _take_suspect(self, suspect: Suspect, claim: Claim, now: Now) -> Effects:
+        if suspect.accused == self.self_id:
+            return self._refute(suspect, claim)
+        member = self.get(suspect.accused)
+        fresh = abs(now.wall_ms - suspect.issued_ms) <= ACCUSATION_AGE_MAX_MS
+        if member is None or suspect.accuser == self.self_id or suspect.incarnation != member.incarnation or not fresh:
+            return []
+        status = self.view.status(suspect.accused)
+        if status == "dead":
+            return self._second_accusation(member)
+        if status not in PRESENT or (member.suspicion and suspect.accuser in member.suspicion.accusers):
+            return []
+        if not self._budget.spend(suspect.accuser, now.boot_s):
+            return [_count("swim_claims_refused", "budget")]
+        if not self._signed(claim, suspect):
+            return [_count("swim_claims_refused", "signature")]
+        return self._count_accuser(member, suspect.accuser, claim, now)
+
+    def _refute(self, suspect: Suspect, claim: Claim) -> Effects:
+        """Nobody but us can say that we live: say it at the next incarnation."""
+        if suspect.incarnation != self.own.incarnation or self.own.leaving or not self._signed(claim, suspect):
+            return []
+        self.health.was_suspected()
+        self.speak(self.own.incarnation + 1)
+        return [_count("swim_refutations", "")]
+
+    def _second_accusation(self, member: Member) -> Effects:
+        """Others still wonder about a node that we hold dead: tell them again what we saw."""
+        mine = member.suspicion.accusers.get(self.self_id) if member.suspicion else None
+        key: Key = ("suspect", member.node_id, self.self_id)
+        if mine is not None and self.rumours.get(key) is None:
+            self.rumours.add(key, mine)
+        return []
+
+    def accuse(self, member: Member, now: Now) -> Effects:
+        """Our direct and indirect probes of a member failed."""
+        if member.failed_since_s is None:
+            member.failed_since_s = now.boot_s
+        if self.view.status(member.node_id) not in PRESENT:
+            return []
+        if member.suspicion and self.self_id in member.suspicion.accusers:
+            return []
+        claim = self.desk.sign("suspect", Suspect(self.self_id, member.node_id, member.incarnation, now.wall_ms))
+        return [_count("swim_accusations", ""), *self._count_accuser(member, self.self_id, claim, now)]
+
+    def _count_accuser(self, member: Member, accuser: NodeId, claim: Claim, now: Now) -> Effects:
+        suspicion = member.suspicion or self._open_suspicion(member, now)
+        suspicion.add(accuser, claim)
+        self.rumours.add(("suspect", member.node_id, accuser), claim)
+        return [Schedule(("swim", "suspicion", member.node_id), suspicion.due_s)]
+
+    def _open_suspicion(self, member: Member, now: Now) -> Suspicion:
+        members = len(self.view.alive())
+        shortest_s, longest_s = timeout_bounds_s(members, self._settings.probe_interval_s)
+        wanted = CONFIRMATIONS_WANTED if members - 2 >= CONFIRMATIONS_WANTED else 0
+        member.suspicion = Suspicion(member.incarnation, now.boot_s, wanted, shortest_s, longest_s)
+        self.view.set_status(member.node_id, "suspect")
+        return member.suspicion
+
+    def suspicion_due(self, node_id: NodeId, now: Now) -> Effects:
+        """The suspicion time of a member is over: judge, for this node alone."""
+        member = self.get(node_id)
+        suspicion = member.suspicion if member else None
+        if member is None or suspicion is None or self.view.status(node_id) != "suspect":
+            return []
+        timer = ("swim", "suspicion", node_id)
+        late_s = now.boot_s - suspicion.due_s
+        if STALL_S < late_s and not suspicion.overdue:
+            # We stood still: what happened meanwhile was never heard, so the question is asked again.
+            self.health.stalled()
+            suspicion.since_s = now.boot_s
+            return [Schedule(timer, suspicion.due_s)]
+        if now.boot_s < suspicion.due_s:
+            return [Schedule(timer, suspicion.due_s)]
+        failed = {row.node_id: row.failed_since_s for row in self.others() if row.failed_since_s is not None}
+        possible = [other for other in self.present() if other != node_id]
+        if verdict(suspicion, self_id=self.self_id, possible=possible, failed_since=failed, now_s=now.boot_s):
+            return self._judge_dead(member, suspicion, now)
+        if self.self_id not in suspicion.accusers and now.boot_s - suspicion.since_s >= suspicion.longest_s:
+            self.view.set_status(node_id, "alive")
+            return self._clear_suspicion(member)
+        suspicion.overdue = True
+        return [Schedule(timer, now.boot_s + self._settings.probe_interval_s)]
+
+    def _judge_dead(self, member: Member, suspicion: Suspicion, now: Now) -> Effects:
+        self.view.set_status(member.node_id, "dead")
+        member.echoed = False
+        out: Effects = [_count("swim_deaths", ""), Notify(MemberDown(member.node_id))]
+        if min(suspicion.accusers) == self.self_id:
+            card = self.roster.member(member.node_id)
+            name = card.name if card else short(member.node_id)
+            out.append(self.event("NodeDead", now, f"node {name} answers nobody", node=name))
+        return out
+
+    def _clear_suspicion(self, member: Member) -> Effects:
+        if member.suspicion is None:
+            return []
+        for accuser in member.suspicion.accusers:
+            self.rumours.drop(("suspect", member.node_id, accuser))
+        member.suspicion = None
+        return [Cancel(("swim", "suspicion", member.node_id))]
+
+    # --- the roster -----------------------------------------------------------------------------------------------
+
+    def follow_roster(self) -> Effects:
+        """Forget whoever is no member any more."""
+        out: Effects = []
+        for node_id in [known for known in self._table if self.roster.member(known) is None]:
+            member = self._table.pop(node_id)
+            out += self._clear_suspicion(member)
+            for kind in ("alive", "leave", "summary"):
+                self.rumours.drop((kind, node_id, b""))
+            self._budget.forget(node_id)
+            self.view.forget(node_id)
+            if member.incarnation or member.echoed:
+                out.append(Notify(MemberDown(node_id)))
+        return out
+
+    def event(self, status: EventStatus, now: Now, reason: str, **details: str) -> Effect:
+        """An event of this node, to be signed and published."""
+        event_id = ulid(now.wall_ms, self._randomness.randbytes(10))
+        return Notify(EmitEvent(Event(event_id, self.self_id, status, now.wall_ms, reason=reason, details=details)))
+
+
+def _count(metric: str, reason: str) -> Effect:
+    return Notify(Observed(metric, {"reason": reason} if reason else {}))

@@ -1,0 +1,92 @@
+"""Claims on their way: each is passed on a limited number of times, the least often told first."""
+
+from __future__ import annotations
+
+import math
+
+from beemesh.membership.claims import size_of
+from beemesh.membership.messages import Claim
+
+RETRANSMIT_MULT = 4
+"""Times ceil(log10(n+1)): how often a node passes one claim on (memberlist)."""
+
+GOSSIP_BYTES_MAX = 950
+"""Claims in one datagram: what 1,200 bytes leave after header, seal, envelope and a ping's own fields."""
+
+RUMOURS_MAX = 8_192
+"""Claims waiting: four per member of a mesh of 2,000. The most told are dropped first."""
+
+CLAIM_BYTES_MIN = 130
+"""Less room than this holds no claim: stop looking."""
+
+Key = tuple[str, bytes, bytes]
+
+
+def retransmit_limit(members: int) -> int:
+    """How often one claim is passed on in a mesh of that size."""
+    return RETRANSMIT_MULT * math.ceil(math.log10(members + 1))
+
+
+class Rumours:
+    """Claims by key; a newer claim of a key replaces the older one."""
+
+    def __init__(self) -> None:
+        self._levels: list[dict[Key, Claim]] = [{}]
+        self._level_of: dict[Key, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._level_of)
+
+    def add(self, key: Key, claim: Claim, *, told: int = 0) -> None:
+        """Pass `claim` on from here; one that starts with `told` above 0 is less urgent."""
+        self.drop(key)
+        if len(self._level_of) >= RUMOURS_MAX:
+            self._drop_most_told()
+        self._put(key, claim, told)
+
+    def drop(self, key: Key) -> None:
+        """Pass it on no longer."""
+        level = self._level_of.pop(key, None)
+        if level is not None:
+            del self._levels[level][key]
+
+    def get(self, key: Key) -> Claim | None:
+        """The claim that waits under `key`."""
+        level = self._level_of.get(key)
+        return None if level is None else self._levels[level][key]
+
+    def take(
+        self, limit: int, *, first: tuple[Claim, ...] = (), budget_bytes: int = GOSSIP_BYTES_MAX
+    ) -> tuple[Claim, ...]:
+        """As many claims as fit, `first` before all others; each that is taken has been told once more."""
+        chosen = list(first)
+        left = budget_bytes - sum(size_of(claim) for claim in first)
+        told: list[tuple[Key, Claim, int]] = []
+        for level, claims in enumerate(self._levels):
+            for key in reversed(claims):
+                size = size_of(claims[key])
+                if size > left:
+                    continue
+                if claims[key] not in first:
+                    chosen.append(claims[key])
+                    left -= size
+                told.append((key, claims[key], level + 1))
+            if left < CLAIM_BYTES_MIN:
+                break
+        for key, claim, times in told:
+            self.drop(key)
+            if times < limit:
+                self._put(key, claim, times)
+        return tuple(chosen)
+
+    def _put(self, key: Key, claim: Claim, told: int) -> None:
+        while len(self._levels) <= told:
+            self._levels.append({})
+        self._levels[told][key] = claim
+        self._level_of[key] = told
+
+    def _drop_most_told(self) -> None:
+        for claims in reversed(self._levels):
+            if claims:
+                self.drop(next(iter(claims)))
+                return

@@ -1,0 +1,109 @@
+"""When suspicion becomes death: Lifeguard's shrinking timeout, distinct signed accusers, and a budget for each of them.
+
+A node judges a member dead for itself alone. It needs two distinct accusers that probed, unless nobody else is left
+who could accuse: then its own failed probes, for the whole suspicion time, are enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from beemesh.ids import NodeId
+from beemesh.membership.messages import Claim
+
+ACCUSERS_NEEDED = 2
+"""Distinct accusers for a death: one liar, or one sick node, cannot kill."""
+
+CONFIRMATIONS_WANTED = 2
+"""Further accusers that bring the timeout down to its minimum (memberlist: suspicion multiplier - 2)."""
+
+SUSPICION_MULT = 4
+MAX_TIMEOUT_MULT = 6
+
+ACCUSATION_BURST = 8
+"""Accusations that one node may raise at once: some probes of a few seconds."""
+
+
+def timeout_bounds_s(members: int, probe_interval_s: float) -> tuple[float, float]:
+    """(shortest, longest) suspicion time in a mesh of that many members."""
+    shortest = SUSPICION_MULT * max(1.0, math.log10(max(1, members))) * probe_interval_s
+    return shortest, MAX_TIMEOUT_MULT * shortest
+
+
+def timeout_s(confirmations: int, wanted: int, shortest_s: float, longest_s: float) -> float:
+    """The whole suspicion time once `confirmations` of `wanted` further accusers agree: it falls with their
+    logarithm, so that the first ones count most (Lifeguard, section IV-B)."""
+    if wanted < 1:
+        return shortest_s
+    fraction = math.log(confirmations + 1) / math.log(wanted + 1)
+    return max(shortest_s, longest_s - fraction * (longest_s - shortest_s))
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """The open question whether one member, at one incarnation, is dead."""
+
+    incarnation: int
+    since_s: float
+    wanted: int
+    shortest_s: float
+    longest_s: float
+    accusers: dict[NodeId, Claim] = field(default_factory=dict)
+    """Each counts once, however often it accuses."""
+    overdue: bool = False
+    """The time was over without a verdict: it is looked at again every probe interval."""
+
+    def add(self, accuser: NodeId, claim: Claim) -> bool:
+        """Count an accuser; False when it was counted already."""
+        if accuser in self.accusers:
+            return False
+        self.accusers[accuser] = claim
+        return True
+
+    @property
+    def due_s(self) -> float:
+        """Boot time at which the question is to be answered."""
+        confirmations = min(max(0, len(self.accusers) - 1), self.wanted)
+        return self.since_s + timeout_s(confirmations, self.wanted, self.shortest_s, self.longest_s)
+
+
+def verdict(
+    suspicion: Suspicion,
+    *,
+    self_id: NodeId,
+    possible: Iterable[NodeId],
+    failed_since: Mapping[NodeId, float],
+    now_s: float,
+) -> bool:
+    """Whether this node now holds the suspect dead.
+
+    `possible` are the members that could accuse: alive here, the suspect and this node left out. Those that failed
+    this node's own probes for the whole suspicion time (`failed_since`, boot time of the first failure) are nobody.
+    """
+    if len(suspicion.accusers) >= ACCUSERS_NEEDED:
+        return True
+    others = [node for node in possible if now_s - failed_since.get(node, now_s) < suspicion.shortest_s]
+    return not others and self_id in suspicion.accusers
+
+
+class AccusationBudget:
+    """How many accusations each accuser may raise: no honest node fails more probes than it makes, so its budget
+    refills at one per probe interval."""
+
+    def __init__(self, refill_s: float, burst: int = ACCUSATION_BURST) -> None:
+        self._refill_s = refill_s
+        self._burst = float(burst)
+        self._tokens: dict[NodeId, tuple[float, float]] = {}
+
+    def spend(self, accuser: NodeId, now_s: float) -> bool:
+        """Take one accusation from the accuser's budget; False when it is used up."""
+        tokens, at_s = self._tokens.get(accuser, (self._burst, now_s))
+        tokens = min(self._burst, tokens + max(0.0, now_s - at_s) / self._refill_s)
+        self._tokens[accuser] = (tokens - 1, now_s) if tokens >= 1 else (tokens, now_s)
+        return tokens >= 1
+
+    def forget(self, accuser: NodeId) -> None:
+        """The accuser is no member any more."""
+        self._tokens.pop(accuser, None)
