@@ -69,6 +69,10 @@ RECHECK_S = 0.25  # while a container waits for its restart; reads some small fi
 SLOW_LOOK_S = 30.0
 STOP_MARGIN_S = 5.0
 POLL_S = 0.02
+SHIM = str(Path(shim.__file__).resolve())
+
+
+Ports = list[PortStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,7 @@ class ProcessRuntime:
             raise RuntimeFailure(FailureReason.START_FAILED, f"container {found.name!r} of pod {pod_id} does not run")
         words, env = list(argv), _environment(found.pid)
         if os.geteuid() == 0:
-            owner = Path(f"/proc/{found.pid}").stat()
+            owner = _owner(found.pid)
             words = ["nsenter", "-t", str(found.pid), "-m", "-n", "-u", "-i", "-r", "-w"]
             words += ["-S", str(owner.st_uid), "-G", str(owner.st_gid), "--", *argv]
         result = await call(words, timeout_s=timeout_s, stdin=stdin, env=env)
@@ -279,7 +283,7 @@ class ProcessRuntime:
 
     # starting and ending
 
-    def _take_ports(self, spec: PodSpec, wishes: Sequence[PortWish]) -> list[PortStatus]:
+    def _take_ports(self, spec: PodSpec, wishes: Sequence[PortWish]) -> Ports:
         remap = os.geteuid() == 0
         taken: list[PortStatus] = []
         try:
@@ -322,7 +326,7 @@ class ProcessRuntime:
             "containers": items,
         }
         result = await call(
-            [sys.executable, "-I", "-S", str(Path(shim.__file__).resolve())],
+            [sys.executable, "-I", "-S", SHIM],
             timeout_s=timeout_s,
             stdin=json.dumps(document).encode(),
             env={"PATH": DEFAULT_PATH},
@@ -492,6 +496,10 @@ def _user(item: Mapping[str, Any], pod: Mapping[str, Any], config: Mapping[str, 
     uid = context.get("runAsUser") or (int(image_user) if image_user.isdigit() else 0) or NOBODY
     gid = context.get("runAsGroup") or (int(image_group) if image_group.isdigit() else 0) or NOBODY
     return int(uid), int(gid)
+
+
+def _owner(pid: int) -> os.stat_result:
+    return Path(f"/proc/{pid}").stat()
 
 
 def _environment(pid: int) -> dict[str, str]:
