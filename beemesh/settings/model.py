@@ -16,7 +16,7 @@ TAINT_PATTERN = (
     r"(=[A-Za-z0-9_.-]{0,63})?:(NoSchedule|PreferNoSchedule|NoExecute)$"
 )
 ENDPOINT_PATTERN = r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$"
-ABSOLUTE_PATH_PATTERN = r"^/\S*$"
+ABSOLUTE_PATH_PATTERN = r"^(/[A-Za-z0-9._@+:=~-]+)+$"
 
 DEFAULT_GOSSIP_PORT = 7946
 DEFAULT_API_PORT = 7947
@@ -421,7 +421,7 @@ class Paths(_Section, frozen=True):
 
     data: Annotated[
         str,
-        setting("Keys, state, images, volumes, the agent's socket.", pattern=ABSOLUTE_PATH_PATTERN, max_length=200),
+        setting("Keys, state, images, volumes, the agent's socket.", pattern=ABSOLUTE_PATH_PATTERN, max_length=96),
     ] = "/var/lib/beemesh"
     config: Annotated[
         str,
@@ -437,7 +437,7 @@ class Paths(_Section, frozen=True):
             "Mount point of the memory-backed store.",
             trade_off="on a disk it would hold plaintext: it must be a tmpfs when runtime.state is memory.",
             pattern=ABSOLUTE_PATH_PATTERN,
-            max_length=200,
+            max_length=46,
         ),
     ] = "/run/beemesh/state"
     locks: Annotated[

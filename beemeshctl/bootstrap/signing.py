@@ -1,0 +1,388 @@
+"""What the mesh CA says about a node and an operator, kept so that nothing is signed twice without a reason.
+
+Everything that was signed lies in the operator's home (`nodes/<name>/`). A statement is made anew only when its content
+changed, its keys changed, or half of its life is over; the CA key is unlocked only then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from beemesh.crypto_native import NativeCrypto
+from beemesh.errors import InvalidInput
+from beemesh.identity import certificates
+from beemesh.identity.grants import Grant, Revocation
+from beemesh.identity.membership_card import (
+    MEMBERSHIP_LIFETIME_MS,
+    ROLE_KEEPER,
+    Caps,
+    ConfigStatement,
+    GossipKey,
+    GossipRing,
+    Membership,
+    SealedRing,
+    Taint,
+)
+from beemesh.identity.signing import Signed, decode_body, sign_statement
+from beemesh.ids import NodeId, OperatorId, digest_of, from_text, node_id_of, to_text
+from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key, operator_key
+from beemesh.settings import NodeSettings
+from beemeshctl.context import Context, Home
+from beemeshctl.inventory.desired import DesiredNode
+from beemeshctl.keyfile import Passphrase, read_secret, write_private, write_secret
+
+CONFIG_FILES = (
+    "node.yaml",
+    "node.yaml.sig",
+    "membership.card",
+    "issuing.pem",
+    "ca.pem",
+    "gossip.sealed",
+    "intents.seed",
+)
+"""What a node's config directory holds; `intents.seed` stays as it was first written."""
+
+MAX_SEEDS = 5
+"""Nodes whose addresses a new node gets; it keeps the whole roster once it is in."""
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+class NodeKeys(msgspec.Struct, frozen=True):
+    """The public halves of the keys that a node made."""
+
+    node_id: str
+    sign_key: str
+    open_key: str
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """`nodes/<name>/record.json`: what signing has to remember about a node."""
+
+    keys: NodeKeys
+    seeds: tuple[str, ...]
+    gossip_epoch: int
+    issued_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignedNode:
+    """Everything for a node's config directory, and whether any of it was made anew."""
+
+    files: dict[str, bytes]
+    membership: Signed
+    renewed: tuple[str, ...] = field(default=())
+
+
+class Authority:
+    """The mesh CA as its operator holds it."""
+
+    def __init__(self, home: Home, passphrase: Passphrase) -> None:
+        self._home = home
+        self._passphrase = passphrase
+        self._signer: NativeCrypto | None = None
+        self._ring: GossipRing | None = None
+
+    def create(self, mesh: str, operator: str, now_ms: int) -> bool:
+        """Make CA, gossip key, fingerprint key and operator of a new mesh; False when they are all there.
+
+        An interrupted creation goes on with the keys that it already made.
+        """
+        home = self._home
+        home.prepare()
+        if not home.ca_key_file.exists():
+            write_secret(home.ca_key_file, secrets.token_bytes(32), self._passphrase.for_new_keys())
+        if not home.gossip_file.exists():
+            ring = GossipRing(active=1, keys=(GossipKey(epoch=1, key=secrets.token_bytes(32)),))
+            write_secret(home.gossip_file, msgspec.msgpack.encode(ring), self._same_passphrase())
+        if not home.fingerprint_file.exists():
+            write_secret(home.fingerprint_file, secrets.token_bytes(32), "")
+        if not home.operator_key_file.exists():
+            sign_private, open_private = NativeCrypto.generate().private_keys()
+            write_secret(home.operator_key_file, sign_private.reveal() + open_private.reveal(), "")
+        if not home.ca_pem_file.exists():
+            write_private(home.ca_pem_file, certificates.ca_certificate(self.signer, mesh, now_ms))
+        if not home.operator_pem_file.exists():
+            self._certify_operator(mesh, operator, now_ms)
+        if home.exists():
+            return False
+        home.save_context(Context(mesh=mesh, operator=operator))
+        return True
+
+    @property
+    def signer(self) -> NativeCrypto:
+        """The CA's key, unlocked at its first use."""
+        if self._signer is None:
+            seed = read_secret(self._home.ca_key_file, self._passphrase)
+            # The CA only signs; the second key fills a place and is never published.
+            self._signer = NativeCrypto(seed, hashlib.sha256(b"beemesh ca opens nothing" + seed).digest())
+        return self._signer
+
+    @property
+    def ring(self) -> GossipRing:
+        """The gossip keys, unlocked at their first use."""
+        if self._ring is None:
+            raw = read_secret(self._home.gossip_file, self._passphrase)
+            self._ring = msgspec.msgpack.decode(raw, type=GossipRing)
+        return self._ring
+
+    def sign_node(
+        self,
+        node: DesiredNode,
+        keys: NodeKeys,
+        card: Membership,
+        render: Callable[[Sequence[str]], bytes],
+        known: Iterable[Signed],
+        seeds: Sequence[str],
+        now_ms: int,
+    ) -> SignedNode:
+        """All of a node's files. `card` without serial and times; `render` makes `node.yaml` from seed names."""
+        folder = self._home.node(node.name)
+        old = self.record(node.name)
+        rekeyed = old is None or old.keys != keys
+        if rekeyed:
+            self._revoke_former(node.name, old, now_ms)
+        chosen = tuple(seeds) if old is None else old.seeds
+        renewed: list[str] = []
+
+        membership = self._membership(folder, card, renewed, now_ms)
+        yaml = render(chosen)
+        signature = self._config_signature(folder, card, yaml, renewed, now_ms)
+        issuing = self._issuing(folder, card, old, renewed, now_ms)
+        sealed = self._sealed_ring(folder, card, old, renewed)
+        seed_file = folder / "intents.seed"
+        if rekeyed or not seed_file.is_file():
+            others = {digest_of(msgspec.msgpack.encode(item)): item for item in [*self.records(), *known]}
+            write_private(seed_file, msgspec.msgpack.encode(tuple(others.values())))
+        files = {
+            "node.yaml": yaml,
+            "node.yaml.sig": signature,
+            "membership.card": msgspec.msgpack.encode(membership),
+            "issuing.pem": issuing,
+            "ca.pem": self._home.ca_pem(),
+            "gossip.sealed": sealed,
+            "intents.seed": seed_file.read_bytes(),
+        }
+        write_private(folder / "node.yaml", yaml)
+        issued_ms = now_ms if "issuing.pem" in renewed or old is None else old.issued_ms
+        epoch = self.ring.active if "gossip.sealed" in renewed or old is None else old.gossip_epoch
+        record = NodeRecord(keys, chosen, epoch, issued_ms)
+        if record != old:
+            write_private(folder / "record.json", msgspec.json.encode(record))
+        return SignedNode(files, membership, tuple(renewed))
+
+    def sign_card(self, card: Membership, name: str, now_ms: int) -> Signed:
+        """The node's signed membership: the old one while it still says the same and is young enough."""
+        return self._membership(self._home.node(name), card, [], now_ms)
+
+    def record(self, name: str) -> NodeRecord | None:
+        """What is remembered about a node."""
+        path = self._home.node(name) / "record.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=NodeRecord)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError as error:
+            raise InvalidInput(f"{path} is damaged: {error}", hint="remove it: the node is then signed anew") from None
+
+    def card(self, name: str) -> Signed | None:
+        """A node's signed membership, if it has one."""
+        return _stored(self._home.node(name) / "membership.card")
+
+    def records(self) -> list[Signed]:
+        """What every node should know besides memberships: the operator's grant, and revocations."""
+        revoked = self._home.path / "revocations"
+        found = [self._home.grant()]
+        for path in sorted(revoked.iterdir()) if revoked.is_dir() else ():
+            signed = _stored(path)
+            if signed is not None:
+                found.append(signed)
+        return found
+
+    def _same_passphrase(self) -> str:
+        from beemeshctl.keyfile import is_encrypted
+
+        return self._passphrase.for_old_keys() if is_encrypted(self._home.ca_key_file) else ""
+
+    def _certify_operator(self, mesh: str, operator: str, now_ms: int) -> None:
+        keys = self._home.operator()
+        not_after_ms = now_ms + MEMBERSHIP_LIFETIME_MS
+        grant = Grant(
+            mesh=mesh,
+            operator_id=OperatorId(keys.signer_id),
+            name=operator,
+            sign_key=keys.sign_key,
+            open_key=keys.open_key,
+            role="admin",
+            serial=1,
+            signed_at_ms=now_ms,
+            not_after_ms=not_after_ms,
+        )
+        signed = self._intent("grant", operator_key(operator), mesh, 1, grant, now_ms)
+        write_private(self._home.grant_file, msgspec.msgpack.encode(signed))
+        pem = certificates.issuing_certificate(
+            self.signer, self._home.ca_pem(), mesh, "operator", operator, keys.sign_key, now_ms, not_after_ms
+        )
+        write_private(self._home.operator_pem_file, pem)
+
+    def _membership(self, folder: Path, card: Membership, renewed: list[str], now_ms: int) -> Signed:
+        path = folder / "membership.card"
+        stored = _stored(path)
+        former = _body(stored, Membership)
+        if stored is not None and former is not None and not _half_over(former.not_after_ms, now_ms):
+            same = msgspec.structs.replace(card, serial=former.serial, signed_at_ms=former.signed_at_ms)
+            if msgspec.structs.replace(same, not_after_ms=former.not_after_ms) == former:
+                return stored
+        serial = 1 if former is None else former.serial + 1
+        fresh = msgspec.structs.replace(
+            card, serial=serial, signed_at_ms=now_ms, not_after_ms=now_ms + MEMBERSHIP_LIFETIME_MS
+        )
+        signed = self._intent("membership", node_key(card.name), card.mesh, serial, fresh, now_ms)
+        write_private(path, msgspec.msgpack.encode(signed))
+        renewed.append("membership.card")
+        return signed
+
+    def _config_signature(self, folder: Path, card: Membership, yaml: bytes, renewed: list[str], now_ms: int) -> bytes:
+        path = folder / "node.yaml.sig"
+        stored = _stored(path)
+        former = decode_body(stored, ConfigStatement) if stored is not None else None
+        if stored is not None and former is not None:
+            if former.config_digest == digest_of(yaml) and former.node_id == card.node_id:
+                return path.read_bytes()
+        statement = ConfigStatement(
+            mesh=card.mesh,
+            node_id=card.node_id,
+            config_digest=digest_of(yaml),
+            serial=1 if former is None else former.serial + 1,
+            signed_at_ms=now_ms,
+        )
+        content = msgspec.msgpack.encode(sign_statement(self.signer, "config", statement))
+        write_private(path, content)
+        renewed.append("node.yaml.sig")
+        return content
+
+    def _issuing(
+        self, folder: Path, card: Membership, old: NodeRecord | None, renewed: list[str], now_ms: int
+    ) -> bytes:
+        path = folder / "issuing.pem"
+        same_key = old is not None and old.keys.sign_key == card.sign_key.hex()
+        if path.is_file() and old is not None and same_key:
+            if not _half_over(old.issued_ms + MEMBERSHIP_LIFETIME_MS, now_ms):
+                return path.read_bytes()
+        not_after_ms = now_ms + MEMBERSHIP_LIFETIME_MS
+        pem = certificates.issuing_certificate(
+            self.signer, self._home.ca_pem(), card.mesh, "node", card.name, card.sign_key, now_ms, not_after_ms
+        )
+        write_private(path, pem)
+        renewed.append("issuing.pem")
+        return pem
+
+    def _sealed_ring(self, folder: Path, card: Membership, old: NodeRecord | None, renewed: list[str]) -> bytes:
+        path = folder / "gossip.sealed"
+        if path.is_file() and old is not None and old.keys.open_key == card.open_key.hex():
+            return path.read_bytes()
+        box = self.signer.seal_to(card.open_key, msgspec.msgpack.encode(self.ring))
+        sealed = SealedRing(mesh=card.mesh, node_id=card.node_id, box=box)
+        content = msgspec.msgpack.encode(sign_statement(self.signer, "gossip-ring", sealed))
+        write_private(path, content)
+        renewed.append("gossip.sealed")
+        return content
+
+    def _revoke_former(self, name: str, old: NodeRecord | None, now_ms: int) -> None:
+        """A new key for a name revokes the old identity in the same act (DESIGN section 3)."""
+        if old is None:
+            return
+        former = from_text(old.keys.node_id)
+        mesh = self._home.context().mesh
+        body = Revocation(
+            mesh=mesh,
+            subject="node",
+            subject_id=former,
+            name=name,
+            revoked_at_ms=now_ms,
+            reason="the node has new keys",
+        )
+        signed = self._intent("revocation", f"revoked/node/{old.keys.node_id}", mesh, 1, body, now_ms)
+        write_private(self._home.path / "revocations" / old.keys.node_id, msgspec.msgpack.encode(signed))
+
+    def _intent(self, kind: IntentKind, key: str, mesh: str, seq: int, body: msgspec.Struct, now_ms: int) -> Signed:
+        intent = Intent(
+            mesh=mesh,
+            kind=kind,
+            key=key,
+            seq=seq,
+            author=self.signer.signer_id,
+            issued_ms=now_ms,
+            body=msgspec.msgpack.encode(body),
+        )
+        return sign_statement(self.signer, SIGNED_KIND, intent)
+
+
+def card_of(node: DesiredNode, settings: NodeSettings, keys: NodeKeys, *, address: str, machine: str) -> Membership:
+    """A node's membership as wanted now, without serial and times. Raises `InvalidInput` when the keys do not fit."""
+    sign_key, open_key = bytes.fromhex(keys.sign_key), bytes.fromhex(keys.open_key)
+    if to_text(node_id_of(sign_key)) != keys.node_id or len(open_key) != 32:
+        raise InvalidInput(f"{node.host} answered with keys that do not belong together")
+    caps = node.caps
+    return Membership(
+        mesh=node.mesh,
+        name=node.name,
+        node_id=NodeId(node_id_of(sign_key)),
+        sign_key=sign_key,
+        open_key=open_key,
+        addresses=(address,),
+        gossip_port=node.gossip_port,
+        api_port=node.api_port,
+        serial=0,
+        signed_at_ms=0,
+        not_after_ms=0,
+        machine=node.failure_domain or machine,
+        allow_same_host=settings.policies.custody.allow_same_host,
+        site=settings.node.site,
+        zone=settings.node.zone,
+        org=settings.node.org,
+        labels=dict(sorted(settings.node.labels.items())),
+        taints=tuple(taint_of(text) for text in settings.node.taints),
+        caps=Caps(
+            cpu_m=round(caps.get("cpu", 0) * 1000), mem_mb=caps.get("mem_mb", 0), storage_mb=caps.get("disk_mb", 0)
+        ),
+        roles=(ROLE_KEEPER,) if node.keeper else (),
+    )
+
+
+def taint_of(text: str) -> Taint:
+    """`key[=value]:Effect` as a taint; the schema has checked its form."""
+    rest, _, effect = text.rpartition(":")
+    key, _, value = rest.partition("=")
+    return Taint(key=key, value=value, effect=effect)
+
+
+def choose_seeds(name: str, others: Sequence[str]) -> tuple[str, ...]:
+    """The nodes a new node tries first; written once, so that a later host changes nobody's configuration."""
+    return tuple(other for other in others if other != name)[:MAX_SEEDS]
+
+
+def _half_over(not_after_ms: int, now_ms: int) -> bool:
+    return not_after_ms - now_ms < MEMBERSHIP_LIFETIME_MS // 2
+
+
+def _stored(path: Path) -> Signed | None:
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=Signed)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"{path} is damaged: {error}", hint="remove it: it is then signed anew") from None
+
+
+def _body(signed: Signed | None, kind: type[Body]) -> Body | None:
+    if signed is None:
+        return None
+    return msgspec.msgpack.decode(decode_body(signed, Intent).body, type=kind)
