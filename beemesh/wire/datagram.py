@@ -1,0 +1,113 @@
+"""The bytes of one datagram: a clear header, then an AEAD around a signed envelope.
+
+    version u8 | key epoch u32 | sender 32 | boot id 16 | counter u64 | ChaCha20-Poly1305 of [type, wall_ms, body, signature]
+
+The header is the AEAD's associated data. The Ed25519 signature covers the header too: the gossip key is shared, so
+without that an insider could wrap somebody's envelope anew under another boot or counter (docs/adr/0001).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import msgspec
+
+from beemesh.crypto import Crypto
+from beemesh.identity.membership_card import GossipRing
+from beemesh.identity.signing import SIGNATURE_BYTES, payload_of
+from beemesh.ids import BOOT_ID_BYTES, NODE_ID_BYTES, BootId, NodeId
+
+VERSION = 1
+DATAGRAM_BYTES_MAX = 1_200
+"""Fits every network in use without fragments, tunnels included (DESIGN section 4)."""
+
+_HEADER = struct.Struct(f">BI{NODE_ID_BYTES}s{BOOT_ID_BYTES}sQ")
+HEADER_BYTES = _HEADER.size
+TAG_BYTES = 16
+ENVELOPE_OVERHEAD_BYTES = 4 + 9 + 3 + 2 + SIGNATURE_BYTES
+"""Array and type, time, and the lengths of body and signature, at their largest."""
+
+BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES - ENVELOPE_OVERHEAD_BYTES
+"""What a message may take encoded; a larger one goes over a stream."""
+
+SIGNED_KIND = "datagram"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The clear part. `epoch` names the gossip key; (`boot_id`, `counter`) never repeats for a sender."""
+
+    epoch: int
+    sender: NodeId
+    boot_id: BootId
+    counter: int
+
+    def encode(self) -> bytes:
+        """Its bytes on the wire."""
+        return _HEADER.pack(VERSION, self.epoch, self.sender, self.boot_id, self.counter)
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """The encrypted part: what was said, when by the sender's clock, and the sender's signature."""
+
+    type_code: int
+    wall_ms: int
+    body: bytes
+    signature: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def signed_payload(header: bytes, type_code: int, wall_ms: int, body: bytes) -> bytes:
+    """What the envelope's signature covers."""
+    return payload_of(SIGNED_KIND, header + struct.pack(">HQ", type_code, wall_ms) + body)
+
+
+def read_header(data: bytes) -> Header | None:
+    """The header of a datagram; None when it is too short, too long or of another version."""
+    if not HEADER_BYTES + TAG_BYTES < len(data) <= DATAGRAM_BYTES_MAX:
+        return None
+    version, epoch, sender, boot_id, counter = _HEADER.unpack_from(data)
+    return Header(epoch, NodeId(sender), BootId(boot_id), counter) if version == VERSION else None
+
+
+def open_envelope(crypto: Crypto, gossip_key: bytes, header: Header, data: bytes) -> Envelope | None:
+    """Decrypt and decode what follows the header; None when it does not authenticate under the gossip key."""
+    key = crypto.datagram_key(gossip_key, header.sender, header.boot_id)
+    plaintext = crypto.datagram_decrypt(key, header.counter, data[HEADER_BYTES:], data[:HEADER_BYTES])
+    if plaintext is None:
+        return None
+    try:
+        envelope = _decoder.decode(plaintext)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    in_range = 0 <= envelope.type_code < 1 << 16 and 0 <= envelope.wall_ms < 1 << 63
+    return envelope if in_range and len(envelope.signature) == SIGNATURE_BYTES else None
+
+
+class DatagramSealer:
+    """Makes one boot's datagrams: counts them, signs them and encrypts them under the active gossip key."""
+
+    def __init__(self, crypto: Crypto, self_id: NodeId, boot_id: BootId, ring: GossipRing) -> None:
+        self._crypto = crypto
+        self._self_id = self_id
+        self._boot_id = boot_id
+        self._counter = 0
+        self.use(ring)
+
+    def use(self, ring: GossipRing) -> None:
+        """Send under the ring's active key from now on."""
+        self._epoch = ring.active
+        self._gossip_key = next(key.key for key in ring.keys if key.epoch == ring.active)
+
+    def seal(self, type_code: int, body: bytes, wall_ms: int) -> bytes:
+        """The datagram of one message; `body` may have `BODY_BYTES_MAX` bytes."""
+        self._counter += 1
+        header = Header(self._epoch, self._self_id, self._boot_id, self._counter).encode()
+        signature = self._crypto.sign(signed_payload(header, type_code, wall_ms, body))
+        plaintext = _encoder.encode(Envelope(type_code, wall_ms, body, signature))
+        key = self._crypto.datagram_key(self._gossip_key, self._self_id, self._boot_id)
+        return header + self._crypto.datagram_encrypt(key, self._counter, plaintext, header)
