@@ -1,6 +1,6 @@
 """The bytes of one datagram: a clear header, then an AEAD around a signed envelope.
 
-    version u8 | key epoch u32 | sender 32 | boot id 16 | counter u64 | ChaCha20-Poly1305 of [type, wall_ms, body, signature]
+    version u8 | key epoch u32 | sender 32 | boot id 16 | counter u64 | AEAD of [type, wall_ms, body, signature]
 
 The header is the AEAD's associated data. The Ed25519 signature covers the header too: the gossip key is shared, so
 without that an insider could wrap somebody's envelope anew under another boot or counter (docs/adr/0001).

@@ -1,4 +1,4 @@
-"""An API request that another agent must answer: relayed as it came, with its operator's signature, and checked there."""
+"""An API request that another agent must answer: relayed as it came, signature included, and checked there."""
 
 from __future__ import annotations
 
