@@ -84,7 +84,8 @@ def verify_request(
         off_s = (claim.wall_ms - wall_ms) / 1000
         where = "ahead of" if off_s > 0 else "behind"
         raise Untrusted(
-            f"the request's time is {abs(off_s):.0f} s {where} this agent's clock, allowed are {CLOCK_SKEW_MS // 1000} s",
+            f"the request's time is {abs(off_s):.0f} s {where} this agent's clock "
+            f"({CLOCK_SKEW_MS // 1000} s are allowed)",
             hint="set the clock of your machine, or of the agent's, with NTP",
         )
     if wall_ms > grant.not_after_ms:

@@ -19,7 +19,7 @@ from beemesh.effects import Now
 from beemesh.identity.membership_card import GossipRing
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.roster import Roster
-from beemesh.wire.datagram import DATAGRAM_BYTES_MAX, open_envelope, read_header, signed_payload
+from beemesh.wire.datagram import DATAGRAM_BYTES_MAX, Header, open_envelope, read_header, signed_payload
 from beemesh.wire.registry import decode_message
 from beemesh.wire.replay import ReplayGuard
 
@@ -76,10 +76,13 @@ class _Bucket:
     tokens: float
     filled_s: float
 
-    def take(self, now_s: float, per_s: float, burst: float) -> bool:
+    def is_empty(self, now_s: float, per_s: float, burst: float) -> bool:
         self.tokens = min(burst, self.tokens + (now_s - self.filled_s) * per_s)
         self.filled_s = now_s
-        if self.tokens < 1.0:
+        return self.tokens < 1.0
+
+    def take(self, now_s: float, per_s: float, burst: float) -> bool:
+        if self.is_empty(now_s, per_s, burst):
             return False
         self.tokens -= 1.0
         return True
@@ -128,7 +131,9 @@ class Admission:
         gossip_key = self._keys.get(header.epoch) if header else None
         if header is None or gossip_key is None:
             return Refused(Refusal.MALFORMED)
-        if self._undeciphered.tokens < 1.0 and not self._undeciphered.take(now.boot_s, UNDECIPHERED_PER_S, 1.0):
+        if self._undeciphered.is_empty(now.boot_s, UNDECIPHERED_PER_S, UNDECIPHERED_PER_S) and not self._is_expected(
+            header
+        ):
             return Refused(Refusal.BUDGET)
         if (member := self._roster.member(header.sender)) is None:
             # The header is authenticated by the AEAD alone, so an unknown sender is told apart only to be counted.
@@ -156,6 +161,10 @@ class Admission:
         if not has_floor and not self._floorless(message):
             return Refused(Refusal.NO_FLOOR, sender)
         return Admitted(sender, header.boot_id, header.counter, message, has_floor)
+
+    def _is_expected(self, header: Header) -> bool:
+        """Under a flood, only what fits a window that an honest sender opened is still worth a decryption."""
+        return self._guard.is_fresh(header.sender, header.boot_id, header.counter)
 
     def _undecipherable(self, now: Now) -> Refused:
         self._undeciphered.take(now.boot_s, UNDECIPHERED_PER_S, UNDECIPHERED_PER_S)

@@ -37,7 +37,8 @@ class ReplayGuard:
 
     def has_floor(self, sender: NodeId, boot_id: BootId) -> bool:
         """Whether this boot's counters have a floor: set by an echo of a ping of our own present life."""
-        return boot_id in self._boots.get(sender, ())
+        boots = self._boots.get(sender)
+        return boots is not None and boot_id in boots
 
     def set_floor(self, sender: NodeId, boot_id: BootId, counter: int) -> None:
         """Believe this boot from after `counter` on; a boot that already has a window keeps it."""
@@ -51,7 +52,8 @@ class ReplayGuard:
 
     def is_fresh(self, sender: NodeId, boot_id: BootId, counter: int) -> bool:
         """Whether this counter was not entered yet and is not too old. Changes nothing."""
-        window = self._boots.get(sender, {}).get(boot_id)
+        boots = self._boots.get(sender)
+        window = boots.get(boot_id) if boots else None
         if window is None:
             return False
         behind = window.highest - counter
