@@ -31,6 +31,7 @@ from agent.runtime.contract import (
     RuntimeFailure,
     StorageState,
 )
+from beemesh.custody.sealing import decode_content
 from beemesh.effects import JobFinished, Run
 from beemesh.errors import BeemeshError
 from beemesh.events import DeployPod, PodsObserved, StopPod
@@ -98,7 +99,7 @@ class PodJobs:
     async def _deploy(self, job: DeployPod) -> ReplicaReport:
         task = job.task
         identity = ReplicaIdentity(pod_name=job.pod, namespace=task.namespace, node_name=self._node_name)
-        plan = plan_pod(open_template(job.plaintext), identity)
+        plan = plan_pod(open_template(decode_content(job.plaintext).manifest), identity)
         spec = PodSpec(
             pod_id=runtime_pod_id(task.namespace, job.pod),
             labels={**self._labels(job), **_pod_labels(plan.pod["metadata"]["labels"])},

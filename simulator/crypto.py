@@ -1,0 +1,137 @@
+"""A cheap stand-in for cryptography, so that a simulation spends its time on protocols.
+
+It keeps what protocols rely on: a signature verifies only under the signer's key and for the very payload, a box opens
+for its owner alone, an altered text opens for nobody, and fewer than k shares say nothing useful. It keeps no secret
+from anybody who reads the process's memory, and draws no random numbers, so that a trace repeats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from beemesh.crypto import Share
+from beemesh.errors import Untrusted
+
+TAG_BYTES = 16
+
+
+class FakeCrypto:
+    """A node's keys, made from its seed: the "public" key is the seed itself."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._sign_key = hashlib.blake2b(b"sign" + seed, digest_size=32).digest()
+        self._open_key = hashlib.blake2b(b"open" + seed, digest_size=32).digest()
+        self._signer_id = hashlib.sha256(self._sign_key).digest()
+
+    @property
+    def signer_id(self) -> bytes:
+        """SHA-256 of the signing key."""
+        return self._signer_id
+
+    @property
+    def sign_key(self) -> bytes:
+        """The key that verifies."""
+        return self._sign_key
+
+    @property
+    def open_key(self) -> bytes:
+        """The key that others seal to."""
+        return self._open_key
+
+    def sign(self, payload: bytes) -> bytes:
+        """64 bytes that depend on key and payload."""
+        return hashlib.blake2b(payload, key=self._sign_key).digest()
+
+    def verify(self, public_key: bytes, payload: bytes, signature: bytes) -> bool:
+        """Whether `sign` of the owner of `public_key` gave `signature`."""
+        return len(public_key) == 32 and hashlib.blake2b(payload, key=public_key).digest() == signature
+
+    def seal_to(self, open_key: bytes, plaintext: bytes) -> bytes:
+        """A text that `open_box` opens for the owner of `open_key`."""
+        return _seal(open_key, b"box", plaintext)
+
+    def open_box(self, box: bytes) -> bytes:
+        """The inverse of `seal_to` for our own key."""
+        plaintext = _open(self._open_key, b"box", box)
+        if plaintext is None:
+            raise Untrusted("a sealed box was not sealed to our key, or was altered")
+        return plaintext
+
+    def datagram_key(self, gossip_key: bytes, sender: bytes, boot_id: bytes) -> bytes:
+        """A subkey per sender and boot."""
+        return hashlib.blake2b(sender + boot_id, key=gossip_key, digest_size=32).digest()
+
+    def datagram_encrypt(self, key: bytes, counter: int, plaintext: bytes, associated: bytes) -> bytes:
+        """16 bytes longer than `plaintext`."""
+        return _seal(key, counter.to_bytes(8, "big") + associated, plaintext)
+
+    def datagram_decrypt(self, key: bytes, counter: int, ciphertext: bytes, associated: bytes) -> bytes | None:
+        """The inverse, or None."""
+        return _open(key, counter.to_bytes(8, "big") + associated, ciphertext)
+
+    def encrypt(self, key: bytes, plaintext: bytes, associated: bytes) -> bytes:
+        """A text that `decrypt` opens with the same key and associated data."""
+        return _seal(key, associated, plaintext)
+
+    def decrypt(self, key: bytes, ciphertext: bytes, associated: bytes) -> bytes:
+        """The inverse of `encrypt`."""
+        plaintext = _open(key, associated, ciphertext)
+        if plaintext is None:
+            raise Untrusted("a sealed text does not open with this key, or was altered or moved")
+        return plaintext
+
+    def split(self, secret: bytes, k: int, n: int) -> list[Share]:
+        """Shamir's polynomial byte by byte in GF(256); the coefficients come from the secret's hash, so shares repeat."""
+        salted = (hashlib.blake2b(secret, salt=bytes([i]), digest_size=32).digest() for i in range(1, k))
+        coefficients = [secret, *salted]
+        return [Share(x, bytes(_evaluate([c[i] for c in coefficients], x) for i in range(32))) for x in range(1, n + 1)]
+
+    def combine(self, shares: Sequence[Share]) -> bytes:
+        """Lagrange interpolation at zero in GF(256)."""
+        return bytes(_interpolate([(share.index, share.value[i]) for share in shares]) for i in range(32))
+
+
+def _seal(key: bytes, associated: bytes, plaintext: bytes) -> bytes:
+    return hashlib.blake2b(associated + plaintext, key=key, digest_size=TAG_BYTES).digest() + plaintext
+
+
+def _open(key: bytes, associated: bytes, sealed: bytes) -> bytes | None:
+    tag, plaintext = sealed[:TAG_BYTES], sealed[TAG_BYTES:]
+    return plaintext if _seal(key, associated, plaintext)[:TAG_BYTES] == tag else None
+
+
+def _multiply(a: int, b: int) -> int:
+    """Product in GF(256) with the AES polynomial."""
+    product = 0
+    while b:
+        if b & 1:
+            product ^= a
+        a = (a << 1) ^ (0x11B if a & 0x80 else 0)
+        b >>= 1
+    return product
+
+
+def _inverse(a: int) -> int:
+    result = 1
+    for _ in range(254):
+        result = _multiply(result, a)
+    return result
+
+
+def _evaluate(coefficients: Sequence[int], x: int) -> int:
+    value = 0
+    for coefficient in reversed(coefficients):
+        value = _multiply(value, x) ^ coefficient
+    return value
+
+
+def _interpolate(points: Sequence[tuple[int, int]]) -> int:
+    total = 0
+    for x, y in points:
+        term = y
+        for other, _ in points:
+            if other != x:
+                term = _multiply(term, _multiply(other, _inverse(other ^ x)))
+        total ^= term
+    return total
