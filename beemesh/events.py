@@ -13,7 +13,7 @@ import msgspec
 from beemesh.identity.signing import Signed
 from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import Intent
-from beemesh.scheduling.messages import Event, LeaseProof, Task
+from beemesh.scheduling.messages import Bid, Event, LeaseProof, Task
 from beemesh.secret import SecretBytes
 from beemesh.workloads.observation import ReplicaReport
 
@@ -235,6 +235,42 @@ class ManifestDenied:
     retryable: bool = True
 
 
+# --- scheduling -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHeard:
+    """From `bidding`: a task whose signature holds, heard for the first time; `signed` is what to hand on."""
+
+    task: Task
+    signed: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class BidHeard:
+    """From `bidding`: a bid for a known task whose signature holds; our own ones too."""
+
+    bid: Bid
+
+
+@dataclass(frozen=True, slots=True)
+class EventHeard:
+    """From `journal`: an event whose signature holds, kept for the first time; our own ones too."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWon:
+    """From `bidding`: this node holds the lease of the task's replica and should run it."""
+
+    task: Task
+    key: str
+    proof: LeaseProof
+    fence: int
+    expires_boot_s: float
+
+
 # --- running --------------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +292,8 @@ class StopPod:
     pod: str
     grace_s: int
     reason: str = ""
+    namespace: str = ""
+    """Pods of one name may exist in several namespaces; empty means each of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,15 @@ from typing import Literal
 import msgspec
 
 from beemesh.ids import NodeId
+from beemesh.scheduling.messages import LeaseProof
 
 PODS_LISTED_MAX = 2_000
 """Pods in one list: far above what one machine runs, and a bound on the answer's size."""
 
 Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown", "Terminating"]
+
+
+StopReason = Literal["deleted", "surplus", "outdated", "duplicate", "failed"]
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,14 +77,18 @@ class ReplicaList(msgspec.Struct, frozen=True):
 
 
 class StopReplica(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A steward's order to stop one replica (surplus, outdated or withdrawn). The node checks that the steward holds
-    the workload's steward lease (`proof`) and that the record that it names is its own newest."""
+    """A steward's order to stop one replica. The node checks that the sender holds the workload's steward lease
+    (`proof`) and that its own newest record supports `reason`; of two equal replicas, that the other (`instead`, with
+    `instead_fence`) comes first by (fence, node ID)."""
 
     workload_id: str
     replica: int
     revision: int
     task_id: str
-    reason: str
+    reason: StopReason
+    proof: LeaseProof | None = None
+    instead: NodeId | None = None
+    instead_fence: int = 0
     grace_s: int = 30
 
 

@@ -1,0 +1,116 @@
+"""What this node runs or has promised to run, and what is left: a read model.
+
+The executor alone writes it; bidding reads it. A promise counts from the moment the lease is won, before anything of
+it shows in the machine's own figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from beemesh.events import ResourcesObserved
+from beemesh.identity.membership_card import Caps
+from beemesh.scheduling.eligibility import Resources
+from beemesh.settings.model import Policies, Reserve
+from beemesh.workloads.record import Requirements
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One replica that is here or on its way. `started` once its needs show in what the machine measures."""
+
+    workload_id: str
+    revision: int
+    replica: int
+    reqs: Requirements
+    started: bool = False
+
+
+class LocalWork:
+    """Promises by pod (`<namespace>/<pod name>`), over the machine's last reading."""
+
+    def __init__(self, reserve: Reserve, policies: Policies) -> None:
+        self.observed: ResourcesObserved | None = None
+        """None until the shell has looked: a node that does not know itself takes nothing."""
+        self._reserve = reserve
+        self._policies = policies
+        self._promises: dict[str, Promise] = {}
+
+    def promise(self, pod: str, promise: Promise) -> None:
+        """Reserve for a pod, or note that it started."""
+        self._promises[pod] = promise
+
+    def withdraw(self, pod: str) -> bool:
+        """Give back what a pod held; whether it held anything."""
+        return self._promises.pop(pod, None) is not None
+
+    def get(self, pod: str) -> Promise | None:
+        """The promise for a pod."""
+        return self._promises.get(pod)
+
+    def siblings(self, workload_id: str, replica: int) -> int:
+        """Other replicas of the workload that are promised here."""
+        ordinals = {each.replica for each in self._promises.values() if each.workload_id == workload_id}
+        return len(ordinals - {replica})
+
+    def totals(self) -> Requirements:
+        """The sum of all promises (without ports)."""
+        return total(promise.reqs for promise in self._promises.values())
+
+    def resources(self, caps: Caps, also: Iterable[Requirements] = ()) -> Resources | None:
+        """What there is and what is free, were `also` promised too; None before the first reading."""
+        seen = self.observed
+        if seen is None:
+            return None
+        extra = tuple(also)
+        held = total((*(promise.reqs for promise in self._promises.values()), *extra))
+        # The machine's own figures already contain what runs; what is on its way must be taken off them.
+        coming = total((*(each.reqs for each in self._promises.values() if not each.started), *extra))
+        cpu_m, mem_mb, storage_mb = self._usable(seen, caps)
+        mem_left = mem_mb - held.mem_mb
+        if self._policies.overcommit.mem <= 1.0:
+            mem_left = min(mem_left, seen.mem_mb_free - coming.mem_mb)
+        storage_left = min(
+            storage_mb - held.storage_mb, seen.storage_mb_free - self._reserve.disk_mb - coming.storage_mb
+        )
+        most = self._policies.admission.max_pods
+        return Resources(
+            cpu_m_total=cpu_m,
+            mem_mb_total=mem_mb,
+            storage_mb_total=storage_mb,
+            cpu_m_free=max(0, cpu_m - held.cpu_m),
+            mem_mb_free=max(0, mem_left),
+            storage_mb_free=max(0, storage_left),
+            cpu_load=seen.cpu_load,
+            pods=len(self._promises) + len(extra),
+            pods_max=min(most, caps.pods) if caps.pods else most,
+            ports_in_use=self._ports(seen, extra),
+        )
+
+    def _usable(self, seen: ResourcesObserved, caps: Caps) -> tuple[int, int, int]:
+        cpu_m = int(seen.cpu_m_total * (1 - self._reserve.cpu_percent / 100) * self._policies.overcommit.cpu)
+        mem_mb = int(max(0, seen.mem_mb_total - self._reserve.mem_mb) * self._policies.overcommit.mem)
+        storage_mb = max(0, seen.storage_mb_total - self._reserve.disk_mb)
+        return (
+            min(cpu_m, caps.cpu_m) if caps.cpu_m else cpu_m,
+            min(mem_mb, caps.mem_mb) if caps.mem_mb else mem_mb,
+            min(storage_mb, caps.storage_mb) if caps.storage_mb else storage_mb,
+        )
+
+    def _ports(self, seen: ResourcesObserved, extra: tuple[Requirements, ...]) -> frozenset[tuple[str, int]]:
+        listening = {("TCP", number) for number in seen.ports_in_use}
+        wanted = (*(promise.reqs for promise in self._promises.values()), *extra)
+        promised = {(port.protocol, port.number) for reqs in wanted for port in reqs.ports if port.number}
+        return frozenset(listening | promised)
+
+
+def total(amounts: Iterable[Requirements]) -> Requirements:
+    """The sum of amounts (without ports)."""
+    cpu_m = mem_mb = storage_mb = gpus = 0
+    for each in amounts:
+        cpu_m += each.cpu_m
+        mem_mb += each.mem_mb
+        storage_mb += each.storage_mb
+        gpus += each.gpus
+    return Requirements(cpu_m=cpu_m, mem_mb=mem_mb, storage_mb=storage_mb, gpus=gpus)

@@ -1,0 +1,114 @@
+"""How good a place a node is for a task: one pure function, the same for the same inputs everywhere.
+
+Bids are compared by their score alone (ties by node ID), so what must come first is in the score itself: the number of
+other replicas of the workload on the node (`crowd`) picks a band, and the weighted parts a place inside it. A node with
+none always ranks before one with some, whatever their parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from beemesh.ids import NodeId
+from beemesh.scheduling.eligibility import Resources
+from beemesh.scheduling.messages import Bid
+from beemesh.settings.model import Weights
+from beemesh.workloads.record import Requirements
+
+DIGITS = 6
+"""Decimals of a score: beyond them is only the noise of floating point."""
+
+UNKNOWN_RELIABILITY = 0.5
+"""Reliability is earned from witnessed outcomes, never self-reported: without any, everybody is average."""
+
+CROWD_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """`total` 0…1 ranks; `parts` are the four weighted ingredients 0…1 and the crowd, `fit` the resources one by one."""
+
+    total: float
+    parts: dict[str, float] = field(default_factory=dict)
+    fit: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of a node besides its resources. Sites and zones are '' where nothing is wished."""
+
+    site: str = ""
+    zone: str = ""
+    wished_site: str = ""
+    wished_zone: str = ""
+    softly_repelled: bool = False
+    reliability: float = UNKNOWN_RELIABILITY
+    crowd: int = 0
+    """Other replicas of the workload here, promised ones too; a node in the task's `avoid` counts as one at least."""
+
+
+def score(reqs: Requirements, resources: Resources, place: Place, weights: Weights) -> Score:
+    """Rank a node that is eligible."""
+    fit = _fit(reqs, resources)
+    parts = {
+        "fit": sum(fit.values()) / len(fit),
+        "locality": _locality(place),
+        "reliability": _unit(place.reliability),
+        "qos": 1.0 - _unit(resources.cpu_load),
+    }
+    shares = {"fit": weights.fit, "locality": weights.locality, "reliability": weights.reliability, "qos": weights.qos}
+    whole = sum(shares.values())
+    inside = sum(parts[name] * share for name, share in shares.items()) / whole if whole else parts["fit"]
+    crowd = min(max(0, place.crowd), CROWD_MAX)
+    return Score(
+        total=round(_banded(inside, crowd), DIGITS),
+        parts={**{name: round(value, DIGITS) for name, value in parts.items()}, "crowd": float(crowd)},
+        fit={name: round(value, DIGITS) for name, value in fit.items()},
+    )
+
+
+def better(one: Bid, other: Bid) -> bool:
+    """Whether `one` beats `other`."""
+    return rank(one.score, one.node_id) > rank(other.score, other.node_id)
+
+
+def rank(total: float, node_id: NodeId) -> tuple[float, bytes]:
+    """What to order bids by: the largest wins."""
+    return total, node_id
+
+
+def _banded(inside: float, crowd: int) -> float:
+    """Band 0 is ½…1, band 1 is ⅓…½, and so on: `inside` 0…1 never leaves its band."""
+    floor, ceiling = 1.0 / (crowd + 2), 1.0 / (crowd + 1)
+    # A hair below the ceiling, so that the best of one band never ties with the worst of the band above.
+    return floor + _unit(inside) * (ceiling - floor) * 0.999
+
+
+def _fit(reqs: Requirements, resources: Resources) -> dict[str, float]:
+    """Share of each resource that stays free: the emptier node wins, which spreads load."""
+    cpu_left = _left(resources.cpu_m_free, reqs.cpu_m, resources.cpu_m_total)
+    fit = {
+        "cpu": min(cpu_left, 1.0 - _unit(resources.cpu_load) / 2),
+        "memory": _left(resources.mem_mb_free, reqs.mem_mb, resources.mem_mb_total),
+    }
+    if reqs.storage_mb:
+        fit["storage"] = _left(resources.storage_mb_free, reqs.storage_mb, resources.storage_mb_total)
+    return fit
+
+
+def _left(free: int, need: int, total: int) -> float:
+    return _unit((free - need) / total) if total > 0 else 0.0
+
+
+def _locality(place: Place) -> float:
+    """1 where all wishes are met, ½ where the site is but the zone is not, 0 elsewhere; a soft taint halves it."""
+    near = 1.0
+    if place.wished_site and place.wished_site != place.site:
+        near = 0.0
+    elif place.wished_zone and place.wished_zone != place.zone:
+        near = 0.5
+    return near / 2 if place.softly_repelled else near
+
+
+def _unit(value: float) -> float:
+    return min(1.0, max(0.0, value))
