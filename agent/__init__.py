@@ -1,0 +1,1 @@
+"""The agent: the edge of a node, where state machines meet sockets, disks, clocks and containers."""

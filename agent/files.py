@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import msgspec
 import yaml
-from beemesh.crypto_native import NativeCrypto
-from beemesh.identity.certificates import ca_public_key
 
 from beemesh import settings as node_settings
+from beemesh.crypto_native import NativeCrypto
 from beemesh.errors import BeemeshError, InvalidInput, Untrusted
+from beemesh.identity.certificates import ca_public_key
 from beemesh.identity.membership_card import ConfigStatement, GossipRing, Membership, SealedRing
 from beemesh.identity.signing import Signed, open_statement
 from beemesh.ids import digest_of, node_id_of, short

@@ -11,11 +11,12 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
+from beemesh.node import Ask, Node, Tell, Transmit
+
 from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
 from beemesh.effects import Cancel, Effects, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
-from beemesh.node import Ask, Node, Tell, Transmit
 
 log = logging.getLogger("beemesh.shell")
 
@@ -51,7 +52,7 @@ class Shell:
         run_job: Callable[[Run], None],
         observe: Callable[[Any], None],
     ) -> None:
-        """`run_job` starts a job and sees to its `JobFinished`; `observe` gets every notification, for API and metrics."""
+        """`run_job` starts a job and sees to its `JobFinished`; `observe` gets every notification."""
         self.node = node
         self._store = store
         self._clock = clock

@@ -82,7 +82,7 @@ class FakeCrypto:
         return plaintext
 
     def split(self, secret: bytes, k: int, n: int) -> list[Share]:
-        """Shamir's polynomial byte by byte in GF(256); the coefficients come from the secret's hash, so shares repeat."""
+        """Shamir byte by byte in GF(256); the coefficients come from the secret's hash, so that shares repeat."""
         salted = (hashlib.blake2b(secret, salt=bytes([i]), digest_size=32).digest() for i in range(1, k))
         coefficients = [secret, *salted]
         return [Share(x, bytes(_evaluate([c[i] for c in coefficients], x) for i in range(32))) for x in range(1, n + 1)]

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
-from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
-from beemesh.wire.registry import decode_message, encode_message
 
 from agent.transport.tls import TlsIdentity
 from beemesh.errors import BeemeshError, Unreachable, Untrusted
 from beemesh.ids import NodeId, short
 from beemesh.membership.roster import Roster
+from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
+from beemesh.wire.registry import decode_message, encode_message
 
 log = logging.getLogger("beemesh.streams")
 

@@ -11,9 +11,8 @@ import ssl
 from collections.abc import Callable
 
 from beemesh.crypto_native import NativeCrypto
-from beemesh.identity.certificates import LeafBundle, Peer, issue_leaf, peer_of
-
 from beemesh.errors import Untrusted
+from beemesh.identity.certificates import LeafBundle, Peer, issue_leaf, peer_of
 from beemesh.membership.roster import Roster
 
 LEAF_LIFETIME_MS = 24 * 3_600_000
