@@ -1,0 +1,1 @@
+"""The HTTPS API of an agent: Kubernetes' paths and shapes, signed requests, answers for the whole mesh."""

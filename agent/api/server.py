@@ -1,0 +1,130 @@
+"""Serving the app: HTTPS on the network, with the peer checked before its first request, and HTTP on a unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from agent.transport.tls import TlsIdentity
+from beemesh.errors import BeemeshError, Untrusted
+
+log = logging.getLogger("beemesh.api")
+
+CONNECTIONS_MAX = 512
+"""Open API connections: watchers and followers of a whole team, and a bound on memory."""
+
+KEEP_ALIVE_S = 75
+BACKLOG = 128
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handlers: the agent decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _peer_checked(tls: TlsIdentity) -> type[H11Protocol]:
+    class PeerCheckedProtocol(H11Protocol):
+        """Closes a connection whose certificate verifies but whose issuer is not who it names."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+            try:
+                tls.peer(connection)
+            except Untrusted as error:
+                log.info("refused an API connection: %s", error.message)
+                transport.close()
+
+    return PeerCheckedProtocol
+
+
+class ApiServer:
+    """Both listeners over one app."""
+
+    def __init__(self, app: ASGIApp, tls: TlsIdentity) -> None:
+        self._app = app
+        self._tls = tls
+        self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+        self._unix_path: Path | None = None
+
+    async def start(self, host: str, port: int, unix_path: Path) -> None:
+        """Listen on both; raises `BeemeshError` when the port is taken."""
+        await self._serve(self._tcp_socket(host, port), with_tls=True)
+        unix_path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(unix_path))
+        unix_path.chmod(0o600)
+        self._unix_path = unix_path
+        await self._serve(listener, with_tls=False)
+
+    @staticmethod
+    def _tcp_socket(host: str, port: int) -> socket.socket:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            listener.close()
+            raise BeemeshError(
+                f"cannot listen on tcp {host}:{port}: {error.strerror}",
+                hint="another program holds the port, or the address is not this machine's; see listen.api",
+            ) from error
+        return listener
+
+    async def _serve(self, listener: socket.socket, *, with_tls: bool) -> None:
+        listener.setblocking(False)
+        config = uvicorn.Config(
+            _Rooted(self._app),
+            http=_peer_checked(self._tls) if with_tls else H11Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=2,
+            backlog=BACKLOG,
+        )
+        config.load()
+        if with_tls:
+            config.ssl = self._tls.api_server
+        server = _Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not task.done():
+            await asyncio.sleep(0.005)
+        self._servers.append((server, task))
+
+    async def close(self) -> None:
+        """Stop listening; open requests get two seconds."""
+        for server, _ in self._servers:
+            server.should_exit = True
+        for _, task in self._servers:
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(task, 4)
+        if self._unix_path is not None:
+            self._unix_path.unlink(missing_ok=True)
+
+
+class _Rooted:
+    """Keeps uvicorn's lifespan and websocket scopes away from the app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._app(scope, receive, send)
