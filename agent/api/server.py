@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import ssl
 from pathlib import Path
@@ -24,6 +25,7 @@ CONNECTIONS_MAX = 512
 
 KEEP_ALIVE_S = 75
 BACKLOG = 128
+START_PATIENCE_S = 10.0
 
 
 class _Server(uvicorn.Server):
@@ -62,12 +64,16 @@ class ApiServer:
     async def start(self, host: str, port: int, unix_path: Path) -> None:
         """Listen on both; raises `BeemeshError` when the port is taken."""
         await self._serve(self._tcp_socket(host, port), with_tls=True)
-        unix_path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(unix_path))
-        unix_path.chmod(0o600)
         self._unix_path = unix_path
-        await self._serve(listener, with_tls=False)
+        await self._serve(self._unix_socket(unix_path), with_tls=False)
+
+    @staticmethod
+    def _unix_socket(path: Path) -> socket.socket:
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        return listener
 
     @staticmethod
     def _tcp_socket(host: str, port: int) -> socket.socket:
@@ -104,8 +110,9 @@ class ApiServer:
             config.ssl = self._tls.api_server
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(START_PATIENCE_S):
+            while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn tells of its start only so
+                await asyncio.sleep(0.005)
         self._servers.append((server, task))
 
     async def close(self) -> None:
@@ -116,7 +123,7 @@ class ApiServer:
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
                 await asyncio.wait_for(task, 4)
         if self._unix_path is not None:
-            self._unix_path.unlink(missing_ok=True)
+            os.unlink(self._unix_path)  # noqa: PTH108 - one system call on a local path
 
 
 class _Rooted:
