@@ -1,0 +1,316 @@
+"""The whole mesh as one agent sees it, in the views that `kubeshape` turns into Kubernetes' objects.
+
+Records come from the intent map that every node keeps; what runs is asked of every live node, in parallel and within a
+bound, so any agent gives the same answer. A node that does not answer is named, and its replicas are not guessed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from beemesh.errors import Unreachable
+from beemesh.identity.membership_card import Membership
+from beemesh.identity.signing import Signed
+from beemesh.ids import NodeId, to_text
+from beemesh.intents.record import Cordon, Intent
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
+from beemesh.scheduling.messages import Event
+from beemesh.workloads.kubeshape import ConfigView, DeploymentView, EventView, NodeView, PodView
+from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
+from beemesh.workloads.podspec import pod_name
+from beemesh.workloads.record import SealedObject, Workload
+
+ASK_PATIENCE_S = 2.0
+"""How long a live node may take to list its replicas before it is shown as not answering."""
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+class Asker(Protocol):
+    """Whoever can put a question to another node (or to this one)."""
+
+    async def ask(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
+        """The answer; raises `Unreachable`."""
+        ...
+
+
+class IntentReader(Protocol):
+    """The intent map, to read."""
+
+    def get(self, key: str) -> tuple[Intent, Signed] | None:
+        """The winning record of a key."""
+        ...
+
+    def items(self, prefix: str = "") -> Iterable[tuple[Intent, Signed]]:
+        """All winning records whose key begins with `prefix`, sorted by key."""
+        ...
+
+
+class JournalReader(Protocol):
+    """The events that this agent heard."""
+
+    def events(self) -> Sequence[Event]:
+        """Oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """What runs on the mesh, and the nodes that did not say."""
+
+    reports: tuple[ReplicaReport, ...]
+    silent: tuple[str, ...]
+
+
+class MeshReader:
+    """Answers questions about the mesh."""
+
+    def __init__(
+        self, self_id: NodeId, roster: Roster, view: View, intents: IntentReader, journal: JournalReader, asker: Asker
+    ) -> None:
+        self.roster = roster
+        self.view = view
+        self.intents = intents
+        self.journal = journal
+        self._self_id = self_id
+        self._asker = asker
+
+    # --- records --------------------------------------------------------------------------------------------------
+
+    def records(self, prefix: str, kind: str, body_type: type[Body]) -> list[tuple[Intent, Body]]:
+        """The decoded records of a kind; one that does not decode (a newer version's) is left out."""
+        found = []
+        for intent, _ in self.intents.items(prefix):
+            if intent.kind == kind:
+                try:
+                    found.append((intent, msgspec.msgpack.decode(intent.body, type=body_type)))
+                except msgspec.DecodeError:
+                    continue
+        return found
+
+    def workloads(self, namespace: str = "") -> list[tuple[Intent, Workload]]:
+        """All workloads that are wanted."""
+        found = self.records("workload/", "workload", Workload)
+        return [(intent, body) for intent, body in found if not namespace or body.namespace == namespace]
+
+    def resource_version(self) -> int:
+        """Grows with every record: enough for clients that compare."""
+        return sum(intent.seq for intent, _ in self.intents.items())
+
+    # --- what runs ------------------------------------------------------------------------------------------------
+
+    async def replicas(self) -> Replicas:
+        """Ask every live node what it runs."""
+        nodes = [node_id for node_id in self.view.alive() if self.roster.member(node_id) is not None]
+        answers = await asyncio.gather(*(self._list(node_id) for node_id in nodes))
+        reports = [report for answer in answers if answer is not None for report in answer.replicas]
+        silent = [self.name(node_id) for node_id, answer in zip(nodes, answers, strict=True) if answer is None]
+        reports.sort(key=lambda report: (report.namespace, report.pod, report.node_id))
+        return Replicas(tuple(reports), tuple(silent))
+
+    async def _list(self, node_id: NodeId) -> ReplicaList | None:
+        try:
+            answer = await self._asker.ask(node_id, ListReplicas(), ASK_PATIENCE_S)
+        except Unreachable:
+            return None
+        return answer if isinstance(answer, ReplicaList) else None
+
+    def name(self, node_id: bytes) -> str:
+        """A node's name, or its ID where the name is not known."""
+        member = self.roster.member(node_id)
+        return member.name if member else to_text(node_id)[:10]
+
+    # --- views ----------------------------------------------------------------------------------------------------
+
+    async def pods(self, namespace: str = "") -> list[PodView]:
+        """Every replica that runs or should."""
+        replicas = await self.replicas()
+        wanted = {body.workload_id: (intent, body) for intent, body in self.workloads()}
+        views = [self._running(report, wanted) for report in replicas.reports]
+        running = {(report.workload_id, report.replica) for report in replicas.reports}
+        for intent, body in wanted.values():
+            views += [
+                self._missing(intent, body, replica)
+                for replica in range(body.replicas)
+                if (body.workload_id, replica) not in running
+            ]
+        views.sort(key=lambda view: (view.namespace, view.name, view.node))
+        return [view for view in views if not namespace or view.namespace == namespace]
+
+    def _running(self, report: ReplicaReport, wanted: dict[str, tuple[Intent, Workload]]) -> PodView:
+        record = wanted.get(report.workload_id)
+        member = self.roster.member(report.node_id)
+        return PodView(
+            name=report.pod,
+            namespace=report.namespace,
+            workload_id=report.workload_id,
+            owner_kind=report.kind,
+            owner_name=report.workload_id.rpartition("/")[2],
+            revision=report.revision,
+            replica=report.replica,
+            node=self.name(report.node_id),
+            phase=report.phase,
+            ready=report.ready,
+            reason=report.reason,
+            task_id=report.task_id,
+            host_ip=member.addresses[0] if member and member.addresses else "",
+            labels=report.labels or (record[1].pod_labels if record else {}),
+            containers=report.containers,
+            endpoints=report.endpoints,
+            created_ms=report.started_ms,
+            started_ms=report.started_ms,
+            resource_version=record[0].seq if record else 0,
+        )
+
+    def _missing(self, intent: Intent, body: Workload, replica: int) -> PodView:
+        told = self._last_word(body.workload_id, replica)
+        return PodView(
+            name=pod_name(body.kind, body.name, body.current.number, replica),
+            namespace=body.namespace,
+            workload_id=body.workload_id,
+            owner_kind=body.kind,
+            owner_name=body.name,
+            revision=body.current.number,
+            replica=replica,
+            phase="Failed"
+            if told is not None and told.status == "Failed" and told.details.get("terminal")
+            else "Pending",
+            reason=told.status if told is not None else "Scheduling",
+            message=told.reason if told is not None else "",
+            task_id=told.task_id if told is not None else "",
+            labels=body.pod_labels,
+            images=body.images,
+            created_ms=intent.issued_ms,
+            resource_version=intent.seq,
+        )
+
+    def _last_word(self, workload_id: str, replica: int) -> Event | None:
+        for event in reversed(self.journal.events()):
+            if event.workload_id == workload_id and event.replica == replica and event.status in ("Pending", "Failed"):
+                return event
+        return None
+
+    async def deployments(self, namespace: str = "") -> list[DeploymentView]:
+        """Every Deployment with what runs of it."""
+        pods = await self.pods(namespace)
+        return [
+            self._deployment(intent, body, [pod for pod in pods if pod.workload_id == body.workload_id])
+            for intent, body in self.workloads(namespace)
+            if body.kind == "Deployment"
+        ]
+
+    @staticmethod
+    def _deployment(intent: Intent, body: Workload, pods: list[PodView]) -> DeploymentView:
+        running = [pod for pod in pods if pod.node]
+        current = [pod for pod in running if pod.revision == body.current.number]
+        problems = sorted({pod.message for pod in pods if not pod.node and pod.message})
+        return DeploymentView(
+            name=body.name,
+            namespace=body.namespace,
+            replicas=body.replicas,
+            revision=body.current.number,
+            running=len([pod for pod in running if pod.phase == "Running"]),
+            ready=len([pod for pod in current if pod.ready]),
+            updated=len(current),
+            generation=intent.seq,
+            observed_generation=intent.seq,
+            labels=body.labels,
+            annotations=body.annotations,
+            pod_labels=body.pod_labels,
+            images=body.images,
+            strategy=body.strategy.type,
+            endpoints=[(pod.name, endpoint) for pod in running for endpoint in pod.endpoints],
+            problem="; ".join(problems),
+            created_ms=body.created_ms or intent.issued_ms,
+            resource_version=intent.seq,
+        )
+
+    def nodes(self, wall_ms: int) -> list[NodeView]:
+        """Every member of the roster, alive or not."""
+        cordons = {body.node: body for _, body in self.records("cordon/", "cordon", Cordon)}
+        views = [self._node(member, cordons.get(member.name), wall_ms) for member in self.roster.members()]
+        return sorted(views, key=lambda view: view.name)
+
+    def _node(self, member: Membership, cordon: Cordon | None, wall_ms: int) -> NodeView:
+        summary = self.view.summary(member.node_id)
+        state = self.view.status(member.node_id)
+        standing = self.roster.standing(member.node_id, wall_ms)
+        warnings = ["membership has expired and is in grace: run bootstrap again"] if standing == "grace" else []
+        return NodeView(
+            name=member.name,
+            node_id=to_text(member.node_id),
+            ready=self.view.is_alive(member.node_id),
+            state=state,
+            cordoned=cordon is not None and cordon.cordoned,
+            addresses=member.addresses,
+            labels=member.labels,
+            taints=member.taints,
+            roles=member.roles,
+            site=member.site,
+            zone=member.zone,
+            org=member.org,
+            cpu_m=summary.cpu_m_total if summary else 0,
+            mem_mb=summary.mem_mb_total if summary else 0,
+            storage_mb=summary.storage_mb_total if summary else 0,
+            free_cpu_m=summary.cpu_m_free if summary else 0,
+            free_mem_mb=summary.mem_mb_free if summary else 0,
+            free_storage_mb=summary.storage_mb_free if summary else 0,
+            pods=summary.pods_running if summary else 0,
+            version=summary.agent_version if summary else "",
+            runtime=summary.engine if summary else "",
+            warnings=warnings,
+            created_ms=member.signed_at_ms,
+            seen_ms=summary.taken_ms if summary else 0,
+            resource_version=member.serial,
+        )
+
+    def configs(self, kind: str, namespace: str = "") -> list[ConfigView]:
+        """ConfigMaps or Secrets: names and revisions, no content."""
+        return [
+            ConfigView(
+                kind=body.kind,
+                name=body.name,
+                namespace=body.namespace,
+                revision=body.revision.number,
+                labels=body.labels,
+                type=body.type,
+                size_bytes=body.revision.size_bytes,
+                created_ms=body.created_ms or intent.issued_ms,
+                resource_version=intent.seq,
+            )
+            for intent, body in self.records(f"object/{kind.lower()}/", "object", SealedObject)
+            if not namespace or body.namespace == namespace
+        ]
+
+    def events(self, namespace: str = "") -> list[EventView]:
+        """What this agent heard, oldest first."""
+        return [self.event(event) for event in self.journal.events() if not namespace or event.namespace == namespace]
+
+    def event(self, event: Event) -> EventView:
+        """One event, for people."""
+        kind, _, rest = event.workload_id.partition("/")
+        place = f"replica {event.replica} of {event.workload_id}" if event.workload_id else ""
+        message = ": ".join(part for part in (place, event.reason) if part)
+        return EventView(
+            event_id=event.event_id,
+            status=event.status,
+            node=self.name(event.node_id),
+            namespace=event.namespace,
+            kind=kind.capitalize(),
+            name=rest.rpartition("/")[2],
+            reason=event.status,
+            message=message,
+            task_id=event.task_id,
+            at_ms=event.issued_ms,
+            warning=event.status in WARNINGS,
+            details=event.details,
+        )
+
+
+WARNINGS = frozenset({"Failed", "Preempted", "Pending", "ShareRefused", "IntentConflict", "IdentityCloned", "NodeDead"})
