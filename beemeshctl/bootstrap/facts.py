@@ -101,6 +101,7 @@ class Facts(msgspec.Struct, frozen=True):
     release: str
     keys: bool
     service: ServiceState
+    supervised: bool
     wall_ms: int
 
     @property
@@ -134,6 +135,7 @@ def question(node: DesiredNode, files: list[str]) -> str:
             "files": files,
             "release_link": f"{node.prefix}/current",
             "key_file": f"{node.data_dir}/keys/x25519",
+            "lock_file": f"{node.data_dir}/service.lock",
             "unit": unit_name(node),
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,15 @@ def node_yaml(settings: NodeSettings) -> bytes:
     if again != settings:
         raise AssertionError("node.yaml.j2 does not render the settings that it was given")
     return text.encode()
+
+
+def launcher(python: str, prefix: str) -> bytes:
+    """`bin/beemesh-agent`: runs whatever release is current on the host's Python."""
+    return (
+        "#!/bin/sh\n"
+        "# Starts the agent of this prefix; written by `beemeshctl bootstrap`.\n"
+        f'exec {shlex.quote(python)} -I {shlex.quote(prefix)}/current/launch.py "$@"\n'
+    ).encode()
 
 
 def systemd_units(settings: NodeSettings, unit: str) -> dict[str, bytes]:

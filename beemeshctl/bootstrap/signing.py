@@ -77,15 +77,16 @@ class SignedNode:
     """Everything for a node's config directory, and whether any of it was made anew."""
 
     files: dict[str, bytes]
-    membership: Signed
     renewed: tuple[str, ...] = field(default=())
 
 
 class Authority:
     """The mesh CA as its operator holds it."""
 
-    def __init__(self, home: Home, passphrase: Passphrase) -> None:
+    def __init__(self, home: Home, passphrase: Passphrase, *, check: bool = False) -> None:
+        """With `check` nothing is signed or written: `SignedNode.renewed` says what would be."""
         self._home = home
+        self._check = check
         self._passphrase = passphrase
         self._signer: NativeCrypto | None = None
         self._ring: GossipRing | None = None
@@ -135,7 +136,6 @@ class Authority:
 
     def sign_node(
         self,
-        node: DesiredNode,
         keys: NodeKeys,
         card: Membership,
         render: Callable[[Sequence[str]], bytes],
@@ -144,11 +144,11 @@ class Authority:
         now_ms: int,
     ) -> SignedNode:
         """All of a node's files. `card` without serial and times; `render` makes `node.yaml` from seed names."""
-        folder = self._home.node(node.name)
-        old = self.record(node.name)
+        folder = self._home.node(card.name)
+        old = self.record(card.name)
         rekeyed = old is None or old.keys != keys
-        if rekeyed:
-            self._revoke_former(node.name, old, now_ms)
+        if rekeyed and not self._check:
+            self._revoke_former(card.name, old, now_ms)
         chosen = tuple(seeds) if old is None else old.seeds
         renewed: list[str] = []
 
@@ -158,7 +158,7 @@ class Authority:
         issuing = self._issuing(folder, card, old, renewed, now_ms)
         sealed = self._sealed_ring(folder, card, old, renewed)
         seed_file = folder / "intents.seed"
-        if rekeyed or not seed_file.is_file():
+        if (rekeyed or not seed_file.is_file()) and not self._check:
             others = {digest_of(msgspec.msgpack.encode(item)): item for item in [*self.records(), *known]}
             write_private(seed_file, msgspec.msgpack.encode(tuple(others.values())))
         files = {
@@ -168,19 +168,22 @@ class Authority:
             "issuing.pem": issuing,
             "ca.pem": self._home.ca_pem(),
             "gossip.sealed": sealed,
-            "intents.seed": seed_file.read_bytes(),
+            "intents.seed": _bytes(seed_file),
         }
-        write_private(folder / "node.yaml", yaml)
+        if self._check:
+            return SignedNode(files, tuple(renewed))
+        if _bytes(folder / "node.yaml") != yaml:
+            write_private(folder / "node.yaml", yaml)
         issued_ms = now_ms if "issuing.pem" in renewed or old is None else old.issued_ms
         epoch = self.ring.active if "gossip.sealed" in renewed or old is None else old.gossip_epoch
         record = NodeRecord(keys, chosen, epoch, issued_ms)
         if record != old:
             write_private(folder / "record.json", msgspec.json.encode(record))
-        return SignedNode(files, membership, tuple(renewed))
+        return SignedNode(files, tuple(renewed))
 
-    def sign_card(self, card: Membership, name: str, now_ms: int) -> Signed:
+    def sign_card(self, card: Membership, now_ms: int) -> Signed:
         """The node's signed membership: the old one while it still says the same and is young enough."""
-        return self._membership(self._home.node(name), card, [], now_ms)
+        return self._membership(self._home.node(card.name), card, [], now_ms)
 
     def record(self, name: str) -> NodeRecord | None:
         """What is remembered about a node."""
@@ -192,9 +195,12 @@ class Authority:
         except msgspec.DecodeError as error:
             raise InvalidInput(f"{path} is damaged: {error}", hint="remove it: the node is then signed anew") from None
 
-    def card(self, name: str) -> Signed | None:
-        """A node's signed membership, if it has one."""
-        return _stored(self._home.node(name) / "membership.card")
+    def cards(self, first: Sequence[str]) -> dict[str, Signed]:
+        """Every node's signed membership by name: those named `first` in their order, then the others."""
+        folder = self._home.path / "nodes"
+        stored = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        found = {name: _stored(self._home.node(name) / "membership.card") for name in [*first, *stored]}
+        return {name: signed for name, signed in found.items() if signed is not None}
 
     def records(self) -> list[Signed]:
         """What every node should know besides memberships: the operator's grant, and revocations."""
@@ -205,6 +211,12 @@ class Authority:
             if signed is not None:
                 found.append(signed)
         return found
+
+    def _dry(self, name: str, renewed: list[str]) -> bool:
+        """Note what would be made anew, and whether to leave it at that."""
+        if self._check:
+            renewed.append(name)
+        return self._check
 
     def _same_passphrase(self) -> str:
         from beemeshctl.keyfile import is_encrypted
@@ -240,6 +252,8 @@ class Authority:
             same = msgspec.structs.replace(card, serial=former.serial, signed_at_ms=former.signed_at_ms)
             if msgspec.structs.replace(same, not_after_ms=former.not_after_ms) == former:
                 return stored
+        if stored is not None and self._dry(path.name, renewed):
+            return stored
         serial = 1 if former is None else former.serial + 1
         fresh = msgspec.structs.replace(
             card, serial=serial, signed_at_ms=now_ms, not_after_ms=now_ms + MEMBERSHIP_LIFETIME_MS
@@ -253,9 +267,9 @@ class Authority:
         path = folder / "node.yaml.sig"
         stored = _stored(path)
         former = decode_body(stored, ConfigStatement) if stored is not None else None
-        if stored is not None and former is not None:
-            if former.config_digest == digest_of(yaml) and former.node_id == card.node_id:
-                return path.read_bytes()
+        fits = former is not None and (former.config_digest, former.node_id) == (digest_of(yaml), card.node_id)
+        if fits or self._dry(path.name, renewed):
+            return _bytes(path)
         statement = ConfigStatement(
             mesh=card.mesh,
             node_id=card.node_id,
@@ -273,9 +287,9 @@ class Authority:
     ) -> bytes:
         path = folder / "issuing.pem"
         same_key = old is not None and old.keys.sign_key == card.sign_key.hex()
-        if path.is_file() and old is not None and same_key:
-            if not _half_over(old.issued_ms + MEMBERSHIP_LIFETIME_MS, now_ms):
-                return path.read_bytes()
+        young = old is not None and not _half_over(old.issued_ms + MEMBERSHIP_LIFETIME_MS, now_ms)
+        if (path.is_file() and same_key and young) or self._dry(path.name, renewed):
+            return _bytes(path)
         not_after_ms = now_ms + MEMBERSHIP_LIFETIME_MS
         pem = certificates.issuing_certificate(
             self.signer, self._home.ca_pem(), card.mesh, "node", card.name, card.sign_key, now_ms, not_after_ms
@@ -286,8 +300,9 @@ class Authority:
 
     def _sealed_ring(self, folder: Path, card: Membership, old: NodeRecord | None, renewed: list[str]) -> bytes:
         path = folder / "gossip.sealed"
-        if path.is_file() and old is not None and old.keys.open_key == card.open_key.hex():
-            return path.read_bytes()
+        fits = path.is_file() and old is not None and old.keys.open_key == card.open_key.hex()
+        if fits or self._dry(path.name, renewed):
+            return _bytes(path)
         box = self.signer.seal_to(card.open_key, msgspec.msgpack.encode(self.ring))
         sealed = SealedRing(mesh=card.mesh, node_id=card.node_id, box=box)
         content = msgspec.msgpack.encode(sign_statement(self.signer, "gossip-ring", sealed))
@@ -357,6 +372,11 @@ def card_of(node: DesiredNode, settings: NodeSettings, keys: NodeKeys, *, addres
     )
 
 
+def card_in(signed: Signed) -> Membership:
+    """The membership inside a signed intent of our own home."""
+    return msgspec.msgpack.decode(decode_body(signed, Intent).body, type=Membership)
+
+
 def taint_of(text: str) -> Taint:
     """`key[=value]:Effect` as a taint; the schema has checked its form."""
     rest, _, effect = text.rpartition(":")
@@ -380,6 +400,10 @@ def _stored(path: Path) -> Signed | None:
         return None
     except msgspec.DecodeError as error:
         raise InvalidInput(f"{path} is damaged: {error}", hint="remove it: it is then signed anew") from None
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _body(signed: Signed | None, kind: type[Body]) -> Body | None:

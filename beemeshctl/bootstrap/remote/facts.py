@@ -5,6 +5,7 @@ It has to run, and tell its version, on Pythons that are too old for the agent: 
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -182,6 +183,18 @@ def service(unit: str) -> dict[str, bool]:
     }
 
 
+def locked(path: str) -> bool:
+    """Whether a process holds the lock on a file: our own supervisor's sign of life."""
+    try:
+        with open(path, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 def facts(asked: dict[str, Any]) -> dict[str, Any]:
     """Everything at once: one round trip per host."""
     systemd = os.path.isdir("/run/systemd/system")
@@ -208,6 +221,7 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         "release": os.path.basename(os.path.realpath(asked["release_link"])),
         "keys": os.path.exists(asked["key_file"]),
         "service": service(asked["unit"]) if systemd else {"active": False, "enabled": False, "reload": False},
+        "supervised": locked(asked["lock_file"]),
         "wall_ms": int(time.time() * 1000),
     }
 

@@ -1,6 +1,6 @@
 """Puts a release in place: verify, unpack beside, rename, switch the link. Cut off anywhere, it starts again cleanly.
 
-The argument is JSON: archive, sha256, digest, prefix, python.
+The argument is JSON: archive, sha256, digest, prefix.
 """
 
 from __future__ import annotations
@@ -15,11 +15,6 @@ import tempfile
 from typing import Any, NoReturn
 
 KEPT_RELEASES = 3
-
-LAUNCHER = """#!/bin/sh
-# Starts the agent of this prefix; written by beemeshctl bootstrap.
-exec {python} -I {prefix}/current/launch.py "$@"
-"""
 
 
 def fail(message: str) -> NoReturn:
@@ -59,19 +54,6 @@ def switch(prefix: str, digest: str) -> None:
     os.replace(fresh, os.path.join(prefix, "current"))
 
 
-def write_launcher(prefix: str, python: str) -> None:
-    """`bin/beemesh-agent`, which runs whatever release is current."""
-    folder = os.path.join(prefix, "bin")
-    os.makedirs(folder, exist_ok=True)
-    quoted = ["'" + word.replace("'", "'\\''") + "'" for word in (python, prefix)]
-    text = LAUNCHER.format(python=quoted[0], prefix=quoted[1])
-    descriptor, name = tempfile.mkstemp(dir=folder)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-    os.chmod(name, 0o755)
-    os.replace(name, os.path.join(folder, "beemesh-agent"))
-
-
 def forget_old(releases: str, digest: str) -> None:
     """Keep the newest few: an agent that still runs from an older one may need a module of it."""
     names = [name for name in os.listdir(releases) if not name.startswith(".") and name != digest]
@@ -98,7 +80,6 @@ def main(asked: dict[str, Any]) -> None:
             os.rename(partial, final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    write_launcher(prefix, asked["python"])
     switch(prefix, digest)
     forget_old(releases, digest)
     if os.path.exists(asked["archive"]):
