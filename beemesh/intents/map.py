@@ -1,0 +1,173 @@
+"""The intent map: the signed records that win, kept on disk by every node.
+
+Highest `(epoch, seq)` wins a key, ties by record hash, whatever the order in which records arrive. A record is saved
+before anybody is told of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from beemesh.effects import Effects, Erase, Notify, Now, Save
+from beemesh.errors import Untrusted
+from beemesh.events import IntentChanged, IntentLost, Observed
+from beemesh.identity.signing import Signed, Verifier, decode_body
+from beemesh.intents.entitlement import verify_intent
+from beemesh.intents.messages import BUCKETS, IntentEntry
+from beemesh.intents.record import Intent, IntentVersion, version_of
+from beemesh.membership.roster import Roster
+
+TABLE = "intents"
+
+RECORDS_MAX = 50_000
+"""Keys: five times the largest mesh's worth; past it new keys are refused and old ones still change."""
+
+TOMBSTONE_KEPT_MS = 90 * 86_400_000
+"""How long a removal is remembered; a node that was silent for longer drops its records on return."""
+
+HASH_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What became of a record: whether it stands now (also when it did before), why not, and what is to be done."""
+
+    stands: bool
+    changed: bool
+    effects: Effects
+    reason: str = ""
+    intent: Intent | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    intent: Intent
+    signed: Signed
+    version: IntentVersion
+
+
+class IntentMap:
+    """All winning records of one node. Writes the roster with what the CA signed."""
+
+    def __init__(self, verifier: Verifier, roster: Roster) -> None:
+        self._verifier = verifier
+        self._roster = roster
+        self._entries: dict[str, _Entry] = {}
+        self._sorted: list[str] = []
+        self._buckets: list[bytes | None] = [None] * BUCKETS
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> tuple[Intent, Signed] | None:
+        """The winning record of a key; a tombstone is one too."""
+        entry = self._entries.get(key)
+        return (entry.intent, entry.signed) if entry else None
+
+    def items(self, prefix: str = "") -> Iterator[tuple[Intent, Signed]]:
+        """All winning records whose key begins with `prefix`, sorted by key."""
+        for key in self._keys(prefix):
+            entry = self._entries[key]
+            yield entry.intent, entry.signed
+
+    def entry(self, key: str) -> IntentEntry | None:
+        """A key with the version that stands there."""
+        entry = self._entries.get(key)
+        return IntentEntry(key, entry.version) if entry else None
+
+    def version(self, key: str) -> IntentVersion | None:
+        """The version that stands at a key."""
+        entry = self._entries.get(key)
+        return entry.version if entry else None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _keys(self, prefix: str) -> list[str]:
+        start = bisect_left(self._sorted, prefix)
+        end = bisect_left(self._sorted, prefix + "\U0010ffff")
+        return self._sorted[start:end]
+
+    # --- comparing ------------------------------------------------------------------------------------------------
+
+    def bucket_hashes(self) -> tuple[bytes, ...]:
+        """One short hash for each part of the key space: equal maps have equal hashes."""
+        if any(known is None for known in self._buckets):
+            digests = [hashlib.sha256() for _ in range(BUCKETS)]
+            for key in self._sorted:
+                digests[bucket_of(key)].update(key.encode() + self._entries[key].version.digest)
+            self._buckets = [digest.digest()[:HASH_BYTES] for digest in digests]
+        return tuple(known or b"" for known in self._buckets)
+
+    def entries_in(self, buckets: Iterable[int]) -> Iterator[IntentEntry]:
+        """Every key and version in some buckets, sorted by key."""
+        wanted = set(buckets)
+        for key in self._sorted:
+            if bucket_of(key) in wanted:
+                yield IntentEntry(key, self._entries[key].version)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def merge(self, signed: Signed) -> Merged:
+        """Take a record if it is entitled and wins; never raises for what somebody else made."""
+        try:
+            intent = verify_intent(self._verifier, self._roster, signed)
+        except Untrusted as error:
+            return Merged(False, False, [Notify(Observed("intents_refused"))], error.message)
+        version = version_of(intent, signed)
+        entry = self._entries.get(intent.key)
+        if entry is not None and version <= entry.version:
+            return self._lost(intent, version, entry)
+        if entry is None and len(self._entries) >= RECORDS_MAX:
+            return Merged(False, False, [], f"this mesh holds {RECORDS_MAX} records and takes no more", intent)
+        before = entry.intent if entry else None
+        self._put(intent, signed, version)
+        effects: Effects = [Save(TABLE, intent.key.encode(), msgspec.msgpack.encode(signed))]
+        if before is not None and (before.epoch, before.seq) == (intent.epoch, intent.seq):
+            effects.append(Notify(IntentLost(loser=before, winner=intent)))
+        effects.append(Notify(IntentChanged(intent, signed, before)))
+        return Merged(True, True, effects, intent=intent)
+
+    def _lost(self, intent: Intent, version: IntentVersion, entry: _Entry) -> Merged:
+        if version == entry.version:
+            return Merged(True, False, [], intent=intent)
+        same_number = (version.epoch, version.seq) == (entry.version.epoch, entry.version.seq)
+        effects: Effects = [Notify(IntentLost(loser=intent, winner=entry.intent))] if same_number else []
+        reason = f"{intent.key} stands at ({entry.version.epoch}, {entry.version.seq}), this is no later"
+        return Merged(False, False, effects, reason, intent)
+
+    def _put(self, intent: Intent, signed: Signed, version: IntentVersion) -> None:
+        if intent.key not in self._entries:
+            insort(self._sorted, intent.key)
+        self._entries[intent.key] = _Entry(intent, signed, version)
+        self._buckets[bucket_of(intent.key)] = None
+        self._roster.apply(intent)
+
+    def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take back what was saved. It was verified before it was saved; the CA's records come first, for the roster."""
+        for _, value in rows:
+            signed = msgspec.msgpack.decode(value, type=Signed)
+            intent = decode_body(signed, Intent)
+            self._put(intent, signed, version_of(intent, signed))
+
+    def forget_old_tombstones(self, now: Now) -> Effects:
+        """Drop removals that every node has long heard of."""
+        old = [
+            key
+            for key, entry in self._entries.items()
+            if entry.intent.kind == "tombstone" and now.wall_ms - entry.intent.issued_ms > TOMBSTONE_KEPT_MS
+        ]
+        for key in old:
+            del self._entries[key]
+            self._sorted.remove(key)
+            self._buckets[bucket_of(key)] = None
+        return [Erase(TABLE, key.encode()) for key in old]
+
+
+def bucket_of(key: str) -> int:
+    """Which part of the key space a key belongs to."""
+    return hashlib.sha256(key.encode()).digest()[0] % BUCKETS
