@@ -148,7 +148,7 @@ class IntentMap:
         self._roster.apply(intent)
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take back what was saved. It was verified before it was saved; the CA's records come first, for the roster."""
+        """Take back what was saved; it was verified before it was saved."""
         for _, value in rows:
             signed = msgspec.msgpack.decode(value, type=Signed)
             intent = decode_body(signed, Intent)
