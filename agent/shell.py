@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
-from beemesh.node import Ask, Node, Tell, Transmit
+from beemesh.node import Ask, Node, Outward, Tell, Transmit
 
 from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
-from beemesh.effects import Cancel, Effects, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
 
 log = logging.getLogger("beemesh.shell")
 
@@ -87,7 +87,7 @@ class Shell:
     def _timer(self, key: Hashable) -> None:
         self.carry(self.node.timer(key, self.now))
 
-    def carry(self, effects: Effects) -> None:
+    def carry(self, effects: Outward) -> None:
         """Carry effects out, holding back what follows a save until it is durable."""
         writes: list[Save | Erase] = []
         after: list[Any] = []

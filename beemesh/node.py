@@ -1,0 +1,213 @@
+"""A node: all protocols composed, with bytes on one side and effects on the other.
+
+The agent's shell and the simulator drive this very class. Datagrams come in as bytes and leave as bytes; what goes over
+streams are messages, since the shell authenticates the peer of a stream by its handshake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from beemesh.crypto import Crypto
+from beemesh.dispatch import Broadcaster, Dispatcher, Participant
+from beemesh.effects import (
+    Answered,
+    Asked,
+    Broadcast,
+    Effects,
+    Notify,
+    Now,
+    Received,
+    Request,
+    Send,
+    TimerFired,
+)
+from beemesh.events import EmitEvent, FloorWanted, MemberDown, Observed, PingEchoed
+from beemesh.identity.membership_card import GossipRing
+from beemesh.identity.signing import sign_statement
+from beemesh.ids import BootId, NodeId
+from beemesh.membership.messages import Ack, Nack, Ping
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
+from beemesh.scheduling.messages import EVENT_KIND, TOPIC_EVENTS, SignedEvent
+from beemesh.wire.admission import Admission, Refusal, Refused
+from beemesh.wire.datagram import BODY_BYTES_MAX, DatagramSealer
+from beemesh.wire.registry import encode_message
+
+Address = tuple[str, int]
+Outward = list[Any]
+"""Effects that leave the node: those of `beemesh.effects` without Send, Request and Broadcast, and the three below."""
+
+FLOORLESS = (Ping, Ack, Nack)
+"""What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send these bytes as a datagram, without any promise."""
+
+    address: Address
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a message that is too large for a datagram over a stream, without any promise."""
+
+    peer: NodeId
+    address: Address
+    message: msgspec.Struct
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send a request over a stream; `Node.answer` with the same id must follow within `deadline_s` and a little."""
+
+    request_id: int
+    peer: NodeId
+    address: Address
+    message: msgspec.Struct
+    deadline_s: float
+
+
+class Node:
+    """One member of the mesh, without any I/O."""
+
+    def __init__(
+        self,
+        self_id: NodeId,
+        boot_id: BootId,
+        *,
+        roster: Roster,
+        view: View,
+        crypto: Crypto,
+        ring: GossipRing,
+        participants: Iterable[Participant],
+        broadcaster: Broadcaster,
+        clock_skew_ms: int = 30_000,
+    ) -> None:
+        """`participants` include the broadcaster; their order is that of their start."""
+        self.self_id = self_id
+        self.boot_id = boot_id
+        self.roster = roster
+        self.view = view
+        self._crypto = crypto
+        self._participants = tuple(participants)
+        self._dispatcher = Dispatcher(self_id, self._participants, broadcaster)
+        self._admission = Admission(
+            crypto, roster, ring, lambda message: isinstance(message, FLOORLESS), clock_skew_ms=clock_skew_ms
+        )
+        self._sealer = DatagramSealer(crypto, self_id, boot_id, ring)
+        self._arriving: tuple[NodeId, BootId, int] | None = None
+        """The datagram that is being handled: an echo in it sets its sender's floor."""
+
+    # --- what the shell calls -------------------------------------------------------------------------------------
+
+    def tables(self) -> tuple[str, ...]:
+        """Every table that some protocol wants restored."""
+        return tuple(table for participant in self._participants for table in participant.tables)
+
+    def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
+        """Hand a table back to its protocol, before `start`."""
+        for participant in self._participants:
+            if table in participant.tables:
+                participant.restore(table, rows, now)
+
+    def start(self, now: Now) -> Outward:
+        """Start every protocol."""
+        return self._outward(self._dispatcher.start(now), now)
+
+    def datagram(self, data: bytes, source: Address, now: Now) -> Outward:
+        """A datagram from anybody; what is not admitted is counted, and changes nothing."""
+        judged = self._admission.admit(data, now)
+        if isinstance(judged, Refused):
+            counted = Notify(Observed("datagrams_refused", {"reason": judged.reason.value}))
+            if judged.reason is Refusal.NO_FLOOR and judged.sender is not None:
+                return self._run([counted, Notify(FloorWanted(judged.sender))], now)
+            return [counted]
+        self._arriving = (judged.sender, judged.boot_id, judged.counter)
+        try:
+            effects = self._run_event(Received(judged.sender, judged.message), now)
+            if not judged.has_floor and isinstance(judged.message, Ping):
+                effects += self._run([Notify(FloorWanted(judged.sender))], now)
+        finally:
+            self._arriving = None
+        return effects
+
+    def told(self, peer: NodeId, message: msgspec.Struct, now: Now) -> Outward:
+        """A one-way message that came over a stream."""
+        return self._run_event(Received(peer, message), now)
+
+    def asked(self, peer: NodeId, token: int, message: msgspec.Struct, now: Now) -> Outward:
+        """A request that came over a stream; a `Reply` with the token follows, now or later."""
+        return self._run_event(Asked(peer, token, message), now)
+
+    def answer(self, request_id: int, peer: NodeId, message: msgspec.Struct | None, error: str, now: Now) -> Outward:
+        """The answer to an `Ask`, or None with the reason why there is none."""
+        return self._run_event(Answered(request_id, peer, message, error), now)
+
+    def timer(self, key: Hashable, now: Now) -> Outward:
+        """A timer is due."""
+        return self._run_event(TimerFired(key), now)
+
+    def event(self, event: Any, now: Now) -> Outward:
+        """A command, an observation or the end of a job, for whoever listens."""
+        return self._run_event(event, now)
+
+    def handles(self, message: msgspec.Struct) -> bool:
+        """Whether any protocol answers such requests."""
+        return any(isinstance(message, kind) for each in self._participants for kind in each.handles)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _run_event(self, event: Any, now: Now) -> Outward:
+        return self._outward(self._dispatcher.dispatch(event, now), now)
+
+    def _run(self, effects: Effects, now: Now) -> Outward:
+        return self._outward(self._dispatcher.carry(effects, now), now)
+
+    def _outward(self, effects: Effects, now: Now) -> Outward:
+        """Turn what leaves the protocols into what the shell can carry out."""
+        out: Outward = []
+        for effect in effects:
+            match effect:
+                case Send(to=to, message=message):
+                    out += self._send(to, message, now)
+                case Request(request_id=request_id, to=to, message=message, deadline_s=deadline_s):
+                    address = self.view.address(to)
+                    if address is None:
+                        out += self.answer(request_id, to, None, "its address is not known here", now)
+                    else:
+                        out.append(Ask(request_id, to, address, message, deadline_s))
+                case Notify(event=event):
+                    out += self._noticed(event, now)
+                    out.append(effect)
+                case _:
+                    out.append(effect)
+        return out
+
+    def _noticed(self, event: Any, now: Now) -> Outward:
+        """Notifications that concern the node itself."""
+        match event:
+            case PingEchoed(node_id=node_id):
+                if self._arriving is not None and self._arriving[0] == node_id:
+                    self._admission.set_floor(*self._arriving)
+            case EmitEvent(event=told):
+                signed = SignedEvent(sign_statement(self._crypto, EVENT_KIND, told))
+                return self._run([Broadcast(TOPIC_EVENTS, signed)], now)
+            case MemberDown(node_id=node_id) if self.roster.member(node_id) is None:
+                self._admission.forget(node_id)  # it was revoked, or removed
+        return []
+
+    def _send(self, to: NodeId, message: msgspec.Struct, now: Now) -> Outward:
+        address = self.view.address(to)
+        if address is None:
+            return []
+        code, body = encode_message(message)
+        if len(body) > BODY_BYTES_MAX:
+            return [Tell(to, address, message)]
+        return [Transmit(address, self._sealer.seal(code, body, now.wall_ms))]
