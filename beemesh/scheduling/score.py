@@ -26,7 +26,7 @@ CROWD_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`total` 0…1 ranks; `parts` are the four weighted ingredients 0…1 and the crowd, `fit` the resources one by one."""
+    """`total` 0…1 ranks; `parts` are the four ingredients 0…1 and the crowd, `fit` the resources one by one."""
 
     total: float
     parts: dict[str, float] = field(default_factory=dict)

@@ -26,16 +26,6 @@ AVOID_MAX = 32
 """Nodes in a task's `avoid`: 1 KiB of it. With more replicas than that, each node's own count of them spreads."""
 
 
-def replica_key(workload_id: str, replica: int) -> str:
-    """The lease key of one replica."""
-    return f"lease/{workload_id}/{replica}"
-
-
-def steward_key(workload_id: str) -> str:
-    """The lease key of whoever hosts a workload's reconciler."""
-    return f"steward/{workload_id}"
-
-
 def workload_of(found: tuple[Intent, Signed] | None) -> Workload | None:
     """The workload in a record; None for no record, a tombstone or another kind."""
     if found is None or found[0].kind != "workload":

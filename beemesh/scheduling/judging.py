@@ -1,0 +1,68 @@
+"""A node's own verdict on a task: the reasons against itself, or its score. The same before a bid and before a start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from beemesh.ids import NodeId
+from beemesh.intents.record import Cordon, cordon_key
+from beemesh.membership.roster import Roster
+from beemesh.scheduling.eligibility import refusals, repelled_softly
+from beemesh.scheduling.local_work import LocalWork
+from beemesh.scheduling.messages import Task
+from beemesh.scheduling.score import Place, Score, score
+from beemesh.scheduling.tasks import IntentLookup
+from beemesh.settings.model import NodeSettings
+
+
+class Judge:
+    """Looks at the node's card, its settings, its cordon and what it has promised."""
+
+    def __init__(
+        self, self_id: NodeId, roster: Roster, settings: NodeSettings, local: LocalWork, intent_for: IntentLookup
+    ) -> None:
+        self._self_id = self_id
+        self._roster = roster
+        self._settings = settings
+        self._local = local
+        self._intent_for = intent_for
+
+    def judge(self, task: Task, leads: Iterable[Task], wall_ms: int) -> list[str] | Score:
+        """The reasons against this node, or its score. `leads` are other tasks that it is about to win."""
+        card = self._roster.member(self._self_id)
+        others = tuple(leads)
+        resources = self._local.resources(card.caps, (lead.reqs for lead in others)) if card else None
+        if card is None or resources is None:
+            return ["this node has not taken stock of itself yet"]
+        leading = {lead.replica for lead in others if lead.workload_id == task.workload_id}
+        crowd = self._local.siblings(task.workload_id, task.replica) + len(leading - {task.replica})
+        against = refusals(
+            task,
+            card,
+            resources,
+            standing=self._roster.standing(self._self_id, wall_ms),
+            cordoned=self.cordon(card.name),
+            namespaces=tuple(self._settings.policies.admission.namespaces),
+            runs_sibling=crowd > 0,
+        )
+        if against:
+            return against
+        place = Place(
+            site=card.site,
+            zone=card.zone,
+            wished_site=task.hints.get("site", ""),
+            wished_zone=task.hints.get("zone", ""),
+            softly_repelled=repelled_softly(task.constraints, card),
+            crowd=max(crowd, 1 if self._self_id in task.avoid else 0),
+        )
+        return score(task.reqs, resources, place, self._settings.scheduler.weights)
+
+    def cordon(self, name: str) -> str | None:
+        """Why the node is cordoned; None when it is not."""
+        found = self._intent_for(cordon_key(name))
+        if found is None or found[0].kind != "cordon":
+            return None
+        cordon = msgspec.msgpack.decode(found[0].body, type=Cordon)
+        return cordon.reason if cordon.cordoned else None

@@ -1,0 +1,103 @@
+"""What a node has heard of tasks: each with its bids, and with why this node kept silent. Bounded; oldest go first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from beemesh.identity.signing import Signed
+from beemesh.ids import NodeId
+from beemesh.scheduling.messages import Bid, Task
+from beemesh.scheduling.score import better
+
+TASKS_MAX = 2_000
+"""Tasks remembered for explanations: some megabytes, and hours of an ordinary mesh."""
+
+BIDS_PER_TASK_MAX = 64
+"""Bids kept of one task: many more than ever speak, since nodes that heard enough better ones keep silent."""
+
+EARLY_BIDS_MAX = 512
+"""Bids kept that came before their task."""
+
+State = Literal["waiting", "silent", "due", "spoken", "claiming", "watching", "won", "over"]
+"""`waiting` for its record; `silent` (not eligible); `due` to speak; `spoken` and in the lead or not; `claiming` the
+lease; `watching` another do it; `won` here; `over` for good."""
+
+OPEN: frozenset[State] = frozenset({"waiting", "silent", "due", "spoken", "claiming", "watching"})
+
+
+@dataclass(slots=True)
+class Entry:
+    """One task as this node knows it. `heard_s` and `ends_s` are on our boot clock."""
+
+    task: Task
+    signed: Signed
+    heard_s: float
+    heard_ms: int
+    ends_s: float
+    state: State = "waiting"
+    bids: dict[NodeId, Bid] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    speak_s: float = 0.0
+    retries: int = 0
+    outcome: str = ""
+
+    def best(self) -> Bid | None:
+        """The best bid heard."""
+        leader: Bid | None = None
+        for bid in self.bids.values():
+            if leader is None or better(bid, leader):
+                leader = bid
+        return leader
+
+    def better_than(self, bid: Bid) -> int:
+        """How many bids beat `bid`."""
+        return sum(1 for other in self.bids.values() if better(other, bid))
+
+
+class TaskBook:
+    """Entries by task id; a read model for explanations, written by bidding alone."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._early: OrderedDict[tuple[str, NodeId], Bid] = OrderedDict()
+        self._open: set[str] = set()
+
+    def get(self, task_id: str) -> Entry | None:
+        """The entry of a task."""
+        return self._entries.get(task_id)
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, oldest first."""
+        return iter(tuple(self._entries.values()))
+
+    def open(self) -> list[Entry]:
+        """Those that may still lead to something here, oldest first."""
+        self._open = {each for each in self._open if each in self._entries and self._entries[each].state in OPEN}
+        return [self._entries[task_id] for task_id in sorted(self._open)]
+
+    def add(self, entry: Entry) -> None:
+        """Take a new task, with the bids that came before it."""
+        task_id = entry.task.task_id
+        self._entries[task_id] = entry
+        self._open.add(task_id)
+        for key in [key for key in self._early if key[0] == task_id]:
+            bid = self._early.pop(key)
+            entry.bids.setdefault(bid.node_id, bid)
+        while len(self._entries) > TASKS_MAX:
+            self._entries.popitem(last=False)
+
+    def add_bid(self, bid: Bid) -> bool:
+        """Keep a bid; False when this node has one of its author already, or no room."""
+        entry = self._entries.get(bid.task_id)
+        if entry is None:
+            self._early[bid.task_id, bid.node_id] = bid
+            while len(self._early) > EARLY_BIDS_MAX:
+                self._early.popitem(last=False)
+            return False
+        if bid.node_id in entry.bids or len(entry.bids) >= BIDS_PER_TASK_MAX:
+            return False
+        entry.bids[bid.node_id] = bid
+        return True
