@@ -1,0 +1,399 @@
+"""The serving side of custody: what a keeper stores, and to whom it releases its share.
+
+Each custodian decides alone, from its own roster, intents and view (DESIGN section 7). It saves for whom it decided
+before it answers, and tells of every release and refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from beemesh.crypto import Crypto
+from beemesh.custody.messages import (
+    OPERATOR_READ_KIND,
+    SEALED_BYTES_MAX,
+    FetchManifest,
+    ManifestAnswer,
+    OperatorRead,
+    ReleaseAnswer,
+    ReleaseReason,
+    ReleaseRequest,
+    Stored,
+    StoreManifest,
+    StoreShare,
+)
+from beemesh.custody.proofs import check_proof
+from beemesh.custody.sealing import check_share, reseal, ticket_of
+from beemesh.effects import Asked, Effects, Erase, Notify, Now, Randomness, Reply, Save, Schedule, TimerFired
+from beemesh.errors import Untrusted
+from beemesh.events import EmitEvent, IntentChanged, Observed
+from beemesh.identity.signing import Signed, open_statement
+from beemesh.ids import Digest, NodeId, digest_of, ulid
+from beemesh.intents.entitlement import namespace_of
+from beemesh.intents.record import Intent
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
+from beemesh.rates import Rates
+from beemesh.scheduling.eligibility import constraint_reasons
+from beemesh.scheduling.leases import lease_key, run_key
+from beemesh.scheduling.messages import Event, EventStatus, Lease
+from beemesh.workloads.record import Revision, SealedObject, Workload
+
+TABLE_MANIFESTS = "manifests"
+TABLE_SHARES = "shares"
+TABLE_SERVED = "served"
+
+MANIFESTS_MAX = 20_000
+STORED_BYTES_MAX = 2 * 1024 * 1024 * 1024
+"""Ciphertexts on one node's disk: tens of thousands of ordinary manifests."""
+
+UNCLAIMED_S = 3_600.0
+"""Shares and ciphertexts whose record never came are dropped after an hour: their submission failed."""
+SWEEP_EVERY_S = 600.0
+
+RELEASES_PER_S = 5.0
+RELEASES_BURST = 50.0
+"""Per requester: a machine that starts all its pods at once, and no more for ever."""
+
+OPERATOR_READ_FRESH_MS = 30_000
+NONCES_MAX = 10_000
+
+CheckIntent = Callable[[Signed], Intent]
+IntentFor = Callable[[str], tuple[Intent, Signed] | None]
+
+
+class _Manifest(msgspec.Struct, frozen=True, array_like=True):
+    key: str
+    ciphertext: bytes
+
+
+class _Share(msgspec.Struct, frozen=True, array_like=True):
+    key: str
+    index: int
+    box: bytes
+    revision: Revision
+
+
+class _Served(msgspec.Struct, frozen=True, array_like=True):
+    fence: int
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal(Exception):
+    reason: ReleaseReason
+    detail: str = ""
+
+
+class Custodian:
+    """Keeps manifests and shares for others, and releases shares to those who may have them."""
+
+    room = "custody"
+    handles = (StoreManifest, StoreShare, FetchManifest, ReleaseRequest)
+    listens = (IntentChanged,)
+    tables = (TABLE_MANIFESTS, TABLE_SHARES, TABLE_SERVED)
+
+    def __init__(
+        self,
+        self_id: NodeId,
+        roster: Roster,
+        view: View,
+        crypto: Crypto,
+        randomness: Randomness,
+        check_intent: CheckIntent,
+        intent_for: IntentFor,
+    ) -> None:
+        """`check_intent` verifies a signed record (raises `Untrusted`), `intent_for` reads the intent map."""
+        self._self_id = self_id
+        self._roster = roster
+        self._view = view
+        self._crypto = crypto
+        self._randomness = randomness
+        self._check_intent = check_intent
+        self._intent_for = intent_for
+        self._manifests: dict[Digest, _Manifest] = {}
+        self._shares: dict[Digest, _Share] = {}
+        self._served: dict[bytes, _Served] = {}
+        self._stored_bytes = 0
+        self._unclaimed: dict[Digest, float] = {}
+        self._rates = Rates(RELEASES_PER_S, RELEASES_BURST)
+        self._nonces: dict[bytes, int] = {}
+
+    def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
+        """Take back what is kept for others."""
+        for key, value in rows:
+            if table == TABLE_MANIFESTS:
+                kept = msgspec.msgpack.decode(value, type=_Manifest)
+                self._manifests[Digest(key)] = kept
+                self._stored_bytes += len(kept.ciphertext)
+            elif table == TABLE_SHARES:
+                self._shares[Digest(key)] = msgspec.msgpack.decode(value, type=_Share)
+            else:
+                self._served[key] = msgspec.msgpack.decode(value, type=_Served)
+            if table != TABLE_SERVED:
+                self._unclaimed[Digest(key)] = now.boot_s
+
+    def start(self, now: Now) -> Effects:
+        """Sweep from time to time."""
+        return [Schedule(("custody", "sweep"), now.boot_s + SWEEP_EVERY_S)]
+
+    def handle(self, event: Any, now: Now) -> Effects:
+        """See `beemesh.effects.StateMachine`."""
+        match event:
+            case Asked(token=token, message=StoreManifest() as store):
+                return self._store_manifest(token, store, now)
+            case Asked(token=token, message=StoreShare() as store):
+                return self._store_share(token, store, now)
+            case Asked(token=token, message=FetchManifest(manifest=manifest)):
+                kept = self._manifests.get(manifest)
+                return [Reply(token, ManifestAnswer(manifest, kept.ciphertext if kept else None))]
+            case Asked(sender=sender, token=token, message=ReleaseRequest() as request):
+                return self._release(sender, token, request, now)
+            case IntentChanged(intent=intent):
+                return self._drop_unkept(intent)
+            case TimerFired():
+                return self._sweep(now)
+        return []
+
+    # --- storing --------------------------------------------------------------------------------------------------
+
+    def _store_manifest(self, token: int, store: StoreManifest, now: Now) -> Effects:
+        try:
+            intent, revision = self._named(store.record, digest_of(store.ciphertext))
+            if self._self_id not in revision.holders:
+                raise Untrusted("the record does not name this node as a holder")
+            if len(store.ciphertext) > SEALED_BYTES_MAX:
+                raise Untrusted("the ciphertext is larger than any may be")
+            if revision.manifest not in self._manifests and not self._has_room(len(store.ciphertext)):
+                raise Untrusted("this node keeps as many manifests as it may")
+        except Untrusted as error:
+            return [Reply(token, Stored(False, error.message))]
+        if revision.manifest not in self._manifests:
+            self._manifests[revision.manifest] = _Manifest(intent.key, store.ciphertext)
+            self._stored_bytes += len(store.ciphertext)
+            self._unclaimed[revision.manifest] = now.boot_s
+        saved = msgspec.msgpack.encode(self._manifests[revision.manifest])
+        return [Save(TABLE_MANIFESTS, revision.manifest, saved), Reply(token, Stored(True))]
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._manifests) < MANIFESTS_MAX and self._stored_bytes + size <= STORED_BYTES_MAX
+
+    def _store_share(self, token: int, store: StoreShare, now: Now) -> Effects:
+        try:
+            intent, revision = self._named(store.record, store.manifest)
+            ticket = ticket_of(revision.sealing, store.index)
+            if ticket is None or ticket.custodian != self._self_id:
+                raise Untrusted("the record gives this node no share of that index")
+            if not check_share(revision.sealing, store.index, self._crypto.open_box(store.box)):
+                raise Untrusted("the share is not the one that its ticket names")
+        except Untrusted as error:
+            return [Reply(token, Stored(False, error.message))]
+        share = _Share(intent.key, store.index, store.box, revision)
+        self._shares[revision.manifest] = share
+        self._unclaimed[revision.manifest] = now.boot_s
+        saved = msgspec.msgpack.encode(share)
+        return [Save(TABLE_SHARES, revision.manifest, saved), Reply(token, Stored(True))]
+
+    def _named(self, record: Signed, manifest: Digest) -> tuple[Intent, Revision]:
+        """The record, verified, and its revision of that manifest; raises `Untrusted`."""
+        intent = self._check_intent(record)
+        revision = next((each for each in revisions_of(intent) if each.manifest == manifest), None)
+        if revision is None:
+            raise Untrusted("the record does not name that manifest")
+        return intent, revision
+
+    # --- releasing ------------------------------------------------------------------------------------------------
+
+    def _release(self, sender: NodeId, token: int, request: ReleaseRequest, now: Now) -> Effects:
+        effects: Effects = []
+        try:
+            share = self._share_for(sender, request, now)
+            if request.operator_read is not None:
+                open_key = self._operator_key(request, now)
+            else:
+                open_key, effects = self._winner_key(sender, request, now)
+            box = reseal(self._crypto, share.revision.sealing, share.index, share.box, open_key)
+        except _Refusal as refusal:
+            return self._refuse(sender, token, request, refusal, now)
+        except Untrusted as error:
+            return self._refuse(sender, token, request, _Refusal("bad_proof", error.message), now)
+        told = self._told("ShareReleased", sender, request, now, "")
+        return [*effects, Reply(token, ReleaseAnswer(True, share.index, box)), told, _counted("released")]
+
+    def _share_for(self, sender: NodeId, request: ReleaseRequest, now: Now) -> _Share:
+        """What holds for every release: a member in good standing, a rate, a share, a record that stands."""
+        standing = self._roster.standing(sender, now.wall_ms)
+        if standing != "valid":
+            raise _Refusal("not_a_member" if standing == "out" else "in_grace")
+        if not self._rates.take(sender, now.boot_s):
+            raise _Refusal("rate", f"more than {RELEASES_PER_S:g} a second")
+        found = self._intent_for(request.key)
+        if found is None or found[0].kind == "tombstone":
+            raise _Refusal("withdrawn")
+        if all(revision.manifest != request.manifest for revision in revisions_of(found[0])):
+            raise _Refusal("revision_not_kept")
+        share = self._shares.get(request.manifest)
+        if share is None or share.key != request.key:
+            raise _Refusal("no_share")
+        if share.revision.sealing.epoch != request.epoch:
+            raise _Refusal("wrong_epoch", f"epoch {share.revision.sealing.epoch} is kept here")
+        return share
+
+    def _winner_key(self, sender: NodeId, request: ReleaseRequest, now: Now) -> tuple[bytes, Effects]:
+        """The open key of a node that holds the replica's lease, and the note that it was served."""
+        found = self._intent_for(request.key)
+        if request.proof is None or found is None or found[0].kind != "workload":
+            raise _Refusal("no_majority", "no lease was shown")
+        workload = msgspec.msgpack.decode(found[0].body, type=Workload)
+        lease = self._proven(sender, request, workload, now)
+        member = self._roster.member(sender)
+        if member is None:
+            raise _Refusal("not_a_member")
+        surge = max(1, workload.strategy.max_surge)
+        if not 0 <= request.replica < workload.replicas + surge:
+            raise _Refusal("replica_out_of_range")
+        if unfit := constraint_reasons(workload.constraints, member):
+            raise _Refusal("constraints", "; ".join(unfit))
+        place = _served_key(workload.workload_id, request.manifest, request.replica)
+        before = self._served.get(place)
+        if before is not None and lease.fence < before.fence:
+            raise _Refusal("stale_fence", f"fence {before.fence} was served already")
+        if before is not None and before.node_id != sender and lease.fence == before.fence:
+            raise _Refusal("held_by_another")
+        served = _Served(lease.fence, sender)
+        self._served[place] = served
+        return member.open_key, [Save(TABLE_SERVED, place, msgspec.msgpack.encode(served))]
+
+    def _proven(self, sender: NodeId, request: ReleaseRequest, workload: Workload, now: Now) -> Lease:
+        assert request.proof is not None, "checked by the caller"
+        make_key = lease_key if workload.duplicate_tolerant else run_key
+        keys = (make_key(workload.workload_id, request.replica), lease_key(workload.workload_id, request.replica))
+        claimed = msgspec.msgpack.decode(request.proof.lease.body, type=Lease).key
+        if claimed not in keys:
+            raise _Refusal("bad_proof", "the lease is for another replica")
+        lease, has_majority = check_proof(self._crypto, self._roster, request.proof, claimed, now.wall_ms)
+        if lease.holder != sender:
+            raise _Refusal("bad_proof", "the lease is another node's")
+        if not has_majority and not (workload.duplicate_tolerant and self._sees_no_majority(claimed)):
+            raise _Refusal("no_majority", "too few grants, and this custodian sees a majority")
+        return lease
+
+    def _sees_no_majority(self, key: str) -> bool:
+        from beemesh.dht.kset import k_set, majority
+
+        members = k_set(self._roster, key)
+        return sum(self._view.is_alive(node_id) for node_id in members) < majority(len(members))
+
+    def _operator_key(self, request: ReleaseRequest, now: Now) -> bytes:
+        """The open key of an operator that may read this back, now and for the first time."""
+        assert request.operator_read is not None, "checked by the caller"
+        grant = self._roster.grant(request.operator_read.signer)
+        if grant is None or now.wall_ms > grant.not_after_ms:
+            raise _Refusal("not_entitled", "no such operator, or its grant has expired")
+        wish = open_statement(self._crypto, request.operator_read, OPERATOR_READ_KIND, grant.sign_key, OperatorRead)
+        if (wish.mesh, wish.key, wish.manifest) != (self._roster.mesh, request.key, request.manifest):
+            raise _Refusal("not_entitled", "the wish is about something else")
+        if not grant.may_write(namespace_of(request.key)):
+            raise _Refusal("not_entitled", f"operator {grant.name} may not read this back")
+        if abs(wish.issued_ms - now.wall_ms) > OPERATOR_READ_FRESH_MS or wish.nonce in self._nonces:
+            raise _Refusal("stale_request")
+        self._nonces = {
+            nonce: seen for nonce, seen in self._nonces.items() if now.wall_ms - seen < 2 * OPERATOR_READ_FRESH_MS
+        }
+        if len(self._nonces) >= NONCES_MAX:
+            raise _Refusal("rate")
+        self._nonces[wish.nonce] = now.wall_ms
+        return grant.open_key
+
+    def _refuse(self, sender: NodeId, token: int, request: ReleaseRequest, refusal: _Refusal, now: Now) -> Effects:
+        answer = ReleaseAnswer(False, reason=refusal.reason, detail=refusal.detail)
+        why = f"{refusal.reason}: {refusal.detail}" if refusal.detail else refusal.reason
+        effects: Effects = [Reply(token, answer), _counted(refusal.reason)]
+        if refusal.reason != "rate":  # a flood of refusals must not become a flood of events
+            effects.append(self._told("ShareRefused", sender, request, now, why))
+        return effects
+
+    def _told(self, status: EventStatus, sender: NodeId, request: ReleaseRequest, now: Now, reason: str) -> Notify:
+        member = self._roster.member(sender)
+        reader = self._roster.grant(request.operator_read.signer) if request.operator_read is not None else None
+        details = {"requester": member.name if member else "unknown", "manifest": request.manifest.hex()[:16]}
+        if request.operator_read is not None:
+            details["operator"] = reader.name if reader else "unknown"
+        event = Event(
+            event_id=ulid(now.wall_ms, self._randomness.randbytes(10)),
+            node_id=self._self_id,
+            status=status,
+            issued_ms=now.wall_ms,
+            workload_id=request.key.partition("/")[2],
+            namespace=namespace_of(request.key),
+            replica=request.replica,
+            reason=reason,
+            details=details,
+        )
+        return Notify(EmitEvent(event))
+
+    # --- forgetting -----------------------------------------------------------------------------------------------
+
+    def _drop_unkept(self, intent: Intent) -> Effects:
+        """A record changed: what it does not name any more goes."""
+        if intent.kind not in ("workload", "object", "tombstone"):
+            return []
+        kept = {revision.manifest for revision in revisions_of(intent)}
+        for manifest in kept:
+            self._unclaimed.pop(manifest, None)
+        gone = {key for key, share in self._shares.items() if share.key == intent.key and key not in kept}
+        gone |= {key for key, manifest in self._manifests.items() if manifest.key == intent.key and key not in kept}
+        return self._drop(gone)
+
+    def _drop(self, manifests: Iterable[Digest]) -> Effects:
+        effects: Effects = []
+        for manifest in manifests:
+            self._unclaimed.pop(manifest, None)
+            if self._shares.pop(manifest, None) is not None:
+                effects.append(Erase(TABLE_SHARES, manifest))
+            kept = self._manifests.pop(manifest, None)
+            if kept is not None:
+                self._stored_bytes -= len(kept.ciphertext)
+                effects.append(Erase(TABLE_MANIFESTS, manifest))
+            for place in [place for place in self._served if place.endswith(manifest)]:
+                del self._served[place]
+                effects.append(Erase(TABLE_SERVED, place))
+        return effects
+
+    def _sweep(self, now: Now) -> Effects:
+        """Forget what no record ever claimed."""
+        old = [manifest for manifest, since_s in self._unclaimed.items() if now.boot_s - since_s > UNCLAIMED_S]
+        claimed = {manifest for manifest in old if self._is_named(manifest)}
+        for manifest in claimed:
+            del self._unclaimed[manifest]
+        again = Schedule(("custody", "sweep"), now.boot_s + SWEEP_EVERY_S)
+        return [*self._drop(set(old) - claimed), again]
+
+    def _is_named(self, manifest: Digest) -> bool:
+        kept = self._shares.get(manifest) or self._manifests.get(manifest)
+        found = self._intent_for(kept.key) if kept is not None else None
+        return found is not None and any(revision.manifest == manifest for revision in revisions_of(found[0]))
+
+
+def revisions_of(intent: Intent) -> tuple[Revision, ...]:
+    """The sealed revisions that a record names; none for other kinds and for what does not decode."""
+    try:
+        if intent.kind == "workload":
+            return msgspec.msgpack.decode(intent.body, type=Workload).revisions
+        if intent.kind == "object":
+            return (msgspec.msgpack.decode(intent.body, type=SealedObject).revision,)
+    except msgspec.DecodeError:
+        pass
+    return ()
+
+
+def _served_key(workload_id: str, manifest: Digest, replica: int) -> bytes:
+    return f"{workload_id}/{replica}/".encode() + manifest
+
+
+def _counted(outcome: str) -> Notify:
+    return Notify(Observed("share_requests", {"outcome": outcome}))
