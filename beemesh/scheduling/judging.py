@@ -1,4 +1,4 @@
-"""A node's own verdict on a task: the reasons against itself, or its score. The same before a bid and before a start."""
+"""A node's own verdict on a task, before a bid and before a start: the reasons against itself, or its score."""
 
 from __future__ import annotations
 

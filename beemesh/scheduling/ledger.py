@@ -1,0 +1,92 @@
+"""Which tasks are outstanding, as far as one node has heard: the memory by which no replica ever has two of them.
+
+Fed by what everybody publishes, so a steward that takes over knows what its predecessor had begun.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from beemesh.identity.signing import Signed
+from beemesh.ids import NodeId
+from beemesh.scheduling.messages import Event, Task
+
+OUTSTANDING_MAX = 4_000
+"""Outstanding tasks remembered: those of a whole mesh that starts at once."""
+
+MARGIN_S = 1.0
+"""A task counts for a little longer than its own lifetime: others heard it later than we."""
+
+Replica = tuple[str, int, int]
+"""(workload id, revision, replica)"""
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """One task that may still lead to a pod."""
+
+    task: Task
+    signed: Signed
+    heard_s: float
+    ends_s: float
+    bids: int = 0
+    holder: NodeId | None = None
+    held_s: float = 0.0
+    asked: bool = False
+
+
+class TaskLedger:
+    """Outstanding tasks by replica; a newer task of a replica takes the older one's place."""
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[Replica, Outstanding] = OrderedDict()
+        self._by_id: dict[str, Replica] = {}
+
+    def heard(self, task: Task, signed: Signed, boot_s: float) -> None:
+        """A task was published."""
+        key = (task.workload_id, task.revision, task.replica)
+        known = self._tasks.get(key)
+        if known is not None and known.task.task_id >= task.task_id:
+            return
+        ends_s = boot_s + (task.expires_ms - task.issued_ms) / 1000 + MARGIN_S
+        if known is not None:
+            self.drop(known.task)
+        self._tasks[key] = Outstanding(task, signed, boot_s, ends_s)
+        self._by_id[task.task_id] = key
+        while len(self._tasks) > OUTSTANDING_MAX:
+            self.drop(next(iter(self._tasks.values())).task)
+
+    def bid(self, task_id: str) -> None:
+        """Somebody bid for it."""
+        found = self.find(task_id)
+        if found is not None:
+            found.bids += 1
+
+    def told(self, event: Event, boot_s: float) -> None:
+        """Something happened to a task."""
+        found = self.find(event.task_id) if event.task_id else None
+        if found is None:
+            return
+        if event.status == "Scheduled":
+            found.holder, found.held_s = event.node_id, boot_s
+        elif event.status == "Deployed" or (
+            event.status in ("Failed", "Cancelled") and found.holder in (None, event.node_id)
+        ):
+            self.drop(found.task)
+
+    def drop(self, task: Task) -> None:
+        """It is over."""
+        key = self._by_id.pop(task.task_id, None)
+        if key is not None:
+            del self._tasks[key]
+
+    def find(self, task_id: str) -> Outstanding | None:
+        """The outstanding task of that id."""
+        key = self._by_id.get(task_id)
+        return self._tasks[key] if key else None
+
+    def of(self, workload_id: str) -> Iterator[Outstanding]:
+        """The outstanding tasks of a workload."""
+        return iter([each for key, each in self._tasks.items() if key[0] == workload_id])

@@ -1,0 +1,286 @@
+"""What to do so that what runs becomes what is wanted: one pure function, whoever hosts it.
+
+Replicas are ordinals 0…n-1. A rolling update replaces each ordinal by one of the same number: the new one starts, and
+when it is ready the old one stops, within the bounds that the strategy names. Everything it needs to know is in the
+record and in what nodes report, so its host can be lost at any moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from beemesh.ids import NodeId
+from beemesh.workloads.observation import ReplicaReport, StopReason
+from beemesh.workloads.record import Strategy, Workload
+
+STARTING_MAX = 32
+"""Replicas of one workload that are being placed at the same time: a herd larger than this gains nothing."""
+
+BACKOFF_BASE_S = 1.0
+BACKOFF_MAX_S = 30.0
+"""A failed replica is tried again after 1, 2, 4 … s, at most this long."""
+
+EXHAUSTED_RETRY_S = 300.0
+"""After the last attempt, one more so often where the pod is to run always: whatever was wrong may be mended."""
+
+Slot = tuple[int, int]
+"""(revision, replica)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What is wanted. `gone`: the workload was deleted."""
+
+    kind: str
+    replicas: int
+    revision: int
+    strategy: Strategy = field(default_factory=Strategy)
+    restart_policy: str = "Always"
+    gone: bool = False
+
+    @staticmethod
+    def of(workload: Workload) -> Declared:
+        """From the operator's record."""
+        return Declared(
+            kind=workload.kind,
+            replicas=workload.replicas,
+            revision=workload.current.number,
+            strategy=workload.strategy,
+            restart_policy=workload.restart_policy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How often one slot failed, when last (on our boot clock), where and why."""
+
+    count: int
+    last_s: float
+    reasons: tuple[str, ...] = ()
+    nodes: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is. `replicas` come from nodes that are alive; `starting` are slots with a task outstanding; `finished`
+    are slots of a pod that runs once and has."""
+
+    replicas: tuple[ReplicaReport, ...] = ()
+    starting: frozenset[Slot] = frozenset()
+    failures: Mapping[Slot, Failures] = field(default_factory=dict)
+    finished: frozenset[Slot] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class StartReplica:
+    """Publish a task for this slot."""
+
+    revision: int
+    replica: int
+    attempt: int = 1
+    avoid: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopReplicaAction:
+    """Have `report`'s node stop it. Of duplicates, `instead` is the one that stays."""
+
+    report: ReplicaReport
+    reason: StopReason
+    instead: ReplicaReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do for this slot before `until_s`; `exhausted` when all attempts failed."""
+
+    revision: int
+    replica: int
+    until_s: float
+    reasons: tuple[str, ...]
+    attempts: int = 0
+    exhausted: bool = False
+
+
+Action = StartReplica | StopReplicaAction | Wait
+
+
+def plan(declared: Declared, observed: Observed, now_s: float, max_attempts: int) -> tuple[Action, ...]:
+    """The next steps; none when all is as wanted, or in progress."""
+    if declared.gone:
+        return tuple(StopReplicaAction(each, "deleted") for each in observed.replicas if each.phase != "Terminating")
+    return _Plan(declared, observed, now_s, max_attempts).actions()
+
+
+def is_settled(declared: Declared, observed: Observed) -> bool:
+    """Whether exactly the wanted replicas run and are ready, and nothing else is there."""
+    ready = {(each.revision, each.replica) for each in observed.replicas if each.ready and each.phase == "Running"}
+    wanted = {(declared.revision, ordinal) for ordinal in range(declared.replicas)} - observed.finished
+    running = [each for each in observed.replicas if each.phase not in ("Succeeded", "Failed")]
+    return not observed.starting and ready == wanted and len(running) == len(wanted)
+
+
+def backoff_s(failures: int) -> float:
+    """How long to wait after so many failures."""
+    return min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** (min(failures, 10) - 1))
+
+
+def precedes(one: ReplicaReport, other: ReplicaReport) -> bool:
+    """Of two equal replicas, whether `one` stays: the higher fence, then the higher node ID."""
+    return (one.fence, one.node_id) > (other.fence, other.node_id)
+
+
+class _Plan:
+    """One look at one workload."""
+
+    def __init__(self, declared: Declared, observed: Observed, now_s: float, max_attempts: int) -> None:
+        self.declared = declared
+        self.observed = observed
+        self.now_s = now_s
+        self.max_attempts = max_attempts
+        self.leaving = [each for each in observed.replicas if each.phase == "Terminating"]
+        self.done = {slot for slot in observed.finished if slot[0] == declared.revision}
+        self.active: dict[Slot, list[ReplicaReport]] = {}
+        self.stops: list[StopReplicaAction] = []
+        self._sort_out()
+
+    def _sort_out(self) -> None:
+        """Put aside what has to go in any case; `active` keeps at most one report of a slot."""
+        for report in sorted(self.observed.replicas, key=lambda each: (each.replica, each.revision, each.node_id)):
+            slot = (report.revision, report.replica)
+            if report.phase == "Terminating":
+                continue
+            if report.replica >= self.declared.replicas:
+                self.stops.append(StopReplicaAction(report, "surplus"))
+            elif self._is_complete(report):
+                if report.revision == self.declared.revision:
+                    self.done.add(slot)
+                else:
+                    self.stops.append(StopReplicaAction(report, "outdated"))
+            elif report.phase in ("Failed", "Succeeded"):
+                self.stops.append(StopReplicaAction(report, "failed"))
+            else:
+                self.active.setdefault(slot, []).append(report)
+        for slot, reports in self.active.items():
+            stays = max(reports, key=lambda each: (each.fence, each.node_id))
+            losers = [each for each in reports if each is not stays]
+            self.stops += [StopReplicaAction(each, "duplicate", instead=stays) for each in losers]
+            self.active[slot] = [stays]
+
+    def _is_complete(self, report: ReplicaReport) -> bool:
+        """Whether a pod that is not to run always has come to its end."""
+        policy = self.declared.restart_policy
+        if report.phase == "Succeeded":
+            return policy != "Always"
+        return report.phase == "Failed" and policy == "Never"
+
+    def actions(self) -> tuple[Action, ...]:
+        """All steps, stops first."""
+        if self.declared.strategy.type == "Recreate" or self.declared.kind == "Pod":
+            steps = list(self._recreate())
+        else:
+            steps = list(self._roll())
+        return (*self.stops, *steps)
+
+    # --- the two strategies -----------------------------------------------------------------------------------------
+
+    def _recreate(self) -> Iterator[Action]:
+        """Everything old goes before anything new comes."""
+        revision = self.declared.revision
+        old = [report for slot, (report,) in self.active.items() if slot[0] != revision]
+        yield from (StopReplicaAction(each, "outdated") for each in old)
+        going = [each for each in self.leaving if each.revision != revision]
+        going += [stop.report for stop in self.stops if stop.report.revision != revision]
+        if not old and not going and all(slot[0] == revision for slot in self.observed.starting):
+            yield from self._starts(room=STARTING_MAX)
+
+    def _roll(self) -> Iterator[Action]:
+        """Each ordinal in turn, within surge and unavailability."""
+        declared, strategy = self.declared, self.declared.strategy
+        unavailable = strategy.max_unavailable
+        surge = strategy.max_surge if strategy.max_surge or unavailable else 1
+        yield from self._stop_outdated(declared.replicas - unavailable)
+        existing = len(self.observed.replicas) - self._finished_reports() + len(self._starting_unseen())
+        yield from self._starts(room=declared.replicas + surge - existing)
+
+    def _stop_outdated(self, least_available: int) -> Iterator[Action]:
+        """Old replicas whose successor is ready, and such as may be missing for a while."""
+        available = sum(1 for ordinal in range(self.declared.replicas) if self._is_available(ordinal))
+        for ordinal in range(self.declared.replicas):
+            new = self.active.get((self.declared.revision, ordinal))
+            olds = self._olds(ordinal)
+            if new and new[0].ready:
+                yield from (StopReplicaAction(each, "outdated") for each in olds)
+                continue
+            # Several generations of one ordinal: only the newest that works is worth keeping.
+            keep = max(olds, key=lambda each: (each.ready, each.revision), default=None)
+            yield from (StopReplicaAction(each, "outdated") for each in olds if each is not keep)
+            if keep is None or self.declared.strategy.max_unavailable == 0:
+                continue
+            cost = 1 if keep.ready else 0
+            if available - cost >= least_available:
+                available -= cost
+                yield StopReplicaAction(keep, "outdated")
+
+    def _starts(self, room: int) -> Iterator[Action]:
+        """Tasks for empty slots; those with no replica at all come first."""
+        room = min(room, STARTING_MAX - len(self.observed.starting))
+        revision = self.declared.revision
+        empty = [ordinal for ordinal in range(self.declared.replicas) if self._is_empty((revision, ordinal))]
+        empty.sort(key=lambda ordinal: (bool(self._olds(ordinal)), ordinal))
+        for ordinal in empty:
+            slot = (revision, ordinal)
+            replaces = bool(self._olds(ordinal))
+            wait = self._must_wait(slot)
+            if wait is not None:
+                yield wait
+                if replaces:
+                    return  # a revision that fails must not be tried on every ordinal in turn
+            elif room > 0:
+                room -= 1
+                failures = self.observed.failures.get(slot)
+                yield StartReplica(revision, ordinal, (failures.count if failures else 0) + 1, self._avoid(slot))
+
+    # --- what is there ----------------------------------------------------------------------------------------------
+
+    def _olds(self, ordinal: int) -> list[ReplicaReport]:
+        revision = self.declared.revision
+        return [reports[0] for slot, reports in self.active.items() if slot[1] == ordinal and slot[0] != revision]
+
+    def _is_available(self, ordinal: int) -> bool:
+        return any(reports[0].ready for slot, reports in self.active.items() if slot[1] == ordinal)
+
+    def _is_empty(self, slot: Slot) -> bool:
+        taken = slot in self.active or slot in self.done or slot in self.observed.starting
+        going = (*self.leaving, *(stop.report for stop in self.stops))
+        return not taken and all((each.revision, each.replica) != slot for each in going)
+
+    def _starting_unseen(self) -> set[Slot]:
+        """Slots with a task of which no node reports a pod yet."""
+        return {slot for slot in self.observed.starting if slot not in self.active}
+
+    def _finished_reports(self) -> int:
+        return sum(1 for each in self.observed.replicas if each.phase in ("Succeeded", "Failed"))
+
+    def _must_wait(self, slot: Slot) -> Wait | None:
+        failures = self.observed.failures.get(slot)
+        if failures is None or failures.count == 0:
+            return None
+        exhausted = failures.count >= self.max_attempts
+        pause_s = EXHAUSTED_RETRY_S if exhausted else backoff_s(failures.count)
+        if exhausted and self.declared.restart_policy != "Always":
+            pause_s = float("inf")
+        until_s = failures.last_s + pause_s
+        if self.now_s >= until_s:
+            return None
+        return Wait(*slot, until_s, failures.reasons, failures.count, exhausted)
+
+    def _avoid(self, slot: Slot) -> tuple[NodeId, ...]:
+        """Nodes where this slot failed, then those that run other ordinals."""
+        failures = self.observed.failures.get(slot)
+        failed = failures.nodes if failures else ()
+        return tuple(dict.fromkeys((*failed, *self._siblings_of(slot[1]))))
+
+    def _siblings_of(self, ordinal: int) -> Iterable[NodeId]:
+        return sorted(reports[0].node_id for slot, reports in self.active.items() if slot[1] != ordinal)
