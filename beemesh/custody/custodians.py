@@ -28,6 +28,7 @@ from beemesh.custody.messages import (
 )
 from beemesh.custody.proofs import check_proof
 from beemesh.custody.sealing import check_share, reseal, ticket_of
+from beemesh.dht.kset import k_set, majority
 from beemesh.effects import Asked, Effects, Erase, Notify, Now, Randomness, Reply, Save, Schedule, TimerFired
 from beemesh.errors import Untrusted
 from beemesh.events import EmitEvent, IntentChanged, Observed
@@ -38,7 +39,7 @@ from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.rates import Rates
-from beemesh.scheduling.eligibility import constraint_reasons
+from beemesh.scheduling.eligibility import placement_refusals
 from beemesh.scheduling.leases import lease_key, run_key
 from beemesh.scheduling.messages import Event, EventStatus, Lease
 from beemesh.workloads.record import Revision, SealedObject, Workload
@@ -249,26 +250,29 @@ class Custodian:
         if request.proof is None or found is None or found[0].kind != "workload":
             raise _Refusal("no_majority", "no lease was shown")
         workload = msgspec.msgpack.decode(found[0].body, type=Workload)
-        lease = self._proven(sender, request, workload, now)
+        lease, has_majority = self._proven(sender, request, workload, now)
         member = self._roster.member(sender)
         if member is None:
             raise _Refusal("not_a_member")
         surge = max(1, workload.strategy.max_surge)
         if not 0 <= request.replica < workload.replicas + surge:
             raise _Refusal("replica_out_of_range")
-        if unfit := constraint_reasons(workload.constraints, member):
+        if unfit := placement_refusals(workload.constraints, member):
             raise _Refusal("constraints", "; ".join(unfit))
         place = _served_key(workload.workload_id, request.manifest, request.replica)
         before = self._served.get(place)
         if before is not None and lease.fence < before.fence:
             raise _Refusal("stale_fence", f"fence {before.fence} was served already")
-        if before is not None and before.node_id != sender and lease.fence == before.fence:
-            raise _Refusal("held_by_another")
+        if before is not None and before.node_id != sender:
+            # A majority grants a higher fence only once the former lease is over; a minority proves nothing of it.
+            overtaken = lease.fence > before.fence and (has_majority or not self._view.is_alive(before.node_id))
+            if not overtaken:
+                raise _Refusal("held_by_another")
         served = _Served(lease.fence, sender)
         self._served[place] = served
         return member.open_key, [Save(TABLE_SERVED, place, msgspec.msgpack.encode(served))]
 
-    def _proven(self, sender: NodeId, request: ReleaseRequest, workload: Workload, now: Now) -> Lease:
+    def _proven(self, sender: NodeId, request: ReleaseRequest, workload: Workload, now: Now) -> tuple[Lease, bool]:
         assert request.proof is not None, "checked by the caller"
         make_key = lease_key if workload.duplicate_tolerant else run_key
         keys = (make_key(workload.workload_id, request.replica), lease_key(workload.workload_id, request.replica))
@@ -280,11 +284,9 @@ class Custodian:
             raise _Refusal("bad_proof", "the lease is another node's")
         if not has_majority and not (workload.duplicate_tolerant and self._sees_no_majority(claimed)):
             raise _Refusal("no_majority", "too few grants, and this custodian sees a majority")
-        return lease
+        return lease, has_majority
 
     def _sees_no_majority(self, key: str) -> bool:
-        from beemesh.dht.kset import k_set, majority
-
         members = k_set(self._roster, key)
         return sum(self._view.is_alive(node_id) for node_id in members) < majority(len(members))
 
