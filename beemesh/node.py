@@ -17,7 +17,6 @@ from beemesh.dispatch import Broadcaster, Dispatcher, Participant
 from beemesh.effects import (
     Answered,
     Asked,
-    Broadcast,
     Effects,
     Notify,
     Now,
@@ -26,14 +25,12 @@ from beemesh.effects import (
     Send,
     TimerFired,
 )
-from beemesh.events import EmitEvent, FloorWanted, MemberDown, Observed, PingEchoed
+from beemesh.events import FloorWanted, MemberDown, Observed, PingEchoed
 from beemesh.identity.membership_card import GossipRing
-from beemesh.identity.signing import sign_statement
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.messages import Ack, Nack, Ping
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.messages import EVENT_KIND, TOPIC_EVENTS, SignedEvent
 from beemesh.wire.admission import Admission, Refusal, Refused
 from beemesh.wire.datagram import BODY_BYTES_MAX, DatagramSealer
 from beemesh.wire.registry import encode_message
@@ -196,9 +193,6 @@ class Node:
             case PingEchoed(node_id=node_id):
                 if self._arriving is not None and self._arriving[0] == node_id:
                     self._admission.set_floor(*self._arriving)
-            case EmitEvent(event=told):
-                signed = SignedEvent(sign_statement(self._crypto, EVENT_KIND, told))
-                return self._run([Broadcast(TOPIC_EVENTS, signed)], now)
             case MemberDown(node_id=node_id) if self.roster.member(node_id) is None:
                 self._admission.forget(node_id)  # it was revoked, or removed
         return []

@@ -90,7 +90,7 @@ class Opener:
                 return self._open(event, now)
             case Answered():
                 return self._answered(event)
-            case TimerFired(key=("opener", "deadline", ref)):
+            case TimerFired(key=(str(), str(), str() as ref)):
                 opening = self._openings.get(ref)
                 return self._deny(opening, "no answer in time") if opening is not None else []
         return []

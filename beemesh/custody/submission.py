@@ -95,7 +95,7 @@ class Submission:
             case IntentPut(token=token):
                 submission = self._puts.pop(token, None)
                 return self._put(submission, event) if submission is not None else []
-            case TimerFired(key=("submission", "deadline", token)):
+            case TimerFired(key=(str(), str(), int() as token)):
                 late = self._open.get(token)
                 return self._end(late, "; ".join(late.problems) or "not all answered in time") if late else []
         return []

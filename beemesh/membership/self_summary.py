@@ -1,0 +1,138 @@
+"""What this node says of itself to the whole mesh: a small signed summary, renewed when it changes and now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from beemesh.effects import Effects, Now, Schedule, TimerFired
+from beemesh.events import IntentChanged, PodsObserved, ReservationsChanged, ResourcesObserved
+from beemesh.identity.signing import Signed
+from beemesh.ids import NodeId, digest_of
+from beemesh.intents.record import Cordon, Intent
+from beemesh.membership.members import Members
+from beemesh.membership.settings import SelfFacts
+from beemesh.membership.summaries import SUMMARY_KIND, Summary
+
+RENEW_S = 10.0
+RENEW_LARGE_MESH_S = 30.0
+LARGE_MESH = 50
+"""Above so many members a quiet node renews less often: summaries are most of the gossip of a quiet mesh."""
+
+SETTLE_S = 0.3
+"""Changes that come together are told together."""
+
+_RENEW = ("summary", "renew")
+_SOON = ("summary", "soon")
+
+
+class SelfSummary:
+    """Writes this node's summary and hands it to gossip."""
+
+    room = "summary"
+    handles: tuple[type, ...] = ()
+    listens = (ResourcesObserved, ReservationsChanged, PodsObserved, IntentChanged)
+    tables: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        self_id: NodeId,
+        members: Members,
+        facts: SelfFacts,
+        intent_for: Callable[[str], tuple[Intent, Signed] | None],
+    ) -> None:
+        self._self_id = self_id
+        self._members = members
+        self._facts = facts
+        self._intent_for = intent_for
+        self._resources: ResourcesObserved | None = None
+        self._reserved = ReservationsChanged(0, 0, 0)
+        self._pods = (0, 0)
+        self._soon = False
+
+    def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
+        """Nothing is kept on disk."""
+
+    def start(self, now: Now) -> Effects:
+        """Speak for the first time."""
+        self._write(now)
+        return [Schedule(_RENEW, now.boot_s + RENEW_S)]
+
+    def handle(self, event: Any, now: Now) -> Effects:
+        """See `beemesh.effects.StateMachine`."""
+        match event:
+            case TimerFired(key=key):
+                self._write(now)
+                if key == _SOON:
+                    self._soon = False
+                    return []
+                large = len(self._members.view.alive()) > LARGE_MESH
+                return [Schedule(_RENEW, now.boot_s + (RENEW_LARGE_MESH_S if large else RENEW_S))]
+            case ResourcesObserved():
+                first = self._resources is None
+                self._resources = event
+                return self._write_soon(now) if first else []
+            case ReservationsChanged():
+                self._reserved = event
+                return self._write_soon(now)
+            case PodsObserved(replicas=replicas):
+                pods = (sum(replica.phase == "Running" for replica in replicas), len(replicas))
+                changed, self._pods = pods != self._pods, pods
+                return self._write_soon(now) if changed else []
+            case IntentChanged(intent=intent) if intent.kind == "cordon" or intent.key == f"node/{self._name()}":
+                return self._write_soon(now)
+        return []
+
+    def _write_soon(self, now: Now) -> Effects:
+        if self._soon:
+            return []
+        self._soon = True
+        return [Schedule(_SOON, now.boot_s + SETTLE_S)]
+
+    def _name(self) -> str:
+        card = self._members.roster.member(self._self_id)
+        return card.name if card else ""
+
+    def _write(self, now: Now) -> None:
+        own = self._members.own
+        own.summary_seq = max(own.summary_seq + 1, now.wall_ms)
+        seen = self._resources
+        card = self._members.roster.member(self._self_id)
+        labels = msgspec.msgpack.encode(sorted(card.labels.items())) if card else b""
+        summary = Summary(
+            node_id=self._self_id,
+            seq=own.summary_seq,
+            taken_ms=now.wall_ms,
+            cpu_m_total=seen.cpu_m_total if seen else 0,
+            cpu_m_free=max(0, round(seen.cpu_m_total * (1 - seen.cpu_load))) if seen else 0,
+            cpu_m_reserved=self._reserved.cpu_m,
+            mem_mb_total=seen.mem_mb_total if seen else 0,
+            mem_mb_free=seen.mem_mb_free if seen else 0,
+            mem_mb_reserved=self._reserved.mem_mb,
+            storage_mb_total=seen.storage_mb_total if seen else 0,
+            storage_mb_free=seen.storage_mb_free if seen else 0,
+            storage_mb_reserved=self._reserved.storage_mb,
+            cpu_load=round(seen.cpu_load, 3) if seen else 0.0,
+            pods_running=self._pods[0],
+            pods_total=self._pods[1],
+            cordoned=self._cordoned(),
+            engine=self._facts.engine,
+            agent_version=self._facts.agent_version,
+            labels_digest=digest_of(labels)[:8],
+            api_port=self._facts.api_port,
+            started_ms=own.started_ms,
+        )
+        own.summary = self._members.desk.sign(SUMMARY_KIND, summary)
+        self._members.view.set_summary(summary)
+        self._members.rumours.add(("summary", self._self_id, b""), own.summary)
+
+    def _cordoned(self) -> bool:
+        found = self._intent_for(f"cordon/{self._name()}")
+        if found is None or found[0].kind != "cordon":
+            return False
+        try:
+            return msgspec.msgpack.decode(found[0].body, type=Cordon).cordoned
+        except msgspec.DecodeError:
+            return False
