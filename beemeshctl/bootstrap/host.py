@@ -34,7 +34,8 @@ IMAGE_LOAD_TIMEOUT_S = 900.0
 READY_TIMEOUT_S = 60.0
 """From the start of the service to an agent that says it is ready."""
 
-LOG_LINES = 20
+LOG_LINES = 6
+"""Enough of the agent's log to see why it ended."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,9 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_NODES = 500_000
 """YAML nodes per file with aliases expanded: bounds what a nested alias can blow up to."""
 
+_NO_BOOLEANS = ("y", "Y", "n", "N")
+"""Booleans by the letter of YAML 1.1, and plain text to Ansible's parser."""
+
 _UNREADABLE_TAGS = {
     "!vault": "values encrypted with ansible-vault are not read: keep secrets out of it, or use a prompt",
     "!unsafe": "remove the !unsafe tag: values are rendered in a sandbox anyway",
@@ -163,6 +166,8 @@ class _Builder:
         return {**merged, **result}
 
     def _scalar(self, node: Any) -> Any:
+        if node.value in _NO_BOOLEANS:
+            return node.value
         value = self._yaml.constructor.construct_object(node, deep=True)
         return value if isinstance(value, bool | int | float | str | None) else str(node.value)
 

@@ -118,7 +118,18 @@ def _with_documentation(row: Variable) -> Schema:
     documented: Schema = {"description": row.description}
     if row.default is not None:
         documented["default"] = row.default
-    return {**documented, "anyOf": [row.schema, {"$ref": "#/$defs/template"}]}
+    return {**documented, **_or_template(row.schema)}
+
+
+def _or_template(schema: Schema) -> Schema:
+    """The same, with a template allowed in place of any value; what it renders to is checked later."""
+    inner = dict(schema)
+    for key in ("items", "additionalProperties"):
+        if isinstance(inner.get(key), dict):
+            inner[key] = _or_template(inner[key])
+    if "properties" in inner:
+        inner["properties"] = {name: _or_template(value) for name, value in inner["properties"].items()}
+    return {"anyOf": [inner, {"$ref": "#/$defs/template"}]}
 
 
 @cache

@@ -72,6 +72,11 @@ class HostKeys:
         """Whether any key of the host is on record."""
         return bool(self.known().match(host, "", port)[0])
 
+    def is_changed(self, host: str, port: int, key: SSHKey) -> bool:
+        """Whether keys are on record for the host, and this is none of them."""
+        known = self.known().match(host, "", port)[0]
+        return bool(known) and key not in known
+
     def refusal(self, verdict: Verdict, host: str, port: int, key: SSHKey | None) -> BeemeshError:
         """The error for a key that was not trusted."""
         name = host_token(host, port)

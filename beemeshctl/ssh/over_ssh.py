@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beemesh.errors import BeemeshError, InvalidInput, NotAllowed, Unreachable
+from beemesh.errors import InvalidInput, NotAllowed, Unreachable
 from beemeshctl.inventory.desired import ConnectionSettings
 from beemeshctl.ssh.connection import (
     CHUNK_BYTES,
@@ -150,8 +151,8 @@ class SshConnection:
                 f"{settings.host} port {settings.port} did not answer within {self._connect_timeout_s:g} s",
                 hint="is the machine on, and the address right? --timeout gives it longer",
             ) from None
-        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
-            raise self._key_error(settings, watcher.verdict, watcher.key, error) from None
+        except asyncssh.HostKeyNotVerifiable:
+            raise self._keys.refusal(watcher.verdict, settings.host, settings.port, watcher.key) from None
         except asyncssh.PermissionDenied:
             raise _login_refused(settings) from None
         except socket.gaierror as error:
@@ -161,23 +162,30 @@ class SshConnection:
         except (ConnectionRefusedError, ConnectionResetError):
             raise
         except (asyncssh.Error, OSError) as error:
+            await self._refuse_changed_key(settings, tunnel)
             raise Unreachable(
                 f"no SSH with {settings.host} port {settings.port}: {_words(error)}",
                 hint="is it an SSH server, and does the network reach it?",
             ) from None
 
-    def _key_error(
-        self, settings: ConnectionSettings, verdict: Verdict, key: asyncssh.SSHKey | None, error: Exception
-    ) -> BeemeshError:
+    async def _refuse_changed_key(
+        self, settings: ConnectionSettings, tunnel: asyncssh.SSHClientConnection | None
+    ) -> None:
+        """Raise `HostKeyChanged` when a failed handshake is due to a key of another type than the one on record.
+
+        With keys on record only their types are offered, so such a server ends the handshake without showing its key.
+        """
         import asyncssh
 
-        if isinstance(error, asyncssh.KeyExchangeFailed) and not self._keys.has_keys(settings.host, settings.port):
-            return Unreachable(f"no common way to talk SSH with {settings.host}: {_words(error)}")
-        # With keys on record only their types are offered: a server that has none of them shows a changed key.
-        judged: Verdict = (
-            "changed" if isinstance(error, asyncssh.KeyExchangeFailed) or verdict == "trusted" else verdict
-        )
-        return self._keys.refusal(judged, settings.host, settings.port, key)
+        if not self._keys.has_keys(settings.host, settings.port):
+            return
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                key = await asyncssh.get_server_host_key(settings.host, settings.port, tunnel=tunnel or (), config=[])
+        except (asyncssh.Error, OSError):
+            return
+        if key is not None and self._keys.is_changed(settings.host, settings.port, key):
+            raise self._keys.refusal("changed", settings.host, settings.port, key)
 
     @staticmethod
     def _refused(settings: ConnectionSettings, error: OSError) -> Unreachable:
@@ -242,8 +250,9 @@ def _login_refused(settings: ConnectionSettings) -> NotAllowed:
 
 
 def _words(error: Exception) -> str:
-    text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
-    return str(text)
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(getattr(error, "reason", "") or str(error) or type(error).__name__)
 
 
 async def _feed(process: Any, first: bytes, content: bytes | Path) -> None:

@@ -1,0 +1,1 @@
+"""Bootstrap, without any host."""
