@@ -1,0 +1,643 @@
+"""Running what was won: reserve, open the manifest, deploy, tell everybody; and keep the table of this node's pods.
+
+An agent's restart touches no pod: what runs is adopted by its labels. A machine's restart brings back those pods whose
+manifests it may keep, once it has heard that nobody took them over. A pod ends when an operator deleted its workload
+(this node sees the signed tombstone itself), when a steward proves its right and the record supports it, or when a run
+lease could not be renewed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from beemesh.effects import (
+    Answered,
+    Asked,
+    Cancel,
+    Effects,
+    Erase,
+    JobFinished,
+    Notify,
+    Now,
+    Randomness,
+    Reply,
+    Run,
+    Save,
+    Schedule,
+    TimerFired,
+)
+from beemesh.events import (
+    Claim,
+    DeployPod,
+    IntentChanged,
+    LeaseDenied,
+    LeaseGranted,
+    LeaseLost,
+    ManifestDenied,
+    ManifestOpened,
+    Observed,
+    OpenManifest,
+    PodsObserved,
+    ReleaseLease,
+    ReservationsChanged,
+    ResourcesObserved,
+    StopPod,
+    TaskWon,
+)
+from beemesh.ids import NodeId
+from beemesh.intents.record import workload_key
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
+from beemesh.scheduling.judging import Judge
+from beemesh.scheduling.leases import run_key
+from beemesh.scheduling.local_work import LocalWork, Promise
+from beemesh.scheduling.messages import Task
+from beemesh.scheduling.orders import ProofCheck, objection_to
+from beemesh.scheduling.pods import ENDED, Deploying, LocalCopies, Placement, PodTable, name_of, pod_of
+from beemesh.scheduling.recovery import Recovery
+from beemesh.scheduling.score import Score
+from beemesh.scheduling.tasks import IntentLookup, workload_of
+from beemesh.scheduling.telling import FINISHED, RETRYABLE, Teller
+from beemesh.secret import SecretBytes
+from beemesh.settings.model import NodeSettings
+from beemesh.workloads.observation import (
+    ListReplicas,
+    ReplicaList,
+    ReplicaReport,
+    StopAnswer,
+    StopReplica,
+)
+from beemesh.workloads.record import Requirements
+
+TABLE = "placements"
+
+RUN_LEASE_TTL_MS = 15_000
+RUN_LEASE_RENEW_MS = 5_000
+RUN_LEASE_MARGIN_S = 2.0
+"""A replica that must not be doubled stops so long before its run lease ends, by this node's own clock."""
+
+RUN_LEASE_WAIT_S = 20.0
+"""How long a new holder waits for the former run lease to end: its time to live, the margin, and some."""
+
+GRACE_S = 30
+"""Seconds between asking a pod to end and ending it, where nobody says another."""
+
+STOP_AGAIN_S = 5.0
+"""A stop that the runtime could not carry out is tried again."""
+
+VANISH_GRACE_S = 5.0
+"""A pod started so lately may be missing from a list that was read before."""
+
+QUESTIONS_WAITING_MAX = 256
+"""Peers that ask what runs here before the runtime has said so."""
+
+
+class Executor:
+    """Runs this node's pods. List it before the bidder, which reads `local`."""
+
+    room = "executor"
+    handles: tuple[type, ...] = (ListReplicas, StopReplica)
+    listens: tuple[type, ...] = (
+        TaskWon,
+        LeaseGranted,
+        LeaseDenied,
+        LeaseLost,
+        ManifestOpened,
+        ManifestDenied,
+        PodsObserved,
+        ResourcesObserved,
+        IntentChanged,
+    )
+    tables: tuple[str, ...] = (TABLE,)
+
+    def __init__(
+        self,
+        self_id: NodeId,
+        roster: Roster,
+        view: View,
+        randomness: Randomness,
+        settings: NodeSettings,
+        local: LocalWork,
+        intent_for: IntentLookup,
+        copies: LocalCopies,
+        check_proof: ProofCheck,
+        new_request_id: Callable[[], int],
+    ) -> None:
+        self.pods = PodTable(self_id)
+        self._settings = settings
+        self._local = local
+        self._intent_for = intent_for
+        self._copies = copies
+        self._check_proof = check_proof
+        self._judge = Judge(self_id, roster, settings, local, intent_for)
+        self._tell = Teller(self_id, randomness)
+        self._recovery = Recovery(self_id, view, new_request_id, self.room)
+        self._self_id = self_id
+        self._looked = False
+        """Whether the runtime has listed its pods since this agent started."""
+        self._questions: list[tuple[int, str]] = []
+        self._run_leases: dict[str, str] = {}
+        """Run lease key → pod."""
+        self._jobs = 0
+
+    def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
+        """Take back what was placed here."""
+        for _, value in rows:
+            placement = msgspec.msgpack.decode(value, type=Placement)
+            self.pods.placed[placement.name] = placement
+
+    def start(self, now: Now) -> Effects:
+        """Nothing to do until the runtime says what runs."""
+        return []
+
+    def handle(self, event: Any, now: Now) -> Effects:
+        """What to do about an event."""
+        match event:
+            case TaskWon():
+                return self._won(event, now)
+            case LeaseGranted() | LeaseDenied() | LeaseLost():
+                return self._lease(event, now)
+            case ManifestOpened(ref=ref, plaintext=plaintext):
+                return self._opened(ref, plaintext)
+            case ManifestDenied():
+                return self._manifest_denied(event, now)
+            case JobFinished(job_id=job_id):
+                return self._finished(job_id, event, now)
+            case PodsObserved():
+                return self._observed(event, now)
+            case ResourcesObserved():
+                self._local.observed = event
+                return []
+            case IntentChanged(intent=intent) if intent.kind == "tombstone" and intent.key.startswith("workload/"):
+                return self._deleted(intent.key.removeprefix("workload/"), now)
+            case Asked(message=ListReplicas(workload_id=workload_id), token=token):
+                return self._list(token, workload_id)
+            case Asked(message=StopReplica() as order, sender=sender, token=token):
+                return self._ordered(order, sender, token, now)
+            case Answered(request_id=request_id, message=answer):
+                known = self._recovery.answered(request_id, answer)
+                return self._recover(now) if known and self._recovery.is_over else []
+            case TimerFired(key=(_, str(what), str(name))):
+                return self._timer(what, name, now)
+        return []
+
+    # --- from a won lease to a running pod --------------------------------------------------------------------------
+
+    def _won(self, won: TaskWon, now: Now) -> Effects:
+        task = won.task
+        placement = Placement(pod_of(task), task, won.fence)
+        if placement.name in self.pods.deploying or self.pods.active(placement.name):
+            details = {"already": "true"}
+            told = self._tell.about_task("Deployed", task, now, "it runs here already", details)
+            return [Notify(ReleaseLease(won.key)), told]
+        verdict = self._judge.judge(task, (), now.wall_ms)
+        if not isinstance(verdict, Score):
+            why = "; ".join(verdict)
+            return [Notify(ReleaseLease(won.key)), self._tell.about_task("Cancelled", task, now, why)]
+        deploying = Deploying(placement, won.key, won.proof, "queued", now.boot_s)
+        self.pods.deploying[placement.name] = deploying
+        details = {"fence": str(won.fence), "tentative": str(won.proof.tentative).lower()}
+        return [
+            *self._promise(placement.name, task, started=False),
+            self._tell.about_task("Scheduled", task, now, details=details),
+            *self._begin_next(now),
+        ]
+
+    def _begin_next(self, now: Now) -> Effects:
+        """Begin with queued deployments, as far as the limit on concurrent ones allows."""
+        effects: Effects = []
+        for deploying in tuple(self.pods.deploying.values()):
+            busy = sum(1 for each in self.pods.deploying.values() if each.step != "queued")
+            if busy >= self._settings.runtime.max_concurrent_deployments:
+                break
+            if deploying.step == "queued":
+                effects += self._begin(deploying, now)
+        return effects
+
+    def _begin(self, deploying: Deploying, now: Now) -> Effects:
+        placement = deploying.placement
+        timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
+        if placement.name in self.pods.seen:
+            deploying.step = "clearing"
+            return self._stop_job(placement.name, "making room for its successor", grace_s=0)
+        if not placement.task.duplicate_tolerant:
+            deploying.step = "leasing"
+            deadline = Schedule((self.room, "deadline", placement.name), now.boot_s + timeout_s + RUN_LEASE_WAIT_S)
+            return [self._claim_run(placement), deadline]
+        return self._open(deploying, now)
+
+    def _open(self, deploying: Deploying, now: Now) -> Effects:
+        deploying.step = "opening"
+        task = deploying.placement.task
+        assert deploying.proof is not None, "a won task comes with the proof of its lease"
+        timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
+        return [
+            Schedule((self.room, "deadline", deploying.placement.name), now.boot_s + timeout_s),
+            Notify(
+                OpenManifest(
+                    ref=task.task_id,
+                    key=workload_key(task.workload_id),
+                    manifest=task.manifest_ref,
+                    revision=task.revision,
+                    replica=task.replica,
+                    proof=deploying.proof,
+                )
+            ),
+        ]
+
+    def _opened(self, ref: str, plaintext: SecretBytes) -> Effects:
+        deploying = self.pods.by_task(ref)
+        if deploying is None or deploying.step != "opening":
+            return []
+        if self._restarts_alone(deploying.placement.task):
+            deploying.plaintext = plaintext
+        return [
+            Cancel((self.room, "deadline", deploying.placement.name)),
+            *self._deploy_job(deploying, plaintext),
+        ]
+
+    def _deploy_job(self, deploying: Deploying, plaintext: SecretBytes) -> Effects:
+        deploying.step = "deploying"
+        placement = deploying.placement
+        workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
+        labels = dict(workload.pod_labels) if workload else {}
+        job = DeployPod(placement.pod, placement.task, placement.fence, plaintext, labels)
+        return [Run(self._job_id("deploy", placement.name), job)]
+
+    def _manifest_denied(self, denied: ManifestDenied, now: Now) -> Effects:
+        deploying = self.pods.by_task(denied.ref)
+        if deploying is None or deploying.step != "opening":
+            return []
+        return self._fail(deploying, "ManifestDenied", "; ".join(denied.reasons), now, retryable=denied.retryable)
+
+    def _deployed(self, deploying: Deploying, report: Any, now: Now) -> Effects:
+        placement = deploying.placement
+        name, task = placement.name, placement.task
+        del self.pods.deploying[name]
+        self.pods.placed[name] = placement
+        self.pods.deployed_s[name] = now.boot_s
+        if isinstance(report, ReplicaReport):
+            self.pods.seen[name] = report
+        effects: Effects = [Save(TABLE, name.encode(), msgspec.msgpack.encode(placement))]
+        if deploying.plaintext is not None and deploying.proof is not None:
+            effects += self._copies.keep(name, deploying.plaintext, deploying.proof)
+        if deploying.lease:
+            effects.append(Notify(ReleaseLease(deploying.lease)))
+        details = {"pod": placement.pod, "fence": str(placement.fence), "took_ms": _ms(now.boot_s - deploying.won_s)}
+        return [
+            *effects,
+            *self._promise(name, task, started=True),
+            self._tell.about_task("Deployed", task, now, details=details),
+            _count("deployments", result="ok"),
+            *self._begin_next(now),
+        ]
+
+    def _fail(self, deploying: Deploying, code: str, message: str, now: Now, *, retryable: bool = False) -> Effects:
+        """Nothing of it is left; whoever hosts the reconciler decides what comes next."""
+        details = {"message": message, "record": deploying.placement.task.record_digest.hex()[:16]}
+        if retryable:
+            details[RETRYABLE] = "true"
+        told = self._tell.about_task("Failed", deploying.placement.task, now, code, details)
+        return [*self._drop(deploying, now), told, _count("deployments", result="failed", reason=code)]
+
+    def _cancel(self, deploying: Deploying, why: str, now: Now) -> Effects:
+        """Give a deployment up. What the runtime is busy with is undone when it has finished."""
+        told = self._tell.about_task("Cancelled", deploying.placement.task, now, why)
+        if deploying.step in ("deploying", "clearing"):
+            deploying.step, deploying.why = "cancelled", why
+            return [*self._give_up_leases(deploying), told]
+        return [*self._drop(deploying, now), told]
+
+    def _drop(self, deploying: Deploying, now: Now) -> Effects:
+        name = deploying.placement.name
+        self.pods.deploying.pop(name, None)
+        effects: Effects = [Cancel((self.room, "deadline", name)), *self._give_up_leases(deploying)]
+        if not deploying.lease:
+            effects += self._forget(name)
+        return [*effects, *self._withdraw(name), *self._begin_next(now)]
+
+    def _give_up_leases(self, deploying: Deploying) -> Effects:
+        effects: Effects = [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []
+        return effects + self._release_run(deploying.placement.name)
+
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    def _claim_run(self, placement: Placement) -> Notify:
+        task = placement.task
+        key = run_key(task.workload_id, task.replica)
+        self._run_leases[key] = placement.name
+        return Notify(
+            Claim(
+                key=key,
+                ttl_ms=RUN_LEASE_TTL_MS,
+                renew_ms=RUN_LEASE_RENEW_MS,
+                task_id=task.task_id,
+                workload_id=task.workload_id,
+                revision=task.revision,
+                replica=task.replica,
+            )
+        )
+
+    def _lease(self, event: LeaseGranted | LeaseDenied | LeaseLost, now: Now) -> Effects:
+        name = self._run_leases.get(event.key)
+        if name is None:
+            return self._placement_lease(event, now)
+        deploying = self.pods.deploying.get(name)
+        match event:
+            case LeaseGranted(expires_boot_s=expires_s):
+                effects: Effects = [Schedule((self.room, "run-end", event.key), expires_s - RUN_LEASE_MARGIN_S)]
+                go_on = deploying is not None and deploying.step == "leasing"
+                return effects + (self._open(deploying, now) if deploying and go_on else [])
+            case LeaseDenied(retry_after_s=retry_s):
+                return [Schedule((self.room, "run-again", event.key), now.boot_s + max(0.5, retry_s))]
+            case _:
+                return self._run_lost(event.key, event.reason, now)
+
+    def _placement_lease(self, event: LeaseGranted | LeaseDenied | LeaseLost, now: Now) -> Effects:
+        deploying = next((each for each in self.pods.deploying.values() if each.lease == event.key), None)
+        if deploying is None or deploying.step == "cancelled":
+            return []
+        if isinstance(event, LeaseLost):
+            return self._cancel(deploying, f"its lease was lost: {event.reason}", now)
+        if isinstance(event, LeaseGranted):
+            deploying.proof = event.proof
+        return []
+
+    def _run_lost(self, key: str, reason: str, now: Now) -> Effects:
+        name = self._run_leases.get(key, "")
+        effects = self._release_run(name)
+        deploying = self.pods.deploying.get(name)
+        if deploying is not None and deploying.step != "cancelled":
+            return effects + self._cancel(deploying, f"its run lease was lost: {reason}", now)
+        return effects + self._stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
+
+    def _claim_run_again(self, key: str) -> Effects:
+        name = self._run_leases.get(key, "")
+        deploying = self.pods.deploying.get(name)
+        placement = deploying.placement if deploying else self.pods.placed.get(name)
+        return [self._claim_run(placement)] if placement else []
+
+    def _release_run(self, name: str) -> Effects:
+        keys = [key for key, pod in self._run_leases.items() if pod == name]
+        effects: Effects = []
+        for key in keys:
+            del self._run_leases[key]
+            effects += [
+                Cancel((self.room, "run-end", key)),
+                Cancel((self.room, "run-again", key)),
+                Notify(ReleaseLease(key)),
+            ]
+        return effects
+
+    # --- what the runtime says --------------------------------------------------------------------------------------
+
+    def _finished(self, job_id: str, job: JobFinished, now: Now) -> Effects:
+        what, _, rest = job_id.partition(" ")
+        name = rest.partition(" ")[2]
+        if what == "stop":
+            return self._stopped(name, job.error, now)
+        deploying = self.pods.deploying.get(name)
+        if deploying is None:
+            return []
+        if deploying.step == "cancelled":
+            del self.pods.deploying[name]
+            undo = self._forget(name) + self._withdraw(name)
+            return undo + ([] if job.error else self._stop_job(name, deploying.why, GRACE_S)) + self._begin_next(now)
+        if job.error:
+            code, _, message = job.error.partition(": ")
+            return self._fail(deploying, code, message or code, now)
+        return self._deployed(deploying, job.result, now)
+
+    def _observed(self, observed: PodsObserved, now: Now) -> Effects:
+        pods = {name_of(report): report for report in observed.replicas}
+        effects: Effects = []
+        for name, report in pods.items():
+            effects += self._changed(name, report, now)
+        if observed.complete:
+            effects += self._missing(pods, now)
+        if observed.complete and not self._looked:
+            self._looked = True
+            effects += self._answer_questions() + self._begin_recovery(pods, now)
+        return effects
+
+    def _changed(self, name: str, report: ReplicaReport, now: Now) -> Effects:
+        before = self.pods.seen.get(name)
+        self.pods.seen[name] = report
+        if name in self.pods.deploying:
+            return []
+        found = self._intent_for(workload_key(report.workload_id))
+        if found is not None and found[0].kind == "tombstone":
+            return self._stop(name, "deleted", now)
+        if report.phase in ENDED:
+            ended_now = before is not None and before.phase not in ENDED
+            effects = self._withdraw(name) + self._forget(name) + self._release_run(name)
+            return effects + (self._told_end(report, now) if ended_now else [])
+        return self._adopt(name, report) if before is None else []
+
+    def _told_end(self, report: ReplicaReport, now: Now) -> Effects:
+        done = report.phase == "Succeeded"
+        details = {FINISHED: "true"} if done else {"message": report.reason}
+        return [self._about(report, "Stopped" if done else "Failed", now, report.reason or report.phase, details)]
+
+    def _adopt(self, name: str, report: ReplicaReport) -> Effects:
+        """A pod that was here before this agent: it is counted, and otherwise left alone."""
+        placement = self.pods.placed.get(name)
+        if placement is not None:
+            adopted = self._promise(name, placement.task, started=True)
+            return adopted + ([] if placement.task.duplicate_tolerant else [self._claim_run(placement)])
+        workload = workload_of(self._intent_for(workload_key(report.workload_id)))
+        known = workload is not None and workload.current.number == report.revision
+        reqs = workload.requirements if workload and known else Requirements()
+        self._local.promise(name, Promise(report.workload_id, report.revision, report.replica, reqs, started=True))
+        return self._reservations()
+
+    def _missing(self, pods: dict[str, ReplicaReport], now: Now) -> Effects:
+        """Pods that were here and are not any more, without anybody having stopped them."""
+        effects: Effects = []
+        for name, report in list(self.pods.seen.items()):
+            if name in pods or name in self.pods.deploying:
+                continue
+            if now.boot_s - self.pods.deployed_s.get(name, float("-inf")) < VANISH_GRACE_S:
+                continue
+            del self.pods.seen[name]
+            if name not in self.pods.stopping:
+                effects += [*self._gone(name), self._about(report, "Stopped", now, "the pod vanished from its runtime")]
+        return effects
+
+    def _gone(self, name: str) -> Effects:
+        """Forget everything about a pod that is not there any more."""
+        self.pods.seen.pop(name, None)
+        self.pods.deployed_s.pop(name, None)
+        return self._forget(name) + self._withdraw(name) + self._release_run(name)
+
+    def _forget(self, name: str) -> Effects:
+        """Nothing of the pod is kept, so no restart brings it back."""
+        known = self.pods.placed.pop(name, None) is not None
+        return [*([Erase(TABLE, name.encode())] if known else []), *self._copies.forget(name)]
+
+    # --- stopping ---------------------------------------------------------------------------------------------------
+
+    def _deleted(self, workload_id: str, now: Now) -> Effects:
+        """The operator's tombstone is here, signed: no steward is needed to obey it."""
+        effects: Effects = []
+        for deploying in tuple(self.pods.deploying.values()):
+            if deploying.placement.task.workload_id == workload_id and deploying.step != "cancelled":
+                effects += self._cancel(deploying, "the workload was deleted", now)
+        for name, report in tuple(self.pods.seen.items()):
+            if report.workload_id == workload_id:
+                effects += self._stop(name, "deleted", now)
+        return effects
+
+    def _ordered(self, order: StopReplica, sender: NodeId, token: int, now: Now) -> Effects:
+        report = next(
+            (
+                each
+                for each in self.pods.seen.values()
+                if (each.workload_id, each.revision, each.replica) == (order.workload_id, order.revision, order.replica)
+                and order.task_id in ("", each.task_id)
+            ),
+            None,
+        )
+        if report is None:
+            return [Reply(token, StopAnswer(accepted=True, reason="there is no such replica here"))]
+        workload = workload_of(self._intent_for(workload_key(order.workload_id)))
+        against = objection_to(order, sender, report, workload, self._check_proof, now.wall_ms)
+        if against:
+            return [Reply(token, StopAnswer(accepted=False, reason=against)), _count("stops", result="refused")]
+        stop = self._stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
+        return [Reply(token, StopAnswer(accepted=True)), *stop]
+
+    def _stop(self, name: str, reason: str, now: Now, grace_s: int = GRACE_S) -> Effects:
+        if name not in self.pods.seen or name in self.pods.stopping or name in self.pods.deploying:
+            return []
+        return [*self._forget(name), *self._stop_job(name, reason, grace_s), _count("stops", result="accepted")]
+
+    def _stop_job(self, name: str, reason: str, grace_s: int) -> Effects:
+        self.pods.stopping[name] = reason
+        namespace, _, pod = name.partition("/")
+        return [Run(self._job_id("stop", name), StopPod(pod, grace_s, reason, namespace))]
+
+    def _stopped(self, name: str, error: str, now: Now) -> Effects:
+        deploying = self.pods.deploying.get(name)
+        if error:
+            return [Schedule((self.room, "stop-again", name), now.boot_s + STOP_AGAIN_S)]
+        reason = self.pods.stopping.pop(name, "")
+        report = self.pods.seen.get(name)
+        if deploying is not None:
+            self.pods.seen.pop(name, None)
+            if deploying.step == "cancelled":
+                return self._drop(deploying, now)
+            return self._begin(deploying, now)
+        told = [self._about(report, "Stopped", now, reason)] if report else []
+        return [*self._gone(name), *told]
+
+    # --- after a machine was off ------------------------------------------------------------------------------------
+
+    def _begin_recovery(self, pods: dict[str, ReplicaReport], now: Now) -> Effects:
+        effects: Effects = []
+        for name, placement in list(self.pods.placed.items()):
+            if name in pods or name in self.pods.deploying:
+                continue
+            if self._restarts_alone(placement.task):
+                self.pods.recovering[name] = placement
+                effects += self._promise(name, placement.task, started=False)
+            else:
+                effects += self._forget(name)
+        return effects + (self._recovery.begin(now) if self.pods.recovering else [])
+
+    def _recover(self, now: Now) -> Effects:
+        """Everybody who is there has been heard: start what is still ours."""
+        effects: Effects = []
+        for name, placement in list(self.pods.recovering.items()):
+            del self.pods.recovering[name]
+            workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
+            revision, replica = placement.task.revision, placement.task.replica
+            wanted = workload is not None and workload.current.number == revision and replica < workload.replicas
+            plaintext = self._copies.open(name) if wanted and not self._recovery.overtaken(placement) else None
+            if plaintext is None:
+                effects += self._forget(name) + self._withdraw(name)
+                continue
+            deploying = Deploying(placement, "", None, "deploying", now.boot_s)
+            self.pods.deploying[name] = deploying
+            effects += [_count("restarts_alone"), *self._deploy_job(deploying, plaintext)]
+        self._recovery.running = False
+        return effects
+
+    def _restarts_alone(self, task: Task) -> bool:
+        return task.restart == "alone" and task.duplicate_tolerant
+
+    # --- answering and counting -------------------------------------------------------------------------------------
+
+    def _list(self, token: int, workload_id: str) -> Effects:
+        if self._looked or len(self._questions) >= QUESTIONS_WAITING_MAX:
+            return [Reply(token, ReplicaList(self._self_id, self.pods.reports(workload_id)))]
+        self._questions.append((token, workload_id))
+        return []
+
+    def _answer_questions(self) -> Effects:
+        answers: Effects = [
+            Reply(token, ReplicaList(self._self_id, self.pods.reports(workload_id)))
+            for token, workload_id in self._questions
+        ]
+        self._questions.clear()
+        return answers
+
+    def _promise(self, name: str, task: Task, *, started: bool) -> Effects:
+        self._local.promise(name, Promise(task.workload_id, task.revision, task.replica, task.reqs, started))
+        return self._reservations()
+
+    def _withdraw(self, name: str) -> Effects:
+        return self._reservations() if self._local.withdraw(name) else []
+
+    def _reservations(self) -> Effects:
+        held = self._local.totals()
+        return [Notify(ReservationsChanged(held.cpu_m, held.mem_mb, held.storage_mb))]
+
+    def _about(
+        self, report: ReplicaReport, status: Any, now: Now, reason: str, details: dict[str, str] | None = None
+    ) -> Notify:
+        return self._tell.about(
+            status,
+            now,
+            reason,
+            {"pod": report.pod, **(details or {})},
+            task_id=report.task_id,
+            workload_id=report.workload_id,
+            namespace=report.namespace,
+            revision=report.revision,
+            replica=report.replica,
+        )
+
+    def _timer(self, what: str, name: str, now: Now) -> Effects:
+        match what:
+            case "deadline":
+                deploying = self.pods.deploying.get(name)
+                if deploying is None or deploying.step not in ("opening", "leasing"):
+                    return []
+                waited = "the manifest was not opened" if deploying.step == "opening" else "no run lease was granted"
+                return self._fail(deploying, "Timeout", f"{waited} in time", now, retryable=True)
+            case "run-end":
+                return self._run_lost(name, "it was not renewed in time", now)
+            case "run-again":
+                return self._claim_run_again(name)
+            case "stop-again" if name in self.pods.stopping:
+                return self._stop_job(name, self.pods.stopping[name], 0)
+            case "recover":
+                effects = self._recovery.ask(now)
+                return effects or self._recover(now)
+        return []
+
+    def _job_id(self, what: str, name: str) -> str:
+        self._jobs += 1
+        return f"{what} {self._jobs} {name}"
+
+
+def _ms(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def _count(metric: str, **labels: str) -> Notify:
+    return Notify(Observed(f"scheduler_{metric}_total", labels))

@@ -1,0 +1,59 @@
+"""Whether a node obeys a steward's order to stop one of its replicas. Pure: only the reply and the stop are effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from beemesh.errors import Untrusted
+from beemesh.ids import NodeId
+from beemesh.scheduling.leases import steward_key
+from beemesh.scheduling.messages import Lease, LeaseProof
+from beemesh.scheduling.pods import ENDED
+from beemesh.workloads.observation import ReplicaReport, StopReplica
+from beemesh.workloads.record import Workload
+
+ProofCheck = Callable[[LeaseProof, str, int], tuple[Lease, bool]]
+"""(proof, key, wall_ms) → the lease and whether a majority granted it; raises `Untrusted`. See `custody.proofs`."""
+
+
+def objection_to(
+    order: StopReplica,
+    sender: NodeId,
+    report: ReplicaReport,
+    workload: Workload | None,
+    check_proof: ProofCheck,
+    wall_ms: int,
+) -> str:
+    """Why the order is refused; empty when it stands. `workload` is this node's own newest record, None when the
+    operator deleted it."""
+    if order.proof is None:
+        return "the order carries no lease proof"
+    try:
+        lease, has_majority = check_proof(order.proof, steward_key(order.workload_id), wall_ms)
+    except Untrusted as error:
+        return error.message
+    if lease.holder != sender:
+        return "the steward lease is another node's"
+    if not has_majority and workload is not None and not workload.duplicate_tolerant:
+        return "the steward lease is tentative, and this workload must not be doubled"
+    return _unsupported(order, report, workload)
+
+
+def _unsupported(order: StopReplica, report: ReplicaReport, workload: Workload | None) -> str:
+    """Why the record and the pod do not support the reason that is given."""
+    if workload is None:
+        return ""
+    match order.reason:
+        case "deleted":
+            return "the record here says that the workload stands"
+        case "surplus" if report.replica < workload.replicas:
+            return f"the record here wants {workload.replicas} replicas, this is number {report.replica}"
+        case "outdated" if report.revision == workload.current.number:
+            return f"revision {report.revision} is the current one of the record here"
+        case "failed" if report.phase not in ENDED:
+            return f"the replica is {report.phase} here"
+        case "duplicate":
+            winner = (order.instead_fence, order.instead or b"")
+            if order.instead is None or winner <= (report.fence, report.node_id):
+                return "the other replica does not come before this one"
+    return ""

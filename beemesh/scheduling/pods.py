@@ -1,0 +1,133 @@
+"""The pods of this node as the executor keeps them: on their way, placed, and as the runtime last saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+
+from beemesh.effects import Effects
+from beemesh.ids import NodeId
+from beemesh.scheduling.messages import LeaseProof, Task
+from beemesh.secret import SecretBytes
+from beemesh.workloads.observation import PODS_LISTED_MAX, ReplicaReport
+from beemesh.workloads.podspec import pod_name
+
+ENDED = frozenset({"Succeeded", "Failed"})
+"""Phases of a pod that does nothing any more."""
+
+
+class LocalCopies(Protocol):
+    """Manifests sealed to this node's own key, for machines that restart alone."""
+
+    def keep(self, name: str, plaintext: SecretBytes, proof: LeaseProof) -> Effects:
+        """Keep the manifest of pod `name`, with the lease that allowed it."""
+        ...
+
+    def open(self, name: str) -> SecretBytes | None:
+        """What was kept; None when nothing was, or it cannot be opened."""
+        ...
+
+    def forget(self, name: str) -> Effects:
+        """Forget the manifest of pod `name`; nothing when none was kept."""
+        ...
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pod that was deployed here, as it is saved."""
+
+    pod: str
+    task: Task
+    fence: int
+
+    @property
+    def name(self) -> str:
+        """`<namespace>/<pod name>`: one pod on this node."""
+        return f"{self.task.namespace}/{self.pod}"
+
+
+Step = Literal["queued", "leasing", "clearing", "opening", "deploying", "cancelled"]
+
+
+@dataclass(slots=True)
+class Deploying:
+    """A won task on its way to a running pod. `lease` is '' when no placement lease is held (a restart alone)."""
+
+    placement: Placement
+    lease: str
+    proof: LeaseProof | None
+    step: Step
+    won_s: float
+    plaintext: SecretBytes | None = None
+    why: str = ""
+
+
+def pod_of(task: Task) -> str:
+    """The pod's name for a task."""
+    return pod_name(task.kind, task.workload_id.rpartition("/")[2], task.revision, task.replica)
+
+
+def name_of(report: ReplicaReport) -> str:
+    """`<namespace>/<pod name>` of a report."""
+    return f"{report.namespace}/{report.pod}"
+
+
+class PodTable:
+    """What this node runs, tries to run, or is ending, by pod."""
+
+    def __init__(self, self_id: NodeId) -> None:
+        self._self_id = self_id
+        self.seen: dict[str, ReplicaReport] = {}
+        """As the runtime reported last."""
+        self.placed: dict[str, Placement] = {}
+        self.deploying: dict[str, Deploying] = {}
+        self.recovering: dict[str, Placement] = {}
+        self.stopping: dict[str, str] = {}
+        """Pods that are being ended, with the reason."""
+        self.deployed_s: dict[str, float] = {}
+        """When a pod was started by this agent: the runtime's list may lag behind that."""
+
+    def by_task(self, task_id: str) -> Deploying | None:
+        """The deployment of a task."""
+        return next((each for each in self.deploying.values() if each.placement.task.task_id == task_id), None)
+
+    def active(self, name: str) -> bool:
+        """Whether the pod is there and not at its end."""
+        report = self.seen.get(name)
+        return report is not None and report.phase not in ENDED and name not in self.stopping
+
+    def reports(self, workload_id: str = "") -> tuple[ReplicaReport, ...]:
+        """Everything, as other nodes are told; at most `PODS_LISTED_MAX`."""
+        reports = [each for each in self._all() if not workload_id or each.workload_id == workload_id]
+        return tuple(reports[:PODS_LISTED_MAX])
+
+    def _all(self) -> Iterator[ReplicaReport]:
+        for name, report in self.seen.items():
+            if name in self.stopping:
+                ended = msgspec.structs.replace(report, phase="Terminating", ready=False, reason=self.stopping[name])
+                yield ended
+            elif name not in self.deploying:
+                yield report
+        for name, deploying in self.deploying.items():
+            if name not in self.stopping:
+                yield self._pending(deploying.placement, deploying.why or deploying.step)
+        for placement in self.recovering.values():
+            yield self._pending(placement, "restarting after the machine was off")
+
+    def _pending(self, placement: Placement, reason: str) -> ReplicaReport:
+        task = placement.task
+        return ReplicaReport(
+            pod=placement.pod,
+            workload_id=task.workload_id,
+            namespace=task.namespace,
+            kind=task.kind,
+            revision=task.revision,
+            replica=task.replica,
+            node_id=self._self_id,
+            phase="Pending",
+            task_id=task.task_id,
+            fence=placement.fence,
+            reason=reason,
+        )

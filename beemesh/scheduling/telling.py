@@ -1,0 +1,76 @@
+"""How a node words what happened to a replica."""
+
+from __future__ import annotations
+
+from beemesh.effects import Notify, Now, Randomness
+from beemesh.events import EmitEvent
+from beemesh.ids import ULID_RANDOM_BYTES, NodeId, ulid
+from beemesh.scheduling.messages import Event, EventStatus, Task
+
+REASON_CHARS_MAX = 1_000
+"""A reason for a person; an engine's whole output belongs into its log."""
+
+RETRYABLE = "retryable"
+"""In `details` of a Failed event: the replica itself is not to blame, so it does not count as an attempt."""
+
+FINISHED = "finished"
+"""In `details` of a Stopped event: the pod ran to its own end, as it should."""
+
+FINAL = "final"
+"""In `details` of a Failed event: the steward's summary after the last attempt."""
+
+
+class Teller:
+    """Makes one node's events."""
+
+    def __init__(self, self_id: NodeId, randomness: Randomness) -> None:
+        self._self_id = self_id
+        self._randomness = randomness
+
+    def about_task(
+        self, status: EventStatus, task: Task, now: Now, reason: str = "", details: dict[str, str] | None = None
+    ) -> Notify:
+        """Something happened to a task, or to the pod that it led to."""
+        return self.about(
+            status,
+            now,
+            reason,
+            details,
+            task_id=task.task_id,
+            workload_id=task.workload_id,
+            namespace=task.namespace,
+            revision=task.revision,
+            replica=task.replica,
+        )
+
+    def about(
+        self,
+        status: EventStatus,
+        now: Now,
+        reason: str = "",
+        details: dict[str, str] | None = None,
+        *,
+        task_id: str = "",
+        workload_id: str = "",
+        namespace: str = "",
+        revision: int = 0,
+        replica: int = 0,
+    ) -> Notify:
+        """Something happened."""
+        return Notify(
+            EmitEvent(
+                Event(
+                    event_id=ulid(now.wall_ms, self._randomness.randbytes(ULID_RANDOM_BYTES)),
+                    node_id=self._self_id,
+                    status=status,
+                    issued_ms=now.wall_ms,
+                    task_id=task_id,
+                    workload_id=workload_id,
+                    namespace=namespace,
+                    revision=revision,
+                    replica=replica,
+                    reason=reason[:REASON_CHARS_MAX],
+                    details={key: value[:REASON_CHARS_MAX] for key, value in (details or {}).items()},
+                )
+            )
+        )
