@@ -35,7 +35,7 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 class Asker(Protocol):
     """Whoever can put a question to another node (or to this one)."""
 
-    async def ask(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
+    async def ask_node(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
         """The answer; raises `Unreachable`."""
         ...
 
@@ -116,7 +116,7 @@ class MeshReader:
 
     async def _list(self, node_id: NodeId) -> ReplicaList | None:
         try:
-            answer = await self._asker.ask(node_id, ListReplicas(), ASK_PATIENCE_S)
+            answer = await self._asker.ask_node(node_id, ListReplicas(), ASK_PATIENCE_S)
         except Unreachable:
             return None
         return answer if isinstance(answer, ReplicaList) else None

@@ -39,13 +39,16 @@ STALL_S = 1.0
 """A timer that fires this much too late says more about this machine than about others."""
 
 
+NO_BOOT = BootId(b"")
+
+
 @dataclass(slots=True)
 class Member:
     """What is known of one other node of the roster."""
 
     node_id: NodeId
     incarnation: int = 0
-    boot_id: BootId = BootId(b"")
+    boot_id: BootId = NO_BOOT
     alive: Claim | None = None
     leave: Claim | None = None
     summary: Claim | None = None
@@ -339,7 +342,7 @@ class Members:
             return []
         timer = ("swim", "suspicion", node_id)
         late_s = now.boot_s - suspicion.due_s
-        if STALL_S < late_s and not suspicion.overdue:
+        if late_s > STALL_S and not suspicion.overdue:
             # We stood still: what happened meanwhile was never heard, so the question is asked again.
             self.health.stalled()
             suspicion.since_s = now.boot_s

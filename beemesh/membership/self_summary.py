@@ -14,7 +14,7 @@ from beemesh.ids import NodeId, digest_of
 from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.members import Members
 from beemesh.membership.settings import SelfFacts
-from beemesh.membership.summaries import SUMMARY_KIND, Summary
+from beemesh.membership.summaries import Summary
 
 RENEW_S = 10.0
 RENEW_LARGE_MESH_S = 30.0
@@ -124,7 +124,7 @@ class SelfSummary:
             api_port=self._facts.api_port,
             started_ms=own.started_ms,
         )
-        own.summary = self._members.desk.sign(SUMMARY_KIND, summary)
+        own.summary = self._members.desk.sign("summary", summary)
         self._members.view.set_summary(summary)
         self._members.rumours.add(("summary", self._self_id, b""), own.summary)
 

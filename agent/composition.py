@@ -1,0 +1,170 @@
+"""Puts a node's protocols together, in the order in which they start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from agent.files import NodeFiles
+from beemesh import __version__
+from beemesh.crypto import Crypto
+from beemesh.custody.custodians import Custodian
+from beemesh.custody.local_copies import LocalCopies
+from beemesh.custody.proofs import check_proof
+from beemesh.custody.release import Opener
+from beemesh.custody.submission import Submission
+from beemesh.dht.claims import Claims
+from beemesh.dht.compare_and_swap import LeaseReplica
+from beemesh.effects import Randomness
+from beemesh.errors import Untrusted
+from beemesh.identity.signing import Signed
+from beemesh.ids import BootId, NodeId
+from beemesh.intents.entitlement import verify_intent
+from beemesh.intents.map import IntentMap
+from beemesh.intents.record import Intent
+from beemesh.intents.sync import IntentSync
+from beemesh.membership.roster import Roster
+from beemesh.membership.self_summary import SelfSummary
+from beemesh.membership.settings import SelfFacts, SwimSettings
+from beemesh.membership.swim import Swim
+from beemesh.membership.view import View
+from beemesh.node import Node
+from beemesh.scheduling.bidding import Bidder
+from beemesh.scheduling.executor import Executor
+from beemesh.scheduling.journal import Journal
+from beemesh.scheduling.local_work import LocalWork
+from beemesh.scheduling.messages import TOPIC_EVENTS, LeaseProof
+from beemesh.scheduling.steward import Steward
+from beemesh.settings import NodeSettings
+from beemesh.topics.gossip import Gossip
+from beemesh.wire.registry import decode_message, encode_message
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A node and those of its protocols that the API reads."""
+
+    node: Node
+    roster: Roster
+    view: View
+    intents: IntentMap
+    journal: Journal
+    bidder: Bidder
+    executor: Executor
+    steward: Steward
+    swim: Swim
+
+
+def encode_body(message: msgspec.Struct) -> bytes:
+    """A message with the number of its type in front, for topics."""
+    code, body = encode_message(message)
+    return code.to_bytes(2, "big") + body
+
+
+def decode_body(data: bytes) -> msgspec.Struct | None:
+    """The inverse of `encode_body`; None for what this version does not know."""
+    return decode_message(int.from_bytes(data[:2], "big"), data[2:]) if len(data) >= 2 else None
+
+
+def compose(files: NodeFiles, crypto: Crypto, randomness: Randomness, boot_id: BootId) -> Composition:
+    """All protocols of one node, not started."""
+    return compose_node(
+        files.settings,
+        files.membership.node_id,
+        (files.membership.addresses[0], files.membership.gossip_port),
+        files.membership_record,
+        files.ca_key,
+        files,
+        crypto,
+        randomness,
+        boot_id,
+    )
+
+
+def compose_node(
+    settings: NodeSettings,
+    self_id: NodeId,
+    address: tuple[str, int],
+    card: Signed,
+    ca_key: bytes,
+    files: NodeFiles,
+    crypto: Crypto,
+    randomness: Randomness,
+    boot_id: BootId,
+) -> Composition:
+    """See `compose`."""
+    roster = Roster(settings.mesh, ca_key)
+    view = View(self_id, roster)
+    intents = IntentMap(crypto, roster)
+    new_request_id = _counter()
+
+    def check_intent(signed: Signed) -> Intent:
+        return verify_intent(crypto, roster, signed)
+
+    def proof_problem(proof: LeaseProof, key: str, wall_ms: int) -> str:
+        try:
+            _, has_majority = check_proof(crypto, roster, proof, key, wall_ms)
+        except Untrusted as error:
+            return error.message
+        return "" if has_majority else "the lease is not granted by a majority"
+
+    swim = Swim(
+        self_id,
+        boot_id,
+        address,
+        card,
+        roster=roster,
+        view=view,
+        crypto=crypto,
+        randomness=randomness,
+        new_request_id=new_request_id,
+        settings=SwimSettings.of(settings.membership),
+    )
+    facts = SelfFacts(settings.runtime.engine, __version__, files.membership.api_port)
+    gossip = Gossip(self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
+    journal = Journal(self_id, roster, crypto)
+    local = LocalWork(settings.reserve, settings.policies)
+    copies = LocalCopies(crypto)
+    bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get)
+    executor = Executor()
+    steward = Steward()
+    participants = (
+        IntentSync(self_id, intents, roster, view, randomness, new_request_id),
+        swim,
+        SelfSummary(self_id, swim.members, facts, intents.get),
+        gossip,
+        LeaseReplica(self_id, roster, crypto, intents.get),
+        Claims(),
+        Custodian(self_id, roster, view, crypto, randomness, check_intent, intents.get),
+        Opener(self_id, roster, view, crypto, intents.get, new_request_id),
+        Submission(self_id, roster, view, randomness, check_intent, intents.get, new_request_id),
+        executor,
+        bidder,
+        steward,
+        journal,
+    )
+    node = Node(
+        self_id,
+        boot_id,
+        roster=roster,
+        view=view,
+        crypto=crypto,
+        ring=files.ring,
+        participants=participants,
+        broadcaster=gossip,
+        clock_skew_ms=settings.scheduler.clock_skew_ms,
+    )
+    return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim)
+
+
+def _counter() -> Callable[[], int]:
+    last = 0
+
+    def following() -> int:
+        nonlocal last
+        last += 1
+        return last
+
+    return following

@@ -1,0 +1,241 @@
+"""The agent's process: starts everything in order, keeps it going, stops it in order. Pods outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from agent import files as node_files
+from agent import resources
+from agent.api.app import Api
+from agent.api.auth import Gate
+from agent.api.mesh import MeshReader
+from agent.api.relay import Relay, serve_relayed
+from agent.api.server import ApiServer
+from agent.clock import Clock
+from agent.composition import compose
+from agent.door import Door
+from agent.metrics import Metrics
+from agent.network import AgentNetwork
+from agent.pods import PodJobs, PodWatch
+from agent.runtime.contract import RuntimeFailure
+from agent.runtime.factory import runtime_for
+from agent.shell import Shell
+from agent.store import Store
+from agent.transport.streams import Streams
+from agent.transport.tls import TlsIdentity
+from agent.transport.udp import UdpSocket
+from beemesh.events import LeaveMesh, PutIntent
+from beemesh.ids import BOOT_ID_BYTES, BootId
+from beemesh.settings import parse_endpoint
+from beemesh.settings.model import Log
+from beemesh.wire.relay import RelayedRequest
+
+log = logging.getLogger("beemesh.daemon")
+
+RESOURCES_EVERY_S = 5.0
+LEAF_CHECK_EVERY_S = 600.0
+RUNTIME_RETRY_S = 10.0
+"""An engine that cannot be made ready is tried again so often; the agent serves and keeps shares meanwhile."""
+
+
+def run_agent(config_directory: Path) -> int:
+    """Run until SIGTERM or SIGINT; raises `BeemeshError` for what must be mended before it can start."""
+    loaded = node_files.load(config_directory)
+    set_up_logging(loaded.settings.log)
+    loop_factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop  # type: ignore[import-not-found,unused-ignore]
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(Agent(loaded).run())
+    return 0
+
+
+class Agent:
+    """Everything that runs in one agent."""
+
+    def __init__(self, loaded: node_files.NodeFiles) -> None:
+        self._files = loaded
+        settings = loaded.settings
+        self._settings = settings
+        self._data = Path(settings.paths.data)
+        self._clock = Clock(floor_ms=loaded.config_signed_ms)
+        self._metrics = Metrics()
+        self._store = Store(self._data / "state.db")
+        self._composition = compose(loaded, loaded.crypto, random.SystemRandom(), BootId(os.urandom(BOOT_ID_BYTES)))
+        self._runtime = runtime_for(settings)
+        self._shell = Shell(self._composition.node, self._store, self._clock, self._start_job, self._observe)
+        self._tls = TlsIdentity(
+            mesh=settings.mesh,
+            name=loaded.membership.name,
+            crypto=loaded.crypto,
+            ca_pem=loaded.ca_pem,
+            issuing_pem=loaded.issuing_pem,
+            roster=self._composition.roster,
+            wall_ms=lambda: self._clock.now().wall_ms,
+        )
+        self._streams = Streams(self._tls, self._composition.roster, self._on_request, self._on_tell)
+        address = loaded.membership.addresses[0]
+        self._watch = PodWatch(self._runtime, loaded.membership.node_id, address, self._shell.event)
+        self._jobs = PodJobs(self._runtime, settings.mesh, loaded.membership.name, self._shell.event, self._watch)
+        self._network = AgentNetwork(self._shell, self._streams)
+        self._shell.connect(self._network)
+        self._door = Door(
+            files=loaded,
+            composition=self._composition,
+            shell=self._shell,
+            network=self._network,
+            runtime=self._runtime,
+            watch=self._watch,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def _start_job(self, effect: Any) -> None:
+        self._jobs.start(effect)
+
+    def _observe(self, event: Any) -> None:
+        self._door.observe(event)
+
+    def _on_request(self, peer: Any, token: int, message: Any, _deadline_s: float) -> None:
+        if not self._composition.node.handles(message):
+            self._network.refuse(token)
+            return
+        self._shell.carry(self._composition.node.asked(peer, token, message, self._shell.now))
+
+    def _on_tell(self, peer: Any, message: Any) -> None:
+        self._shell.carry(self._composition.node.told(peer, message, self._shell.now))
+
+    async def run(self) -> None:
+        """Start, wait for a signal, stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._restore()
+        gossip = parse_endpoint(self._settings.listen.gossip)
+        udp = UdpSocket(gossip.host, gossip.port, lambda data, source: self._shell.datagram(bytes(data), source))
+        self._network.use_socket(udp)
+        await self._streams.start(gossip.host, gossip.port)
+        udp.start()
+        api = await self._start_api()
+        self._shell.start()
+        for record in (self._files.membership_record, *self._files.seeds):
+            self._shell.event(PutIntent(record))
+        self._look_at_resources()
+        self._tasks = [
+            asyncio.create_task(self._prepare_runtime()),
+            asyncio.create_task(self._watch_resources()),
+            asyncio.create_task(self._renew_leaf()),
+        ]
+        log.info("agent of node %s is up", self._files.membership.name)
+        await self._stop.wait()
+        log.info("agent of node %s stops; its pods go on", self._files.membership.name)
+        await self._close(api, udp)
+
+    def _restore(self) -> None:
+        now = self._clock.now()
+        # The CA's records first: they entitle what operators signed.
+        for record in (self._files.membership_record,):
+            self._composition.intents.merge(record)
+        for table in self._composition.node.tables():
+            self._composition.node.restore(table, list(self._store.rows(table)), now)
+
+    async def _start_api(self) -> ApiServer:
+        composition = self._composition
+        mesh = MeshReader(
+            self._files.membership.node_id,
+            composition.roster,
+            composition.view,
+            composition.intents,
+            composition.journal,
+            self._network,
+        )
+        gate = Gate(composition.roster, self._files.crypto, lambda: self._clock.now().wall_ms)
+        relay = Relay(self._streams, composition.view)
+        app = Api(mesh, gate, relay, self._door).app()
+        self._door.mesh = mesh
+        self._streams.piece_handlers[RelayedRequest] = serve_relayed(app)
+        server = ApiServer(app, self._tls)
+        listen = parse_endpoint(self._settings.listen.api)
+        await server.start(listen.host, listen.port, self._data / "agent.sock")
+        return server
+
+    async def _prepare_runtime(self) -> None:
+        while True:
+            try:
+                await self._runtime.prepare()
+                break
+            except RuntimeFailure as error:
+                if error.message != self._door.runtime_error:
+                    log.error("the %s engine is not ready: %s", self._settings.runtime.engine, error)
+                self._door.runtime_error = error.message
+                await asyncio.sleep(RUNTIME_RETRY_S)
+        self._door.runtime_error = ""
+        await self._watch.start()
+
+    async def _watch_resources(self) -> None:
+        while True:
+            await asyncio.sleep(RESOURCES_EVERY_S)
+            self._look_at_resources()
+
+    def _look_at_resources(self) -> None:
+        self._shell.event(resources.observe(self._data))
+
+    async def _renew_leaf(self) -> None:
+        while True:
+            await asyncio.sleep(LEAF_CHECK_EVERY_S)
+            if self._tls.is_due:
+                self._tls.renew()
+
+    async def _close(self, api: ApiServer, udp: UdpSocket) -> None:
+        if os.environ.get("BEEMESH_LEAVE"):
+            self._shell.event(LeaveMesh())
+        for task in self._tasks:
+            task.cancel()
+        await api.close()
+        await self._watch.close()
+        await self._jobs.close()
+        await self._runtime.close()
+        self._shell.close()
+        await self._streams.close()
+        udp.close()
+        await self._store.close()
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        content = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            content["error"] = self.formatException(record.exc_info)
+        return json.dumps(content, ensure_ascii=False)
+
+
+def set_up_logging(settings: Log) -> None:
+    """Log to standard error, which systemd or the supervisor keeps."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else logging.Formatter(text))
+    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+    for noisy in ("uvicorn", "uvicorn.error", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
