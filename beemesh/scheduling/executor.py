@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
+from beemesh.custody.local_copies import LocalCopies
 from beemesh.effects import (
     Answered,
     Asked,
     Cancel,
     Effects,
-    Erase,
     JobFinished,
     Notify,
     Now,
@@ -30,7 +30,6 @@ from beemesh.effects import (
     TimerFired,
 )
 from beemesh.events import (
-    Claim,
     DeployPod,
     IntentChanged,
     LeaseDenied,
@@ -42,9 +41,7 @@ from beemesh.events import (
     OpenManifest,
     PodsObserved,
     ReleaseLease,
-    ReservationsChanged,
     ResourcesObserved,
-    StopPod,
     TaskWon,
 )
 from beemesh.ids import NodeId
@@ -52,15 +49,16 @@ from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.judging import Judge
-from beemesh.scheduling.leases import run_key
-from beemesh.scheduling.local_work import LocalWork, Promise
+from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
 from beemesh.scheduling.orders import ProofCheck, objection_to
-from beemesh.scheduling.pods import ENDED, Deploying, LocalCopies, Placement, PodTable, name_of, pod_of
+from beemesh.scheduling.pod_keeper import GRACE_S, PodKeeper
+from beemesh.scheduling.pods import TABLE, Deploying, Placement, PodTable, name_of, pod_of
 from beemesh.scheduling.recovery import Recovery
+from beemesh.scheduling.run_leases import RUN_LEASE_MARGIN_S, RUN_LEASE_WAIT_S, RunLeases
 from beemesh.scheduling.score import Score
 from beemesh.scheduling.tasks import IntentLookup, workload_of
-from beemesh.scheduling.telling import FINISHED, RETRYABLE, Teller
+from beemesh.scheduling.telling import RETRYABLE, Teller
 from beemesh.secret import SecretBytes
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.observation import (
@@ -70,26 +68,9 @@ from beemesh.workloads.observation import (
     StopAnswer,
     StopReplica,
 )
-from beemesh.workloads.record import Requirements
-
-TABLE = "placements"
-
-RUN_LEASE_TTL_MS = 15_000
-RUN_LEASE_RENEW_MS = 5_000
-RUN_LEASE_MARGIN_S = 2.0
-"""A replica that must not be doubled stops so long before its run lease ends, by this node's own clock."""
-
-RUN_LEASE_WAIT_S = 20.0
-"""How long a new holder waits for the former run lease to end: its time to live, the margin, and some."""
-
-GRACE_S = 30
-"""Seconds between asking a pod to end and ending it, where nobody says another."""
 
 STOP_AGAIN_S = 5.0
 """A stop that the runtime could not carry out is tried again."""
-
-VANISH_GRACE_S = 5.0
-"""A pod started so lately may be missing from a list that was read before."""
 
 QUESTIONS_WAITING_MAX = 256
 """Peers that ask what runs here before the runtime has said so."""
@@ -111,7 +92,7 @@ class Executor:
         ResourcesObserved,
         IntentChanged,
     )
-    tables: tuple[str, ...] = (TABLE,)
+    tables: tuple[str, ...] = (TABLE, LocalCopies.table)
 
     def __init__(
         self,
@@ -139,12 +120,14 @@ class Executor:
         self._looked = False
         """Whether the runtime has listed its pods since this agent started."""
         self._questions: list[tuple[int, str]] = []
-        self._run_leases: dict[str, str] = {}
-        """Run lease key → pod."""
-        self._jobs = 0
+        self._run_leases = RunLeases(self.room)
+        self._keeper = PodKeeper(self.pods, local, intent_for, copies, self._tell, self._run_leases)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
-        """Take back what was placed here."""
+        """Take back what was placed here, and the sealed copies by which it may start again."""
+        if table == LocalCopies.table:
+            self._copies.restore(rows)
+            return
         for _, value in rows:
             placement = msgspec.msgpack.decode(value, type=Placement)
             self.pods.placed[placement.name] = placement
@@ -201,7 +184,7 @@ class Executor:
         self.pods.deploying[placement.name] = deploying
         details = {"fence": str(won.fence), "tentative": str(won.proof.tentative).lower()}
         return [
-            *self._promise(placement.name, task, started=False),
+            *self._keeper.promise(placement.name, task, started=False),
             self._tell.about_task("Scheduled", task, now, details=details),
             *self._begin_next(now),
         ]
@@ -222,11 +205,11 @@ class Executor:
         timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
         if placement.name in self.pods.seen:
             deploying.step = "clearing"
-            return self._stop_job(placement.name, "making room for its successor", grace_s=0)
+            return self._keeper.stop_job(placement.name, "making room for its successor", grace_s=0)
         if not placement.task.duplicate_tolerant:
             deploying.step = "leasing"
             deadline = Schedule((self.room, "deadline", placement.name), now.boot_s + timeout_s + RUN_LEASE_WAIT_S)
-            return [self._claim_run(placement), deadline]
+            return [self._run_leases.claim(placement), deadline]
         return self._open(deploying, now)
 
     def _open(self, deploying: Deploying, now: Now) -> Effects:
@@ -265,7 +248,7 @@ class Executor:
         workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
         labels = dict(workload.pod_labels) if workload else {}
         job = DeployPod(placement.pod, placement.task, placement.fence, plaintext, labels)
-        return [Run(self._job_id("deploy", placement.name), job)]
+        return [Run(self._keeper.job_id("deploy", placement.name), job)]
 
     def _manifest_denied(self, denied: ManifestDenied, now: Now) -> Effects:
         deploying = self.pods.by_task(denied.ref)
@@ -283,13 +266,17 @@ class Executor:
             self.pods.seen[name] = report
         effects: Effects = [Save(TABLE, name.encode(), msgspec.msgpack.encode(placement))]
         if deploying.plaintext is not None and deploying.proof is not None:
-            effects += self._copies.keep(name, deploying.plaintext, deploying.proof)
+            effects += self._copies.keep(name, task, placement.fence, deploying.proof, deploying.plaintext)
         if deploying.lease:
             effects.append(Notify(ReleaseLease(deploying.lease)))
-        details = {"pod": placement.pod, "fence": str(placement.fence), "took_ms": _ms(now.boot_s - deploying.won_s)}
+        details = {
+            "pod": placement.pod,
+            "fence": str(placement.fence),
+            "took_ms": str(round(1000 * (now.boot_s - deploying.won_s))),
+        }
         return [
             *effects,
-            *self._promise(name, task, started=True),
+            *self._keeper.promise(name, task, started=True),
             self._tell.about_task("Deployed", task, now, details=details),
             _count("deployments", result="ok"),
             *self._begin_next(now),
@@ -316,33 +303,17 @@ class Executor:
         self.pods.deploying.pop(name, None)
         effects: Effects = [Cancel((self.room, "deadline", name)), *self._give_up_leases(deploying)]
         if not deploying.lease:
-            effects += self._forget(name)
-        return [*effects, *self._withdraw(name), *self._begin_next(now)]
+            effects += self._keeper.forget(name)
+        return [*effects, *self._keeper.withdraw(name), *self._begin_next(now)]
 
     def _give_up_leases(self, deploying: Deploying) -> Effects:
         effects: Effects = [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []
-        return effects + self._release_run(deploying.placement.name)
+        return effects + self._run_leases.release(deploying.placement.name)
 
     # --- leases -----------------------------------------------------------------------------------------------------
 
-    def _claim_run(self, placement: Placement) -> Notify:
-        task = placement.task
-        key = run_key(task.workload_id, task.replica)
-        self._run_leases[key] = placement.name
-        return Notify(
-            Claim(
-                key=key,
-                ttl_ms=RUN_LEASE_TTL_MS,
-                renew_ms=RUN_LEASE_RENEW_MS,
-                task_id=task.task_id,
-                workload_id=task.workload_id,
-                revision=task.revision,
-                replica=task.replica,
-            )
-        )
-
     def _lease(self, event: LeaseGranted | LeaseDenied | LeaseLost, now: Now) -> Effects:
-        name = self._run_leases.get(event.key)
+        name = self._run_leases.pod(event.key)
         if name is None:
             return self._placement_lease(event, now)
         deploying = self.pods.deploying.get(name)
@@ -367,30 +338,18 @@ class Executor:
         return []
 
     def _run_lost(self, key: str, reason: str, now: Now) -> Effects:
-        name = self._run_leases.get(key, "")
-        effects = self._release_run(name)
+        name = self._run_leases.pod(key) or ""
+        effects = self._run_leases.release(name)
         deploying = self.pods.deploying.get(name)
         if deploying is not None and deploying.step != "cancelled":
             return effects + self._cancel(deploying, f"its run lease was lost: {reason}", now)
-        return effects + self._stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
+        return effects + self._keeper.stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
 
     def _claim_run_again(self, key: str) -> Effects:
-        name = self._run_leases.get(key, "")
+        name = self._run_leases.pod(key) or ""
         deploying = self.pods.deploying.get(name)
         placement = deploying.placement if deploying else self.pods.placed.get(name)
-        return [self._claim_run(placement)] if placement else []
-
-    def _release_run(self, name: str) -> Effects:
-        keys = [key for key, pod in self._run_leases.items() if pod == name]
-        effects: Effects = []
-        for key in keys:
-            del self._run_leases[key]
-            effects += [
-                Cancel((self.room, "run-end", key)),
-                Cancel((self.room, "run-again", key)),
-                Notify(ReleaseLease(key)),
-            ]
-        return effects
+        return [self._run_leases.claim(placement)] if placement else []
 
     # --- what the runtime says --------------------------------------------------------------------------------------
 
@@ -404,79 +363,23 @@ class Executor:
             return []
         if deploying.step == "cancelled":
             del self.pods.deploying[name]
-            undo = self._forget(name) + self._withdraw(name)
-            return undo + ([] if job.error else self._stop_job(name, deploying.why, GRACE_S)) + self._begin_next(now)
+            undo = self._keeper.forget(name) + self._keeper.withdraw(name)
+            return (
+                undo
+                + ([] if job.error else self._keeper.stop_job(name, deploying.why, GRACE_S))
+                + self._begin_next(now)
+            )
         if job.error:
             code, _, message = job.error.partition(": ")
             return self._fail(deploying, code, message or code, now)
         return self._deployed(deploying, job.result, now)
 
     def _observed(self, observed: PodsObserved, now: Now) -> Effects:
-        pods = {name_of(report): report for report in observed.replicas}
-        effects: Effects = []
-        for name, report in pods.items():
-            effects += self._changed(name, report, now)
-        if observed.complete:
-            effects += self._missing(pods, now)
+        effects = self._keeper.observed(observed, now)
         if observed.complete and not self._looked:
             self._looked = True
-            effects += self._answer_questions() + self._begin_recovery(pods, now)
+            effects += self._answer_questions() + self._begin_recovery(now)
         return effects
-
-    def _changed(self, name: str, report: ReplicaReport, now: Now) -> Effects:
-        before = self.pods.seen.get(name)
-        self.pods.seen[name] = report
-        if name in self.pods.deploying:
-            return []
-        found = self._intent_for(workload_key(report.workload_id))
-        if found is not None and found[0].kind == "tombstone":
-            return self._stop(name, "deleted", now)
-        if report.phase in ENDED:
-            ended_now = before is not None and before.phase not in ENDED
-            effects = self._withdraw(name) + self._forget(name) + self._release_run(name)
-            return effects + (self._told_end(report, now) if ended_now else [])
-        return self._adopt(name, report) if before is None else []
-
-    def _told_end(self, report: ReplicaReport, now: Now) -> Effects:
-        done = report.phase == "Succeeded"
-        details = {FINISHED: "true"} if done else {"message": report.reason}
-        return [self._about(report, "Stopped" if done else "Failed", now, report.reason or report.phase, details)]
-
-    def _adopt(self, name: str, report: ReplicaReport) -> Effects:
-        """A pod that was here before this agent: it is counted, and otherwise left alone."""
-        placement = self.pods.placed.get(name)
-        if placement is not None:
-            adopted = self._promise(name, placement.task, started=True)
-            return adopted + ([] if placement.task.duplicate_tolerant else [self._claim_run(placement)])
-        workload = workload_of(self._intent_for(workload_key(report.workload_id)))
-        known = workload is not None and workload.current.number == report.revision
-        reqs = workload.requirements if workload and known else Requirements()
-        self._local.promise(name, Promise(report.workload_id, report.revision, report.replica, reqs, started=True))
-        return self._reservations()
-
-    def _missing(self, pods: dict[str, ReplicaReport], now: Now) -> Effects:
-        """Pods that were here and are not any more, without anybody having stopped them."""
-        effects: Effects = []
-        for name, report in list(self.pods.seen.items()):
-            if name in pods or name in self.pods.deploying:
-                continue
-            if now.boot_s - self.pods.deployed_s.get(name, float("-inf")) < VANISH_GRACE_S:
-                continue
-            del self.pods.seen[name]
-            if name not in self.pods.stopping:
-                effects += [*self._gone(name), self._about(report, "Stopped", now, "the pod vanished from its runtime")]
-        return effects
-
-    def _gone(self, name: str) -> Effects:
-        """Forget everything about a pod that is not there any more."""
-        self.pods.seen.pop(name, None)
-        self.pods.deployed_s.pop(name, None)
-        return self._forget(name) + self._withdraw(name) + self._release_run(name)
-
-    def _forget(self, name: str) -> Effects:
-        """Nothing of the pod is kept, so no restart brings it back."""
-        known = self.pods.placed.pop(name, None) is not None
-        return [*([Erase(TABLE, name.encode())] if known else []), *self._copies.forget(name)]
 
     # --- stopping ---------------------------------------------------------------------------------------------------
 
@@ -488,7 +391,7 @@ class Executor:
                 effects += self._cancel(deploying, "the workload was deleted", now)
         for name, report in tuple(self.pods.seen.items()):
             if report.workload_id == workload_id:
-                effects += self._stop(name, "deleted", now)
+                effects += self._keeper.stop(name, "deleted", now)
         return effects
 
     def _ordered(self, order: StopReplica, sender: NodeId, token: int, now: Now) -> Effects:
@@ -507,18 +410,8 @@ class Executor:
         against = objection_to(order, sender, report, workload, self._check_proof, now.wall_ms)
         if against:
             return [Reply(token, StopAnswer(accepted=False, reason=against)), _count("stops", result="refused")]
-        stop = self._stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
+        stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
         return [Reply(token, StopAnswer(accepted=True)), *stop]
-
-    def _stop(self, name: str, reason: str, now: Now, grace_s: int = GRACE_S) -> Effects:
-        if name not in self.pods.seen or name in self.pods.stopping or name in self.pods.deploying:
-            return []
-        return [*self._forget(name), *self._stop_job(name, reason, grace_s), _count("stops", result="accepted")]
-
-    def _stop_job(self, name: str, reason: str, grace_s: int) -> Effects:
-        self.pods.stopping[name] = reason
-        namespace, _, pod = name.partition("/")
-        return [Run(self._job_id("stop", name), StopPod(pod, grace_s, reason, namespace))]
 
     def _stopped(self, name: str, error: str, now: Now) -> Effects:
         deploying = self.pods.deploying.get(name)
@@ -531,21 +424,21 @@ class Executor:
             if deploying.step == "cancelled":
                 return self._drop(deploying, now)
             return self._begin(deploying, now)
-        told = [self._about(report, "Stopped", now, reason)] if report else []
-        return [*self._gone(name), *told]
+        told = [self._keeper.about(report, "Stopped", now, reason)] if report else []
+        return [*self._keeper.gone(name), *told]
 
     # --- after a machine was off ------------------------------------------------------------------------------------
 
-    def _begin_recovery(self, pods: dict[str, ReplicaReport], now: Now) -> Effects:
+    def _begin_recovery(self, now: Now) -> Effects:
         effects: Effects = []
         for name, placement in list(self.pods.placed.items()):
-            if name in pods or name in self.pods.deploying:
+            if name in self.pods.seen or name in self.pods.deploying:
                 continue
             if self._restarts_alone(placement.task):
                 self.pods.recovering[name] = placement
-                effects += self._promise(name, placement.task, started=False)
+                effects += self._keeper.promise(name, placement.task, started=False)
             else:
-                effects += self._forget(name)
+                effects += self._keeper.forget(name)
         return effects + (self._recovery.begin(now) if self.pods.recovering else [])
 
     def _recover(self, now: Now) -> Effects:
@@ -558,7 +451,7 @@ class Executor:
             wanted = workload is not None and workload.current.number == revision and replica < workload.replicas
             plaintext = self._copies.open(name) if wanted and not self._recovery.overtaken(placement) else None
             if plaintext is None:
-                effects += self._forget(name) + self._withdraw(name)
+                effects += self._keeper.forget(name) + self._keeper.withdraw(name)
                 continue
             deploying = Deploying(placement, "", None, "deploying", now.boot_s)
             self.pods.deploying[name] = deploying
@@ -585,32 +478,6 @@ class Executor:
         self._questions.clear()
         return answers
 
-    def _promise(self, name: str, task: Task, *, started: bool) -> Effects:
-        self._local.promise(name, Promise(task.workload_id, task.revision, task.replica, task.reqs, started))
-        return self._reservations()
-
-    def _withdraw(self, name: str) -> Effects:
-        return self._reservations() if self._local.withdraw(name) else []
-
-    def _reservations(self) -> Effects:
-        held = self._local.totals()
-        return [Notify(ReservationsChanged(held.cpu_m, held.mem_mb, held.storage_mb))]
-
-    def _about(
-        self, report: ReplicaReport, status: Any, now: Now, reason: str, details: dict[str, str] | None = None
-    ) -> Notify:
-        return self._tell.about(
-            status,
-            now,
-            reason,
-            {"pod": report.pod, **(details or {})},
-            task_id=report.task_id,
-            workload_id=report.workload_id,
-            namespace=report.namespace,
-            revision=report.revision,
-            replica=report.replica,
-        )
-
     def _timer(self, what: str, name: str, now: Now) -> Effects:
         match what:
             case "deadline":
@@ -624,19 +491,11 @@ class Executor:
             case "run-again":
                 return self._claim_run_again(name)
             case "stop-again" if name in self.pods.stopping:
-                return self._stop_job(name, self.pods.stopping[name], 0)
+                return self._keeper.stop_job(name, self.pods.stopping[name], 0)
             case "recover":
                 effects = self._recovery.ask(now)
                 return effects or self._recover(now)
         return []
-
-    def _job_id(self, what: str, name: str) -> str:
-        self._jobs += 1
-        return f"{what} {self._jobs} {name}"
-
-
-def _ms(seconds: float) -> str:
-    return str(round(seconds * 1000))
 
 
 def _count(metric: str, **labels: str) -> Notify:

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
-from beemesh.effects import Effects
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
 from beemesh.workloads.observation import PODS_LISTED_MAX, ReplicaReport
 from beemesh.workloads.podspec import pod_name
 
+TABLE = "placements"
+
 ENDED = frozenset({"Succeeded", "Failed"})
 """Phases of a pod that does nothing any more."""
-
-
-class LocalCopies(Protocol):
-    """Manifests sealed to this node's own key, for machines that restart alone."""
-
-    def keep(self, name: str, plaintext: SecretBytes, proof: LeaseProof) -> Effects:
-        """Keep the manifest of pod `name`, with the lease that allowed it."""
-        ...
-
-    def open(self, name: str) -> SecretBytes | None:
-        """What was kept; None when nothing was, or it cannot be opened."""
-        ...
-
-    def forget(self, name: str) -> Effects:
-        """Forget the manifest of pod `name`; nothing when none was kept."""
-        ...
 
 
 class Placement(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,162 @@
+"""The pods that are here already: counting them, noticing when they end, stopping them, forgetting them."""
+
+from __future__ import annotations
+
+from beemesh.custody.local_copies import LocalCopies
+from beemesh.effects import Effects, Erase, Notify, Now, Run
+from beemesh.events import Observed, PodsObserved, ReservationsChanged, StopPod
+from beemesh.intents.record import workload_key
+from beemesh.scheduling.local_work import LocalWork, Promise
+from beemesh.scheduling.messages import EventStatus, Task
+from beemesh.scheduling.pods import ENDED, TABLE, PodTable, name_of
+from beemesh.scheduling.run_leases import RunLeases
+from beemesh.scheduling.tasks import IntentLookup, workload_of
+from beemesh.scheduling.telling import FINISHED, Teller
+from beemesh.workloads.observation import ReplicaReport
+from beemesh.workloads.record import Requirements
+
+GRACE_S = 30
+"""Seconds between asking a pod to end and ending it, where nobody says another."""
+
+VANISH_GRACE_S = 5.0
+"""A pod started so lately may be missing from a list that was read before."""
+
+
+class PodKeeper:
+    """One node's running pods. Part of the executor, which routes events to it."""
+
+    def __init__(
+        self,
+        table: PodTable,
+        local: LocalWork,
+        intent_for: IntentLookup,
+        copies: LocalCopies,
+        tell: Teller,
+        run_leases: RunLeases,
+    ) -> None:
+        self.table = table
+        self._local = local
+        self._intent_for = intent_for
+        self._copies = copies
+        self._tell = tell
+        self._run_leases = run_leases
+        self._jobs = 0
+
+    def observed(self, observed: PodsObserved, now: Now) -> Effects:
+        """Compare with what was seen before."""
+        pods = {name_of(report): report for report in observed.replicas}
+        effects: Effects = []
+        for name, report in pods.items():
+            effects += self._changed(name, report, now)
+        if observed.complete:
+            effects += self._missing(pods, now)
+        return effects
+
+    def _changed(self, name: str, report: ReplicaReport, now: Now) -> Effects:
+        before = self.table.seen.get(name)
+        self.table.seen[name] = report
+        if name in self.table.deploying:
+            return []
+        found = self._intent_for(workload_key(report.workload_id))
+        if found is not None and found[0].kind == "tombstone":
+            return self.stop(name, "deleted", now)
+        if report.phase in ENDED:
+            ended_now = before is not None and before.phase not in ENDED
+            effects = self.withdraw(name) + self.forget(name) + self._run_leases.release(name)
+            return effects + (self._told_end(report, now) if ended_now else [])
+        return self._adopt(name, report) if before is None else []
+
+    def _told_end(self, report: ReplicaReport, now: Now) -> Effects:
+        done = report.phase == "Succeeded"
+        details = {FINISHED: "true"} if done else {"message": report.reason}
+        return [self.about(report, "Stopped" if done else "Failed", now, report.reason or report.phase, details)]
+
+    def _adopt(self, name: str, report: ReplicaReport) -> Effects:
+        """A pod that was here before this agent: it is counted, and otherwise left alone."""
+        placement = self.table.placed.get(name)
+        if placement is not None:
+            adopted = self.promise(name, placement.task, started=True)
+            return adopted + ([] if placement.task.duplicate_tolerant else [self._run_leases.claim(placement)])
+        workload = workload_of(self._intent_for(workload_key(report.workload_id)))
+        known = workload is not None and workload.current.number == report.revision
+        reqs = workload.requirements if workload and known else Requirements()
+        self._local.promise(name, Promise(report.workload_id, report.revision, report.replica, reqs, started=True))
+        return self._reservations()
+
+    def _missing(self, pods: dict[str, ReplicaReport], now: Now) -> Effects:
+        """Pods that were here and are not any more, without anybody having stopped them."""
+        effects: Effects = []
+        for name, report in list(self.table.seen.items()):
+            if name in pods or name in self.table.deploying:
+                continue
+            if now.boot_s - self.table.deployed_s.get(name, float("-inf")) < VANISH_GRACE_S:
+                continue
+            del self.table.seen[name]
+            if name not in self.table.stopping:
+                effects += [*self.gone(name), self.about(report, "Stopped", now, "the pod vanished from its runtime")]
+        return effects
+
+    def gone(self, name: str) -> Effects:
+        """Forget everything about a pod that is not there any more."""
+        self.table.seen.pop(name, None)
+        self.table.deployed_s.pop(name, None)
+        return self.forget(name) + self.withdraw(name) + self._run_leases.release(name)
+
+    def forget(self, name: str) -> Effects:
+        """Nothing of the pod is kept, so no restart brings it back."""
+        known = self.table.placed.pop(name, None) is not None
+        return [*([Erase(TABLE, name.encode())] if known else []), *self._copies.forget(name)]
+
+    # --- stopping -----------------------------------------------------------------------------------------------
+
+    def stop(self, name: str, reason: str, now: Now, grace_s: int = GRACE_S) -> Effects:
+        """End a pod that is here; nothing when it is ending already, or is not here."""
+        if name not in self.table.seen or name in self.table.stopping or name in self.table.deploying:
+            return []
+        return [*self.forget(name), *self.stop_job(name, reason, grace_s), _count("stops", result="accepted")]
+
+    def stop_job(self, name: str, reason: str, grace_s: int) -> Effects:
+        """Have the runtime end a pod, whether or not it is known here."""
+        self.table.stopping[name] = reason
+        namespace, _, pod = name.partition("/")
+        return [Run(self.job_id("stop", name), StopPod(pod, grace_s, reason, namespace))]
+
+    # --- counting -----------------------------------------------------------------------------------------------
+
+    def promise(self, name: str, task: Task, *, started: bool) -> Effects:
+        """Reserve what a task needs; `started` once the machine's own figures show it."""
+        self._local.promise(name, Promise(task.workload_id, task.revision, task.replica, task.reqs, started))
+        return self._reservations()
+
+    def withdraw(self, name: str) -> Effects:
+        """Give back what was reserved for a pod."""
+        return self._reservations() if self._local.withdraw(name) else []
+
+    def _reservations(self) -> Effects:
+        held = self._local.totals()
+        return [Notify(ReservationsChanged(held.cpu_m, held.mem_mb, held.storage_mb))]
+
+    def about(
+        self, report: ReplicaReport, status: EventStatus, now: Now, reason: str, details: dict[str, str] | None = None
+    ) -> Notify:
+        """Tell what happened to a pod."""
+        return self._tell.about(
+            status,
+            now,
+            reason,
+            {"pod": report.pod, **(details or {})},
+            task_id=report.task_id,
+            workload_id=report.workload_id,
+            namespace=report.namespace,
+            revision=report.revision,
+            replica=report.replica,
+        )
+
+    def job_id(self, what: str, name: str) -> str:
+        """`<what> <number> <pod>`, never the same twice."""
+        self._jobs += 1
+        return f"{what} {self._jobs} {name}"
+
+
+def _count(metric: str, **labels: str) -> Notify:
+    return Notify(Observed(f"scheduler_{metric}_total", labels))
