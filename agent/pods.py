@@ -130,7 +130,7 @@ class PodJobs:
         }
 
     async def _stop(self, job: StopPod) -> None:
-        for pod_id in self._watch.runtime_ids(job.pod):
+        for pod_id in self._watch.runtime_ids(job.pod, job.namespace):
             with contextlib.suppress(RuntimeFailure):  # `remove` ends what `stop` could not
                 await self._runtime.stop(pod_id, job.grace_s)
             await self._runtime.remove(pod_id)
@@ -177,9 +177,10 @@ class PodWatch:
         self._changed.set()
         return self._report(status)
 
-    def runtime_ids(self, pod: str) -> list[str]:
-        """The runtime's names of the pods that are called `pod` (one per namespace)."""
-        return [status.pod_id for status in self._pods.values() if status.labels.get(LABEL_POD_NAME) == pod]
+    def runtime_ids(self, pod: str, namespace: str = "") -> list[str]:
+        """The runtime's names of the pods that are called `pod` (one per namespace, or just that of `namespace`)."""
+        named = [status for status in self._pods.values() if status.labels.get(LABEL_POD_NAME) == pod]
+        return [each.pod_id for each in named if namespace in ("", each.labels.get(LABEL_NAMESPACE))]
 
     def find(self, namespace: str, pod: str) -> PodStatus | None:
         """One pod by its Kubernetes name."""

@@ -405,11 +405,11 @@ class Executor:
             None,
         )
         if report is None:
-            return [Reply(token, StopAnswer(accepted=True, reason="there is no such replica here"))]
+            return [Reply(token, StopAnswer(True, "there is no such replica here"))]
         workload = workload_of(self._intent_for(workload_key(order.workload_id)))
         against = objection_to(order, sender, report, workload, self._check_proof, now.wall_ms)
         if against:
-            return [Reply(token, StopAnswer(accepted=False, reason=against)), _count("stops", result="refused")]
+            return [Reply(token, StopAnswer(False, against)), _count("stops", result="refused")]
         stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
         return [Reply(token, StopAnswer(accepted=True)), *stop]
 

@@ -87,13 +87,11 @@ class PodKeeper:
         """Pods that were here and are not any more, without anybody having stopped them."""
         effects: Effects = []
         for name, report in list(self.table.seen.items()):
-            if name in pods or name in self.table.deploying:
+            if name in pods or name in self.table.deploying or name in self.table.stopping:
                 continue
             if now.boot_s - self.table.deployed_s.get(name, float("-inf")) < VANISH_GRACE_S:
                 continue
-            del self.table.seen[name]
-            if name not in self.table.stopping:
-                effects += [*self.gone(name), self.about(report, "Stopped", now, "the pod vanished from its runtime")]
+            effects += [*self.gone(name), self.about(report, "Stopped", now, "the pod vanished from its runtime")]
         return effects
 
     def gone(self, name: str) -> Effects:
