@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
+from beemesh.dht.claims import Claims
+from beemesh.scheduling.steward import Steward
 
 from agent.files import NodeFiles
 from beemesh import __version__
@@ -15,7 +17,6 @@ from beemesh.custody.local_copies import LocalCopies
 from beemesh.custody.proofs import check_proof
 from beemesh.custody.release import Opener
 from beemesh.custody.submission import Submission
-from beemesh.dht.claims import Claims
 from beemesh.dht.compare_and_swap import LeaseReplica
 from beemesh.effects import Randomness
 from beemesh.errors import Untrusted
@@ -36,7 +37,6 @@ from beemesh.scheduling.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TOPIC_EVENTS, LeaseProof
-from beemesh.scheduling.steward import Steward
 from beemesh.settings import NodeSettings
 from beemesh.topics.gossip import Gossip
 from beemesh.wire.registry import decode_message, encode_message

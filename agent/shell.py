@@ -11,12 +11,11 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
-from beemesh.node import Ask, Node, Outward, Tell, Transmit
-
 from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.node import Ask, Node, Outward, Tell, Transmit
 
 log = logging.getLogger("beemesh.shell")
 
