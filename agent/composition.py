@@ -128,7 +128,9 @@ def compose_node(
     local = LocalWork(settings.reserve, settings.policies)
     copies = LocalCopies(crypto)
     bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get)
-    executor = Executor()
+    executor = Executor(
+        self_id, roster, view, randomness, settings, local, intents.get, copies, proof_problem, new_request_id
+    )
     steward = Steward()
     participants = (
         IntentSync(self_id, intents, roster, view, randomness, new_request_id),
@@ -136,7 +138,7 @@ def compose_node(
         SelfSummary(self_id, swim.members, facts, intents.get),
         gossip,
         LeaseReplica(self_id, roster, crypto, intents.get),
-        Claims(),
+        Claims(self_id, roster, crypto, randomness, new_request_id),
         Custodian(self_id, roster, view, crypto, randomness, check_intent, intents.get),
         Opener(self_id, roster, view, crypto, intents.get, new_request_id),
         Submission(self_id, roster, view, randomness, check_intent, intents.get, new_request_id),

@@ -1,0 +1,320 @@
+"""The claiming side of leases: ask the key's k-set, count its signed grants, renew, give up.
+
+An uncontended claim takes one round trip: version and fence are guessed, and a replica that knows better teaches them
+by its conflict. The holder counts its time from before it asked, so it never believes in a lease for longer than any
+replica does.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from beemesh.crypto import Crypto
+from beemesh.dht.kset import k_set, kset_hash, majority
+from beemesh.effects import Answered, Cancel, Effects, Notify, Now, Randomness, Request, Schedule, TimerFired
+from beemesh.errors import Untrusted
+from beemesh.events import (
+    Claim,
+    LeaseDenied,
+    LeaseGranted,
+    LeaseLost,
+    PutIntent,
+    ReleaseLease,
+)
+from beemesh.identity.signing import Signed, decode_body, open_statement
+from beemesh.ids import NodeId
+from beemesh.membership.roster import Roster
+from beemesh.scheduling.leases import lease_digest, sign_lease
+from beemesh.scheduling.messages import VERDICT_KIND, CasAnswer, CompareAndSwap, Lease, LeaseProof, Verdict
+
+ROUND_S = 1.0
+"""One round of questions: a third of the shortest lease, so that a renewal may fail twice."""
+
+ROUNDS_MAX = 4
+"""Rounds of one claim: the first guesses, the second knows, the others are for races."""
+
+RACE_PAUSE_S = (0.02, 0.12)
+RENEW_AGAIN_S = 0.25
+ABSTAIN_RETRY_S = 5.0
+UNREACHABLE_RETRY_S = 1.0
+NONCE_BYTES = 8
+CLAIMS_MAX = 10_000
+KNOWN_MAX = 20_000
+
+Phase = Literal["claiming", "held", "pausing", "releasing"]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the last answers said stands at a key."""
+
+    version: int = 0
+    fence_seen: int = 0
+
+
+@dataclass(slots=True)
+class _Round:
+    lease: Lease
+    signed: Signed
+    members: tuple[NodeId, ...]
+    started_s: float
+    waiting: set[int] = field(default_factory=set)
+    grants: dict[NodeId, Signed] = field(default_factory=dict)
+    holder: NodeId | None = None
+    held_ms: int = 0
+    abstained: int = 0
+    silent: int = 0
+    why: str = ""
+
+
+@dataclass(slots=True)
+class _Claim:
+    wish: Claim
+    phase: Phase = "claiming"
+    fence: int = 0
+    rounds: int = 0
+    expires_s: float = 0.0
+    current: _Round | None = None
+
+
+class Claims:
+    """All leases that this node claims or holds."""
+
+    room = "claims"
+    handles: tuple[type, ...] = ()
+    listens = (Claim, ReleaseLease)
+    tables: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        self_id: NodeId,
+        roster: Roster,
+        crypto: Crypto,
+        randomness: Randomness,
+        new_request_id: Callable[[], int],
+    ) -> None:
+        self._self_id = self_id
+        self._roster = roster
+        self._crypto = crypto
+        self._randomness = randomness
+        self._new_request_id = new_request_id
+        self._claims: dict[str, _Claim] = {}
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._questions: dict[int, str] = {}
+
+    def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
+        """Nothing is kept on disk: a restarted holder claims anew."""
+
+    def start(self, now: Now) -> Effects:
+        """Nothing to do before the first claim."""
+        return []
+
+    def handle(self, event: Any, now: Now) -> Effects:
+        """See `beemesh.effects.StateMachine`."""
+        match event:
+            case Claim():
+                return self._claim(event, now)
+            case ReleaseLease(key=key):
+                return self._release(key, now)
+            case Answered():
+                return self._answered(event, now)
+            case TimerFired(key=(str(), what, str() as key)):
+                claim = self._claims.get(key)
+                return self._timer(claim, str(what), now) if claim is not None else []
+        return []
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def _claim(self, wish: Claim, now: Now) -> Effects:
+        claim = self._claims.get(wish.key)
+        if claim is not None and claim.phase != "releasing":
+            claim.wish = wish
+            return []
+        if len(self._claims) >= CLAIMS_MAX:
+            return [Notify(LeaseDenied(wish.key, "this node holds as many leases as it may"))]
+        claim = self._claims[wish.key] = _Claim(wish)
+        return self._ask(claim, now)
+
+    def _release(self, key: str, now: Now) -> Effects:
+        claim = self._claims.get(key)
+        if claim is None or claim.phase == "releasing":
+            return []
+        if not claim.fence:  # it never left
+            return self._forget(claim)
+        claim.phase = "releasing"
+        cancels: Effects = [Cancel(("claims", what, key)) for what in ("renew", "expiry", "again")]
+        return [*cancels, *self._ask(claim, now, released=True)]
+
+    # --- rounds ---------------------------------------------------------------------------------------------------
+
+    def _ask(self, claim: _Claim, now: Now, *, released: bool = False) -> Effects:
+        wish = claim.wish
+        known = self._known.setdefault(wish.key, _Known())
+        self._known.move_to_end(wish.key)
+        while len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+        if claim.phase == "claiming" and claim.fence <= known.fence_seen:
+            claim.fence = known.fence_seen + 1
+        lease = Lease(
+            key=wish.key,
+            holder=self._self_id,
+            task_id=wish.task_id,
+            fence=claim.fence,
+            ttl_ms=wish.ttl_ms,
+            version=known.version + 1,
+            renew_nonce=self._randomness.randbytes(NONCE_BYTES),
+            workload_id=wish.workload_id,
+            revision=wish.revision,
+            replica=wish.replica,
+            released=released,
+        )
+        members = k_set(self._roster, wish.key)
+        if not members:
+            return [*self._forget(claim), Notify(LeaseDenied(wish.key, "no keeper is known yet"))]
+        for request_id in claim.current.waiting if claim.current is not None else ():
+            self._questions.pop(request_id, None)
+        claim.rounds += 1
+        current = claim.current = _Round(lease, sign_lease(self._crypto, lease), members, now.boot_s)
+        question = CompareAndSwap(current.signed, known.version, kset_hash(members))
+        effects: Effects = []
+        for member in members:
+            request_id = self._new_request_id()
+            self._questions[request_id] = wish.key
+            current.waiting.add(request_id)
+            effects.append(Request(request_id, member, question, ROUND_S))
+        return effects
+
+    def _answered(self, event: Answered, now: Now) -> Effects:
+        claim = self._claims.get(self._questions.pop(event.request_id, ""))
+        current = claim.current if claim is not None else None
+        if claim is None or current is None or event.request_id not in current.waiting:
+            return []
+        current.waiting.discard(event.request_id)
+        effects = self._count(claim, current, event)
+        if claim.phase == "releasing":
+            return effects if current.waiting else [*effects, *self._forget(claim)]
+        if len(current.grants) >= majority(len(current.members)):
+            return [*effects, *self._granted(claim, current, now, tentative=False)]
+        possible = len(current.grants) + len(current.waiting)
+        if possible >= majority(len(current.members)):
+            return effects
+        if current.waiting and not current.silent:
+            return effects  # what the others say tells how to go on
+        return [*effects, *self._failed(claim, current, now)]
+
+    def _count(self, claim: _Claim, current: _Round, event: Answered) -> Effects:
+        answer = event.message
+        if not isinstance(answer, CasAnswer):
+            current.silent += 1
+            current.why = event.error or "no answer"
+            return []
+        verdict = self._opened(event.peer, answer.verdict)
+        if verdict is None or verdict.lease_digest != lease_digest(current.signed):
+            current.silent += 1
+            current.why = "an answer that does not verify"
+            return []
+        known = self._known.setdefault(claim.wish.key, _Known())
+        known.fence_seen = max(known.fence_seen, verdict.fence_seen)
+        if answer.current is not None:
+            self._learn(claim, current, known, answer.current, verdict)
+        match verdict.outcome:
+            case "granted":
+                current.grants[event.peer] = answer.verdict
+            case "abstain":
+                current.abstained += 1
+            case "wrong_set":
+                current.why = "the replicas know another roster"
+                return [Notify(PutIntent(card)) for card in answer.memberships]
+            case "refused":
+                current.why = verdict.reason
+        return []
+
+    def _opened(self, peer: NodeId, signed: Signed) -> Verdict | None:
+        card = self._roster.member(peer)
+        try:
+            verdict = open_statement(self._crypto, signed, VERDICT_KIND, card.sign_key, Verdict) if card else None
+        except Untrusted:
+            return None
+        return verdict if verdict is not None and verdict.replica == peer else None
+
+    def _learn(self, claim: _Claim, current: _Round, known: _Known, standing: Signed, verdict: Verdict) -> None:
+        try:
+            lease = decode_body(standing, Lease)
+        except Untrusted:
+            return
+        if lease.key != claim.wish.key:
+            return
+        known.version = max(known.version, lease.version)
+        if verdict.outcome == "conflict" and lease.holder != self._self_id and not lease.released:
+            current.holder = NodeId(lease.holder)
+            current.held_ms = max(current.held_ms, verdict.ttl_ms)
+
+    # --- outcomes -------------------------------------------------------------------------------------------------
+
+    def _granted(self, claim: _Claim, current: _Round, now: Now, *, tentative: bool) -> Effects:
+        wish, renewed = claim.wish, claim.phase == "held"
+        known = self._known[wish.key]
+        known.version = max(known.version, current.lease.version)
+        known.fence_seen = max(known.fence_seen, current.lease.fence)
+        claim.phase = "held"
+        claim.rounds = 0
+        claim.expires_s = current.started_s + wish.ttl_ms / 1000
+        proof = LeaseProof(current.signed, tuple(current.grants.values()), tentative)
+        for request_id in current.waiting:
+            self._questions.pop(request_id, None)
+        claim.current = None
+        return [
+            Schedule(("claims", "renew", wish.key), current.started_s + wish.renew_ms / 1000),
+            Schedule(("claims", "expiry", wish.key), claim.expires_s),
+            Notify(LeaseGranted(wish.key, proof, current.lease.fence, claim.expires_s, renewed=renewed)),
+        ]
+
+    def _failed(self, claim: _Claim, current: _Round, now: Now) -> Effects:
+        key = claim.wish.key
+        if claim.phase == "held":
+            return [Schedule(("claims", "renew", key), now.boot_s + RENEW_AGAIN_S)]
+        if current.holder is not None and current.held_ms > 0:
+            return self._deny(claim, "another node holds it", current.holder, current.held_ms / 1000, now)
+        if current.silent and claim.wish.tentative_ok and current.grants and not current.abstained:
+            return self._granted(claim, current, now, tentative=True)
+        if claim.rounds < ROUNDS_MAX and not current.silent and not current.abstained:
+            claim.phase = "pausing"
+            first = claim.rounds == 1 and current.holder is None
+            pause_s = 0.0 if first else self._randomness.uniform(*RACE_PAUSE_S)
+            return [Schedule(("claims", "again", key), now.boot_s + pause_s)]
+        if current.abstained:
+            return self._deny(claim, "too many replicas abstain for now", None, ABSTAIN_RETRY_S, now)
+        why = f"too few replicas answered: {current.why}" if current.silent else current.why or "lost a race"
+        return self._deny(claim, why, current.holder, UNREACHABLE_RETRY_S, now)
+
+    def _deny(self, claim: _Claim, why: str, holder: NodeId | None, retry_s: float, now: Now) -> Effects:
+        """Give up, and take back what some replicas granted meanwhile."""
+        told = Notify(LeaseDenied(claim.wish.key, why, holder, retry_s))
+        if claim.current is not None and claim.current.grants:
+            claim.phase = "releasing"
+            return [told, *self._ask(claim, now, released=True)]
+        return [*self._forget(claim), told]
+
+    def _timer(self, claim: _Claim, what: str, now: Now) -> Effects:
+        key = claim.wish.key
+        if what == "again" and claim.phase == "pausing":
+            claim.phase = "claiming"
+            return self._ask(claim, now)
+        if claim.phase != "held":
+            return []
+        if what == "renew":
+            return self._ask(claim, now) if now.boot_s < claim.expires_s else []
+        if what == "expiry" and now.boot_s >= claim.expires_s:
+            return [*self._forget(claim), Notify(LeaseLost(key, "it could not be renewed in time"))]
+        return []
+
+    def _forget(self, claim: _Claim) -> Effects:
+        key = claim.wish.key
+        if self._claims.get(key) is claim:
+            del self._claims[key]
+        for request_id in claim.current.waiting if claim.current is not None else ():
+            self._questions.pop(request_id, None)
+        return [Cancel(("claims", what, key)) for what in ("renew", "expiry", "again")]
