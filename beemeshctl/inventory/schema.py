@@ -159,7 +159,7 @@ def _problems(document: Document, validator: Validator) -> Iterator[Problem]:
             path = _path(leaf)
             message, hint = _explain(leaf, path, data)
             at_key = "propertyNames" in leaf.absolute_schema_path
-            spot = (*path, leaf.instance) if at_key else _extra_key(leaf, path)
+            spot = (*path, str(leaf.instance)) if at_key else _extra_key(leaf, path)
             if (spot, message) not in seen:
                 seen.add((spot, message))
                 yield document.problem(spot, message, hint=hint, key=at_key or spot != path)
