@@ -22,7 +22,6 @@ from agent.api.mesh import MeshReader
 from agent.api.relay import Relay, serve_relayed
 from agent.api.server import ApiServer
 from agent.clock import Clock
-from agent.composition import compose
 from agent.door import Door
 from agent.metrics import Metrics
 from agent.network import AgentNetwork
@@ -34,6 +33,7 @@ from agent.store import Store
 from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
+from beemesh.composition import compose
 from beemesh.events import LeaveMesh, PutIntent
 from beemesh.ids import BOOT_ID_BYTES, BootId
 from beemesh.settings import parse_endpoint
@@ -73,7 +73,16 @@ class Agent:
         self._clock = Clock(floor_ms=loaded.config_signed_ms)
         self._metrics = Metrics()
         self._store = Store(self._data / "state.db")
-        self._composition = compose(loaded, loaded.crypto, random.SystemRandom(), BootId(os.urandom(BOOT_ID_BYTES)))
+        self._composition = compose(
+            settings,
+            loaded.membership,
+            loaded.membership_record,
+            loaded.ca_key,
+            loaded.ring,
+            loaded.crypto,
+            random.SystemRandom(),
+            BootId(os.urandom(BOOT_ID_BYTES)),
+        )
         self._runtime = runtime_for(settings)
         self._shell = Shell(self._composition.node, self._store, self._clock, self._start_job, self._observe)
         self._tls = TlsIdentity(

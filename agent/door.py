@@ -13,13 +13,13 @@ import msgspec
 from agent.api.app import ReadingAnswer
 from agent.api.mesh import MeshReader
 from agent.clock import Clock
-from agent.composition import Composition
 from agent.files import NodeFiles
 from agent.metrics import Metrics
 from agent.network import AgentNetwork
 from agent.pods import PodWatch, runtime_pod_id
 from agent.runtime.contract import Finding, Runtime, RuntimeFailure, Severity
 from agent.shell import Shell
+from beemesh.composition import Composition
 from beemesh.custody.custodians import revisions_of
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
 from beemesh.errors import BeemeshError, NotFound, Unavailable, Unreachable

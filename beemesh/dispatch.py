@@ -45,14 +45,25 @@ INTERNAL_TOKENS_START = 1 << 62
 class Participant(Protocol):
     """A protocol as the dispatcher sees it."""
 
-    room: str
-    """First element of all its timer keys."""
-    handles: tuple[type, ...]
-    """Messages that it takes, as `Received` or `Asked`."""
-    listens: tuple[type, ...]
-    """Notifications that it takes."""
-    tables: tuple[str, ...]
-    """Tables that it saves to and restores from."""
+    @property
+    def room(self) -> str:
+        """First element of all its timer keys."""
+        ...
+
+    @property
+    def handles(self) -> tuple[type, ...]:
+        """Messages that it takes, as `Received` or `Asked`."""
+        ...
+
+    @property
+    def listens(self) -> tuple[type, ...]:
+        """Notifications that it takes."""
+        ...
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Tables that it saves to and restores from."""
+        ...
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back what was saved, before `start`."""

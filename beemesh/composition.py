@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
-from beemesh.dht.claims import Claims
-from beemesh.scheduling.steward import Steward
 
-from agent.files import NodeFiles
 from beemesh import __version__
 from beemesh.crypto import Crypto
 from beemesh.custody.custodians import Custodian
@@ -17,11 +15,12 @@ from beemesh.custody.local_copies import LocalCopies
 from beemesh.custody.proofs import check_proof
 from beemesh.custody.release import Opener
 from beemesh.custody.submission import Submission
+from beemesh.dht.claims import Claims
 from beemesh.dht.compare_and_swap import LeaseReplica
 from beemesh.effects import Randomness
-from beemesh.errors import Untrusted
+from beemesh.identity.membership_card import GossipRing, Membership
 from beemesh.identity.signing import Signed
-from beemesh.ids import BootId, NodeId
+from beemesh.ids import BootId
 from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.map import IntentMap
 from beemesh.intents.record import Intent
@@ -36,7 +35,8 @@ from beemesh.scheduling.bidding import Bidder
 from beemesh.scheduling.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
-from beemesh.scheduling.messages import TOPIC_EVENTS, LeaseProof
+from beemesh.scheduling.messages import TOPIC_EVENTS
+from beemesh.scheduling.steward import Steward
 from beemesh.settings import NodeSettings
 from beemesh.topics.gossip import Gossip
 from beemesh.wire.registry import decode_message, encode_message
@@ -68,33 +68,19 @@ def decode_body(data: bytes) -> msgspec.Struct | None:
     return decode_message(int.from_bytes(data[:2], "big"), data[2:]) if len(data) >= 2 else None
 
 
-def compose(files: NodeFiles, crypto: Crypto, randomness: Randomness, boot_id: BootId) -> Composition:
-    """All protocols of one node, not started."""
-    return compose_node(
-        files.settings,
-        files.membership.node_id,
-        (files.membership.addresses[0], files.membership.gossip_port),
-        files.membership_record,
-        files.ca_key,
-        files,
-        crypto,
-        randomness,
-        boot_id,
-    )
-
-
-def compose_node(
+def compose(
     settings: NodeSettings,
-    self_id: NodeId,
-    address: tuple[str, int],
+    membership: Membership,
     card: Signed,
     ca_key: bytes,
-    files: NodeFiles,
+    ring: GossipRing,
     crypto: Crypto,
     randomness: Randomness,
     boot_id: BootId,
 ) -> Composition:
-    """See `compose`."""
+    """All protocols of one node, not started. `card` is the signed record of `membership`."""
+    self_id = membership.node_id
+    address = (membership.addresses[0], membership.gossip_port)
     roster = Roster(settings.mesh, ca_key)
     view = View(self_id, roster)
     intents = IntentMap(crypto, roster)
@@ -102,13 +88,6 @@ def compose_node(
 
     def check_intent(signed: Signed) -> Intent:
         return verify_intent(crypto, roster, signed)
-
-    def proof_problem(proof: LeaseProof, key: str, wall_ms: int) -> str:
-        try:
-            _, has_majority = check_proof(crypto, roster, proof, key, wall_ms)
-        except Untrusted as error:
-            return error.message
-        return "" if has_majority else "the lease is not granted by a majority"
 
     swim = Swim(
         self_id,
@@ -122,14 +101,23 @@ def compose_node(
         new_request_id=new_request_id,
         settings=SwimSettings.of(settings.membership),
     )
-    facts = SelfFacts(settings.runtime.engine, __version__, files.membership.api_port)
+    facts = SelfFacts(settings.runtime.engine, __version__, membership.api_port)
     gossip = Gossip(self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
     journal = Journal(self_id, roster, crypto)
     local = LocalWork(settings.reserve, settings.policies)
     copies = LocalCopies(crypto)
     bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get)
     executor = Executor(
-        self_id, roster, view, randomness, settings, local, intents.get, copies, proof_problem, new_request_id
+        self_id,
+        roster,
+        view,
+        randomness,
+        settings,
+        local,
+        intents.get,
+        copies,
+        partial(check_proof, crypto, roster),
+        new_request_id,
     )
     steward = Steward()
     participants = (
@@ -153,7 +141,7 @@ def compose_node(
         roster=roster,
         view=view,
         crypto=crypto,
-        ring=files.ring,
+        ring=ring,
         participants=participants,
         broadcaster=gossip,
         clock_skew_ms=settings.scheduler.clock_skew_ms,

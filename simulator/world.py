@@ -1,0 +1,353 @@
+"""Many nodes in one process under one virtual clock and one seed: the very objects that agents run.
+
+Every message is really encoded and decoded. The network loses, delays and repeats datagrams as its faults say; streams
+are reliable while both ends are up and not cut off from each other. The same seed gives the same trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from beemesh.composition import Composition, compose
+from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.events import DeployPod, PodsObserved, PutIntent, ResourcesObserved, StopPod
+from beemesh.identity.membership_card import GossipKey, GossipRing, Membership
+from beemesh.identity.signing import Signed, sign_statement
+from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
+from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key
+from beemesh.node import Ask, Tell, Transmit
+from beemesh.settings import NodeIdentity, NodeSettings
+from beemesh.wire.registry import decode_message, encode_message
+from beemesh.workloads.observation import ReplicaReport
+from simulator.crypto import FakeCrypto
+
+MESH = "sim"
+START_WALL_MS = 1_800_000_000_000
+YEAR_MS = 365 * 86_400_000
+DEPLOY_S = 0.3
+
+
+@dataclass(slots=True)
+class Faults:
+    """What the network does to datagrams, and who cannot reach whom."""
+
+    loss: float = 0.0
+    repeat: float = 0.0
+    delay_s: tuple[float, float] = (0.0005, 0.003)
+    cuts: set[tuple[int, int]] = field(default_factory=set)
+    """(from, to): nothing gets through in that direction."""
+
+    def cut(self, left: set[int], right: set[int]) -> None:
+        """Part two groups, in both directions."""
+        self.cuts |= {(a, b) for a in left for b in right} | {(b, a) for a in left for b in right}
+
+    def heal(self) -> None:
+        """Join everybody again."""
+        self.cuts.clear()
+
+
+@dataclass(slots=True)
+class Machine:
+    """One simulated machine: its disk and its pods outlive its agent."""
+
+    index: int
+    crypto: FakeCrypto
+    membership: Membership
+    card: Signed
+    disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
+    pods: dict[str, ReplicaReport] = field(default_factory=dict)
+    composition: Composition | None = None
+    life: int = 0
+    timers: dict[Hashable, int] = field(default_factory=dict)
+
+
+class World:
+    """The whole mesh. `run_until` and `run_for` advance the clock; everything else acts at this moment."""
+
+    def __init__(self, nodes: int, seed: int = 0, **settings: Any) -> None:
+        self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
+        self.now_s = 0.0
+        self.faults = Faults()
+        self.ca = FakeCrypto(b"ca")
+        self.operator = FakeCrypto(b"operator")
+        self.ring = GossipRing(1, (GossipKey(1, bytes(32)),))
+        self.records: list[Signed] = []
+        self.events: list[tuple[float, int, Any]] = []
+        self._trace = hashlib.blake2b(digest_size=16)
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._replies: dict[int, Callable[[msgspec.Struct], None]] = {}
+        self._settings = settings
+        self.machines = [self._make(index) for index in range(nodes)]
+        self._by_id = {machine.membership.node_id: machine for machine in self.machines}
+        self._by_address = {machine.membership.addresses[0]: machine for machine in self.machines}
+
+    # --- building -------------------------------------------------------------------------------------------------
+
+    def _make(self, index: int) -> Machine:
+        crypto = FakeCrypto(f"node {index}".encode())
+        name = f"n{index}"
+        membership = Membership(
+            mesh=MESH,
+            name=name,
+            node_id=NodeId(crypto.signer_id),
+            sign_key=crypto.sign_key,
+            open_key=crypto.open_key,
+            addresses=(f"10.0.{index // 250}.{index % 250 + 1}",),
+            gossip_port=7946,
+            api_port=7947,
+            serial=1,
+            signed_at_ms=START_WALL_MS,
+            not_after_ms=START_WALL_MS + YEAR_MS,
+            machine=name,
+        )
+        card = self.sign_ca("membership", node_key(name), membership)
+        self.records.append(card)
+        return Machine(index, crypto, membership, card)
+
+    def sign_ca(self, kind: IntentKind, key: str, body: msgspec.Struct, seq: int = 1) -> Signed:
+        """A record that the mesh CA signed."""
+        return self.sign(self.ca, kind, key, body, seq)
+
+    def sign(self, signer: FakeCrypto, kind: IntentKind, key: str, body: msgspec.Struct | None, seq: int = 1) -> Signed:
+        """A record of anybody."""
+        encoded = msgspec.msgpack.encode(body) if body is not None else b""
+        return sign_statement(
+            signer, SIGNED_KIND, Intent(MESH, kind, key, seq, signer.signer_id, self.wall_ms, encoded)
+        )
+
+    # --- machines -------------------------------------------------------------------------------------------------
+
+    @property
+    def wall_ms(self) -> int:
+        """Wall time of every machine."""
+        return START_WALL_MS + int(self.now_s * 1000)
+
+    @property
+    def now(self) -> Now:
+        """This moment."""
+        return Now(self.now_s, self.wall_ms)
+
+    def start(self, index: int, *, knows: list[Signed] | None = None) -> None:
+        """Start the agent of a machine; `knows` are the records of its seed file (all, unless told)."""
+        machine = self.machines[index]
+        machine.life += 1
+        machine.timers.clear()
+        settings = NodeSettings(mesh=MESH, node=NodeIdentity(name=machine.membership.name), **self._settings)
+        composition = compose(
+            settings,
+            machine.membership,
+            machine.card,
+            self.ca.sign_key,
+            self.ring,
+            machine.crypto,
+            self.random,
+            BootId(self.random.randbytes(BOOT_ID_BYTES)),
+        )
+        machine.composition = composition
+        composition.intents.merge(machine.card)
+        for table in composition.node.tables():
+            rows = [(key, value) for (space, key), value in sorted(machine.disk.items()) if space == table]
+            composition.node.restore(table, rows, self.now)
+        self.carry(machine, composition.node.start(self.now))
+        for record in self.records if knows is None else knows:
+            self.event(index, PutIntent(record))
+        self.event(index, ResourcesObserved(4000, 8192, 100_000, 0.1, 6000, 80_000))
+        self.event(index, PodsObserved(tuple(machine.pods.values())))
+
+    def start_all(self) -> None:
+        """Start every machine."""
+        for machine in self.machines:
+            self.start(machine.index)
+
+    def kill(self, index: int, *, power: bool = False) -> None:
+        """Kill an agent; with `power` its pods go as well, as in a power cut."""
+        machine = self.machines[index]
+        machine.composition = None
+        machine.life += 1
+        if power:
+            machine.pods.clear()
+
+    def node(self, index: int) -> Composition:
+        """What runs on a machine; an error when it is down."""
+        composition = self.machines[index].composition
+        assert composition is not None, f"n{index} is down"
+        return composition
+
+    def event(self, index: int, event: Any) -> None:
+        """Hand an event to a node."""
+        machine = self.machines[index]
+        if machine.composition is not None:
+            self.carry(machine, machine.composition.node.event(event, self.now))
+
+    # --- effects --------------------------------------------------------------------------------------------------
+
+    def carry(self, machine: Machine, effects: list[Any]) -> None:
+        """Carry out what a node decided."""
+        for effect in effects:
+            match effect:
+                case Save(table=table, key=key, value=value):
+                    machine.disk[table, key] = value
+                case Erase(table=table, key=key):
+                    machine.disk.pop((table, key), None)
+                case Schedule(key=key, at_boot_s=at_s):
+                    self._schedule(machine, key, at_s)
+                case Cancel(key=key):
+                    machine.timers.pop(key, None)
+                case Transmit(address=address, data=data):
+                    self._transmit(machine, address, data)
+                case Tell(peer=peer, message=message):
+                    self._stream(machine, peer, lambda m=message, f=machine, p=peer: self._told(f, p, m))
+                case Ask():
+                    self._ask(machine, effect)
+                case Reply():
+                    self._replies.pop(effect.token, lambda _message: None)(effect.message)
+                case Run():
+                    self._run(machine, effect)
+                case Notify(event=event):
+                    self.events.append((self.now_s, machine.index, event))
+
+    def _schedule(self, machine: Machine, key: Hashable, at_s: float) -> None:
+        self._count += 1
+        count, life = self._count, machine.life
+        machine.timers[key] = count
+
+        def fire() -> None:
+            if machine.life == life and machine.timers.get(key) == count and machine.composition is not None:
+                del machine.timers[key]
+                self.carry(machine, machine.composition.node.timer(key, self.now))
+
+        self._at(at_s, fire)
+
+    def _transmit(self, machine: Machine, address: tuple[str, int], data: bytes) -> None:
+        target = self._by_address.get(address[0])
+        if target is None or not self._reaches(machine, target) or self.random.random() < self.faults.loss:
+            return
+        copies = 2 if self.random.random() < self.faults.repeat else 1
+        for _ in range(copies):
+            self._at(self.now_s + self._delay_s(), lambda: self._arrive(machine, target, data))
+
+    def _arrive(self, source: Machine, target: Machine, data: bytes) -> None:
+        if target.composition is not None:
+            self._trace.update(data)
+            address = (source.membership.addresses[0], source.membership.gossip_port)
+            self.carry(target, target.composition.node.datagram(data, address, self.now))
+
+    def _stream(self, machine: Machine, peer: NodeId, deliver: Callable[[], None]) -> bool:
+        target = self._by_id.get(peer)
+        if target is None or target.composition is None or not self._reaches(machine, target):
+            return False
+        self._at(self.now_s + self._delay_s(), deliver)
+        return True
+
+    def _told(self, source: Machine, peer: NodeId, message: msgspec.Struct) -> None:
+        target = self._by_id[peer]
+        if target.composition is not None:
+            copied = _copied(message)
+            self.carry(target, target.composition.node.told(source.membership.node_id, copied, self.now))
+
+    def _ask(self, machine: Machine, ask: Ask) -> None:
+        life, answered = machine.life, [False]
+
+        def answer(message: msgspec.Struct | None, why: str = "") -> None:
+            if not answered[0] and machine.life == life and machine.composition is not None:
+                answered[0] = True
+                node = machine.composition.node
+                self.carry(machine, node.answer(ask.request_id, ask.peer, message, why, self.now))
+
+        def deliver() -> None:
+            target = self._by_id[ask.peer]
+            if target.composition is None:
+                return
+            self._count += 1
+            token = self._count
+            self._replies[token] = lambda message: self._answer_back(target, machine, _copied(message), answer)
+            node = target.composition.node
+            self.carry(target, node.asked(machine.membership.node_id, token, _copied(ask.message), self.now))
+
+        reached = self._stream(machine, ask.peer, deliver)
+        patience_s = ask.deadline_s if reached else min(ask.deadline_s, self._delay_s())
+        self._at(self.now_s + patience_s, lambda: answer(None, "no answer in time"))
+
+    def _answer_back(
+        self, target: Machine, asker: Machine, message: msgspec.Struct, answer: Callable[[msgspec.Struct | None], None]
+    ) -> None:
+        if self._reaches(target, asker):
+            self._at(self.now_s + self._delay_s(), lambda: answer(message))
+
+    def _run(self, machine: Machine, run: Run) -> None:
+        """A runtime that starts every pod after a moment."""
+        life = machine.life
+
+        def finish() -> None:
+            job, result = run.job, None
+            if isinstance(job, DeployPod):
+                task = job.task
+                result = ReplicaReport(
+                    pod=job.pod,
+                    workload_id=task.workload_id,
+                    namespace=task.namespace,
+                    kind=task.kind,
+                    revision=task.revision,
+                    replica=task.replica,
+                    node_id=machine.membership.node_id,
+                    phase="Running",
+                    ready=True,
+                    task_id=task.task_id,
+                    fence=job.fence,
+                    started_ms=self.wall_ms,
+                )
+                machine.pods[job.pod] = result
+            elif isinstance(job, StopPod):
+                machine.pods.pop(job.pod, None)
+            if machine.life == life and machine.composition is not None:
+                self.event(machine.index, JobFinished(run.job_id, result))
+                self.event(machine.index, PodsObserved(tuple(machine.pods.values())))
+
+        self._at(self.now_s + DEPLOY_S, finish)
+
+    # --- the clock ------------------------------------------------------------------------------------------------
+
+    def _reaches(self, source: Machine, target: Machine) -> bool:
+        return (source.index, target.index) not in self.faults.cuts
+
+    def _delay_s(self) -> float:
+        return self.random.uniform(*self.faults.delay_s)
+
+    def _at(self, at_s: float, action: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (max(at_s, self.now_s), self._count, action))
+
+    def run_for(self, seconds: float) -> None:
+        """Advance the clock."""
+        self.run_until(lambda: False, seconds)
+
+    def run_until(self, condition: Callable[[], bool], patience_s: float) -> bool:
+        """Advance until `condition` holds; False when it does not within `patience_s`."""
+        end_s = self.now_s + patience_s
+        while not condition():
+            if not self._heap or self._heap[0][0] > end_s:
+                self.now_s = end_s
+                return condition()
+            self.now_s, _, action = heapq.heappop(self._heap)
+            action()
+        return True
+
+    @property
+    def trace(self) -> str:
+        """A hash of every datagram that arrived, in order."""
+        return self._trace.hexdigest()
+
+
+def _copied(message: msgspec.Struct) -> msgspec.Struct:
+    """The message as the far side decodes it."""
+    decoded = decode_message(*encode_message(message))
+    assert decoded is not None, f"{type(message).__name__} does not survive its own encoding"
+    return decoded
