@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     service.set_defaults(run=_service)
 
     images = commands.add_parser("images", help="the agent's own image store")
-    images.add_argument("action", choices=["load", "list"])
+    images.add_argument("action", choices=["load"])
     images.add_argument("archive", type=Path, nargs="?", help="a docker or OCI archive, for `load`")
     images.add_argument("--sha256", default="", help="refuse the archive unless its SHA-256 is this")
     _add_config(images)
@@ -132,17 +132,13 @@ def _images(options: argparse.Namespace) -> int:
     import asyncio
 
     from agent import files
-    from agent.engines import image_store
+    from agent.runtime.factory import runtime_for
 
-    settings = files.read_settings(options.config_dir)
-    store = image_store(settings)
-    if options.action == "list":
-        print(json.dumps(asyncio.run(store.names())))
-        return 0
     if options.archive is None:
         raise BeemeshError("images load: which archive?", hint="beemesh-agent images load ARCHIVE [--sha256 DIGEST]")
-    changed = asyncio.run(store.load(options.archive, sha256=options.sha256))
-    print(json.dumps({"changed": changed}))
+    store = runtime_for(files.read_settings(options.config_dir)).images
+    name, changed = asyncio.run(store.load(options.archive, digest=options.sha256))
+    print(json.dumps({"name": name, "changed": changed}))
     return 0
 
 
@@ -150,10 +146,10 @@ def _teardown(options: argparse.Namespace) -> int:
     import asyncio
 
     from agent import files
-    from agent.engines import make_engine
+    from agent.runtime.factory import runtime_for
 
     settings = files.read_settings(options.config_dir)
-    asyncio.run(make_engine(settings).teardown())
+    asyncio.run(runtime_for(settings).teardown())
     return 0
 
 

@@ -119,7 +119,16 @@ def compose(
         partial(check_proof, crypto, roster),
         new_request_id,
     )
-    steward = Steward()
+    steward = Steward(
+        self_id,
+        roster,
+        view,
+        crypto,
+        randomness,
+        settings,
+        lambda: intents.items("workload/"),
+        new_request_id,
+    )
     participants = (
         IntentSync(self_id, intents, roster, view, randomness, new_request_id),
         swim,

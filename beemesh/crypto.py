@@ -13,10 +13,10 @@ KEY_BYTES = 32
 SHARE_BYTES = 32
 
 
-class Share(NamedTuple):
+class Share(NamedTuple):  # tuple.index is shadowed on purpose: a share is never searched
     """One Shamir share of a 32-byte secret: its index (1…n) and 32 bytes."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     value: bytes
 
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from beemesh.crypto import KEY_BYTES, SHARE_BYTES, Share
 from beemesh.errors import Untrusted
+from beemesh.identity.signing import SIGNATURE_BYTES
 from beemesh.secret import SecretBytes
 
 XCHACHA_NONCE_BYTES = 24
@@ -83,7 +84,10 @@ class NativeCrypto:
         return self._signing.sign(payload).signature
 
     def verify(self, public_key: bytes, payload: bytes, signature: bytes) -> bool:
-        """See `Crypto.verify`."""
+        """See `Crypto.verify`. The lengths are checked first: libsodium takes signature and payload as one text, so a
+        longer "signature" would move the start of the payload, and a statement inside another would verify."""
+        if len(signature) != SIGNATURE_BYTES or len(public_key) != KEY_BYTES:
+            return False
         try:
             nacl.bindings.crypto_sign_open(signature + payload, public_key)
         except (nacl.exceptions.CryptoError, ValueError, TypeError):

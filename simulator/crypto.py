@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from beemesh.crypto import Share
+from beemesh.crypto import SHARE_BYTES, Share
 from beemesh.errors import Untrusted
 
 TAG_BYTES = 16
@@ -88,8 +88,16 @@ class FakeCrypto:
         return [Share(x, bytes(_evaluate([c[i] for c in coefficients], x) for i in range(32))) for x in range(1, n + 1)]
 
     def combine(self, shares: Sequence[Share]) -> bytes:
-        """Lagrange interpolation at zero in GF(256)."""
-        return bytes(_interpolate([(share.index, share.value[i]) for share in shares]) for i in range(32))
+        """Lagrange interpolation at zero in GF(256); raises `Untrusted` for shares that cannot belong together."""
+        indices = [share.index for share in shares]
+        if len(set(indices)) != len(indices) or not all(0 < index < 256 for index in indices):
+            raise Untrusted("the key shares do not belong together: an index is there twice, or out of range")
+        weights = [_weight(x, [other for other in indices if other != x]) for x in indices]
+        secret = bytearray(SHARE_BYTES)
+        for share, weight in zip(shares, weights, strict=True):
+            for place, value in enumerate(share.value):
+                secret[place] ^= _multiply(value, weight)
+        return bytes(secret)
 
 
 def _seal(key: bytes, associated: bytes, plaintext: bytes) -> bytes:
@@ -101,22 +109,25 @@ def _open(key: bytes, associated: bytes, sealed: bytes) -> bytes | None:
     return plaintext if _seal(key, associated, plaintext)[:TAG_BYTES] == tag else None
 
 
+def _tables() -> tuple[list[int], list[int]]:
+    """Powers of the generator 3 of GF(256) with the AES polynomial, twice over, and their logarithms."""
+    powers, logarithms, value = [1] * 510, [0] * 256, 1
+    for exponent in range(255):
+        powers[exponent] = powers[exponent + 255] = value
+        logarithms[value] = exponent
+        value ^= (value << 1) ^ (0x11B if value & 0x80 else 0)
+    return powers, logarithms
+
+
+_POWERS, _LOGARITHMS = _tables()
+
+
 def _multiply(a: int, b: int) -> int:
-    """Product in GF(256) with the AES polynomial."""
-    product = 0
-    while b:
-        if b & 1:
-            product ^= a
-        a = (a << 1) ^ (0x11B if a & 0x80 else 0)
-        b >>= 1
-    return product
+    return _POWERS[_LOGARITHMS[a] + _LOGARITHMS[b]] if a and b else 0
 
 
-def _inverse(a: int) -> int:
-    result = 1
-    for _ in range(254):
-        result = _multiply(result, a)
-    return result
+def _divide(a: int, b: int) -> int:
+    return _POWERS[_LOGARITHMS[a] - _LOGARITHMS[b] + 255] if a else 0
 
 
 def _evaluate(coefficients: Sequence[int], x: int) -> int:
@@ -126,12 +137,9 @@ def _evaluate(coefficients: Sequence[int], x: int) -> int:
     return value
 
 
-def _interpolate(points: Sequence[tuple[int, int]]) -> int:
-    total = 0
-    for x, y in points:
-        term = y
-        for other, _ in points:
-            if other != x:
-                term = _multiply(term, _multiply(other, _inverse(other ^ x)))
-        total ^= term
-    return total
+def _weight(x: int, others: Sequence[int]) -> int:
+    """Lagrange's factor at zero of the share `x` beside `others`."""
+    weight = 1
+    for other in others:
+        weight = _multiply(weight, _divide(other, other ^ x))
+    return weight

@@ -11,6 +11,7 @@ import heapq
 import random
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -204,15 +205,20 @@ class World:
                 case Transmit(address=address, data=data):
                     self._transmit(machine, address, data)
                 case Tell(peer=peer, message=message):
-                    self._stream(machine, peer, lambda m=message, f=machine, p=peer: self._told(f, p, m))
+                    self._stream(machine, peer, partial(self._told, machine, peer, message))
                 case Ask():
                     self._ask(machine, effect)
                 case Reply():
-                    self._replies.pop(effect.token, lambda _message: None)(effect.message)
+                    self._reply(effect)
                 case Run():
                     self._run(machine, effect)
                 case Notify(event=event):
                     self.events.append((self.now_s, machine.index, event))
+
+    def _reply(self, effect: Reply) -> None:
+        answer = self._replies.pop(effect.token, None)
+        if answer is not None:
+            answer(effect.message)
 
     def _schedule(self, machine: Machine, key: Hashable, at_s: float) -> None:
         self._count += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
@@ -57,7 +57,7 @@ async def _data(pieces: AsyncIterator[msgspec.Struct]) -> AsyncIterator[bytes]:
             yield piece.data
 
 
-def serve_relayed(app: ASGIApp) -> object:
+def serve_relayed(app: ASGIApp) -> Callable[[NodeId, msgspec.Struct], AsyncIterator[msgspec.Struct]]:
     """The handler that `Streams.piece_handlers` wants for `RelayedRequest`."""
 
     async def handler(_peer: NodeId, request: msgspec.Struct) -> AsyncIterator[msgspec.Struct]:

@@ -355,7 +355,7 @@ class Streams:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Future[Any]) -> None:
-        self._tasks.discard(task)  # type: ignore[arg-type]
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), BeemeshError):
             log.error("a stream task failed", exc_info=task.exception())
 

@@ -32,7 +32,7 @@ from beemesh.dht.kset import k_set, majority
 from beemesh.effects import Asked, Effects, Erase, Notify, Now, Randomness, Reply, Save, Schedule, TimerFired
 from beemesh.errors import Untrusted
 from beemesh.events import EmitEvent, IntentChanged, Observed
-from beemesh.identity.signing import Signed, open_statement
+from beemesh.identity.signing import Signed, decode_body, open_statement
 from beemesh.ids import Digest, NodeId, digest_of, ulid
 from beemesh.intents.entitlement import namespace_of
 from beemesh.intents.record import Intent
@@ -276,7 +276,7 @@ class Custodian:
         assert request.proof is not None, "checked by the caller"
         make_key = lease_key if workload.duplicate_tolerant else run_key
         keys = (make_key(workload.workload_id, request.replica), lease_key(workload.workload_id, request.replica))
-        claimed = msgspec.msgpack.decode(request.proof.lease.body, type=Lease).key
+        claimed = decode_body(request.proof.lease, Lease).key
         if claimed not in keys:
             raise _Refusal("bad_proof", "the lease is for another replica")
         lease, has_majority = check_proof(self._crypto, self._roster, request.proof, claimed, now.wall_ms)

@@ -36,8 +36,8 @@ BACKDATED_MS = 600_000
 ISSUING_GRACE_MS = 90 * 86_400_000
 """An issuing certificate lives through its membership's grace: only revocation or the end of grace shuts a node out."""
 
-_SPIFFE = re.compile(r"^spiffe://([a-z0-9-]+)/(node|operator)/([a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?)$")
-_WORK_SPIFFE = re.compile(r"^spiffe://([a-z0-9-]+)\.work/ns/([a-z0-9-]+)/([a-z0-9.-]+)/([a-z0-9.-]+)$")
+_SPIFFE = re.compile(r"spiffe://([a-z0-9-]+)/(node|operator)/([a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?)")
+_WORK_SPIFFE = re.compile(r"spiffe://([a-z0-9-]+)\.work/ns/([a-z0-9-]+)/([a-z0-9.-]+)/([a-z0-9.-]+)")
 
 
 class KeyHolder(Protocol):
@@ -174,7 +174,7 @@ def dns_name(mesh: str, kind: PeerKind, name: str) -> str:
 def peer_of(leaf_der: bytes, mesh: str, directory: Directory, wall_ms: int) -> Peer:
     """Who showed this leaf; raises `Untrusted` unless it verifies under the key of the one that its URI names."""
     leaf = _load_der(leaf_der)
-    match = _SPIFFE.match(_only_uri(leaf))
+    match = _SPIFFE.fullmatch(_only_uri(leaf))
     if match is None or match[1] != mesh:
         raise Untrusted(f"the peer's certificate names nobody of mesh {mesh}")
     kind: PeerKind = "node" if match[2] == "node" else "operator"
@@ -188,7 +188,7 @@ def peer_of(leaf_der: bytes, mesh: str, directory: Directory, wall_ms: int) -> P
 def replica_of(leaf_der: bytes, mesh: str, namespace: str, workload: str, issuing_key: bytes, wall_ms: int) -> str:
     """The replica's name in a work-plane leaf; raises `Untrusted` unless it is one of this very workload."""
     leaf = _load_der(leaf_der)
-    match = _WORK_SPIFFE.match(_only_uri(leaf))
+    match = _WORK_SPIFFE.fullmatch(_only_uri(leaf))
     if match is None or match.group(1, 2, 3) != (mesh, namespace, workload):
         raise Untrusted(f"the peer's certificate names no replica of {namespace}/{workload}")
     _check_leaf(leaf, issuing_key, f"workload {namespace}/{workload}", wall_ms)

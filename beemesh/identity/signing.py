@@ -74,5 +74,5 @@ def decode_body(signed: Signed, body_type: type[Body]) -> Body:
     """The body as a struct, without any check of the signature; raises `Untrusted` when it has another shape."""
     try:
         return msgspec.msgpack.decode(signed.body, type=body_type)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"a signed {signed.kind} does not decode: {error}") from error

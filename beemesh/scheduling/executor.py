@@ -205,6 +205,8 @@ class Executor:
         timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
         if placement.name in self.pods.seen:
             deploying.step = "clearing"
+            if placement.name in self.pods.stopping:
+                return []  # it is going already
             return self._keeper.stop_job(placement.name, "making room for its successor", grace_s=0)
         if not placement.task.duplicate_tolerant:
             deploying.step = "leasing"

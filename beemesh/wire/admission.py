@@ -28,6 +28,10 @@ CLOCK_SKEW_MS = 30_000
 UNDECIPHERED_PER_S = 2_000.0
 """Datagrams of unknown origin that we try to decrypt per second, all sources together: some 3 % of a core."""
 
+FORGED_PER_S = 500.0
+"""Datagrams with a false signature, all claimed senders together: a member forged them, and each costs a verification.
+Past it they also use up the rate of the member that they claim to come from: there is no telling who it was."""
+
 SENDER_PER_S = 500.0
 SENDER_BURST = 1_000.0
 """Datagrams of one member: some twenty times what the busiest sends, so that only a broken or hostile one meets it."""
@@ -40,6 +44,7 @@ class Refusal(StrEnum):
 
     OVERSIZED = "oversized"
     MALFORMED = "malformed"
+    KEY_EPOCH = "key_epoch"
     UNDECIPHERED = "undeciphered"
     BUDGET = "budget"
     UNKNOWN_SENDER = "unknown_sender"
@@ -108,6 +113,7 @@ class Admission:
         self._guard = ReplayGuard()
         self._buckets: OrderedDict[NodeId, _Bucket] = OrderedDict()
         self._undeciphered = _Bucket(UNDECIPHERED_PER_S, 0.0)
+        self._forged = _Bucket(FORGED_PER_S, 0.0)
         self.use(ring)
 
     def use(self, ring: GossipRing) -> None:
@@ -128,9 +134,11 @@ class Admission:
         if len(data) > DATAGRAM_BYTES_MAX:
             return Refused(Refusal.OVERSIZED)
         header = read_header(data)
-        gossip_key = self._keys.get(header.epoch) if header else None
-        if header is None or gossip_key is None:
+        if header is None:
             return Refused(Refusal.MALFORMED)
+        gossip_key = self._keys.get(header.epoch)
+        if gossip_key is None:
+            return Refused(Refusal.KEY_EPOCH)
         if self._undeciphered.is_empty(now.boot_s, UNDECIPHERED_PER_S, UNDECIPHERED_PER_S) and not self._is_expected(
             header
         ):
@@ -145,16 +153,19 @@ class Admission:
         sender = header.sender
         if abs(envelope.wall_ms - now.wall_ms) > self._clock_skew_ms:
             return Refused(Refusal.CLOCK_SKEW, sender)
-        has_floor = self._guard.has_floor(sender, header.boot_id)
-        if has_floor and not self._guard.is_fresh(sender, header.boot_id, header.counter):
+        if not self._guard.is_fresh(sender, header.boot_id, header.counter):
             return Refused(Refusal.REPLAYED, sender)
-        if not self._bucket(sender, now).take(now.boot_s, SENDER_PER_S, SENDER_BURST):
+        bucket = self._bucket(sender, now)
+        if bucket.is_empty(now.boot_s, SENDER_PER_S, SENDER_BURST):
             return Refused(Refusal.RATE, sender)
         payload = signed_payload(header.encode(), envelope.type_code, envelope.wall_ms, envelope.body)
         if not self._crypto.verify(member.sign_key, payload, envelope.signature):
+            if not self._forged.take(now.boot_s, FORGED_PER_S, FORGED_PER_S):
+                bucket.take(now.boot_s, SENDER_PER_S, SENDER_BURST)
             return Refused(Refusal.SIGNATURE, sender)
-        if has_floor:
-            self._guard.enter(sender, header.boot_id, header.counter)
+        bucket.take(now.boot_s, SENDER_PER_S, SENDER_BURST)
+        self._guard.enter(sender, header.boot_id, header.counter)
+        has_floor = self._guard.has_floor(sender, header.boot_id)
         message = decode_message(envelope.type_code, envelope.body)
         if message is None:
             return Refused(Refusal.UNDECODED, sender)
@@ -164,7 +175,8 @@ class Admission:
 
     def _is_expected(self, header: Header) -> bool:
         """Under a flood, only what fits a window that an honest sender opened is still worth a decryption."""
-        return self._guard.is_fresh(header.sender, header.boot_id, header.counter)
+        sender, boot_id = header.sender, header.boot_id
+        return self._guard.has_floor(sender, boot_id) and self._guard.is_fresh(sender, boot_id, header.counter)
 
     def _undecipherable(self, now: Now) -> Refused:
         self._undeciphered.take(now.boot_s, UNDECIPHERED_PER_S, UNDECIPHERED_PER_S)

@@ -78,5 +78,5 @@ def decode_message(code: int, body: bytes) -> msgspec.Struct | None:
         return None
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

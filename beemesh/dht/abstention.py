@@ -1,0 +1,123 @@
+"""When a replica must not vote: it may have granted before and forgotten it, or others may have without it.
+
+A replica **abstains for a key** while, within the last `ABSTAIN_S` seconds, it may not have been one of the key's
+k-set: by then every lease that was granted without it has ended. Rosters that were in force are saved; a replica with
+none saved has lost its disk or is new, and takes it that it was in no set until it started.
+
+Adding one keeper needs no waiting (majorities of a set and of its neighbour always meet), adding two at once does:
+neither new one may help to outvote a lease that only the old ones know.
+
+**A newborn mesh does not wait.** A replica without saved rosters grants at once while *every* keeper's card is the
+first ever signed for its name (`serial` 1), all were signed within one minute of each other, and no longer than ten
+minutes ago. Such keepers were bootstrapped together, so no older set can have granted anything, and this replica
+cannot have lost a disk that held grants, unless it lost it within those first ten minutes. Wrong clocks only make a
+newborn wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from beemesh.dht.kset import nearest
+from beemesh.effects import Effects, Now, Save
+from beemesh.ids import NodeId
+from beemesh.membership.roster import Roster
+from beemesh.scheduling.leases import LEASE_TTL_MAX_MS
+
+ABSTAIN_S = 2 * LEASE_TTL_MAX_MS / 1000
+"""Twice the longest lease: one for the lease itself, one for a renewal that was on its way."""
+
+FIRST_SERIAL = 1
+BATCH_MS = 60_000
+"""Cards of one bootstrap are signed in one go."""
+NEWBORN_MS = 10 * 60_000
+"""From signing to the agent's first start: copying the bundle to a slow machine included."""
+
+ROSTERS_MAX = 32
+"""Rosters remembered: more changes than that within `ABSTAIN_S` make the replica abstain from all."""
+
+TABLE = "lease-rosters"
+_KEY = b"keepers"
+
+
+@dataclass(slots=True)
+class _Former:
+    """Keepers that were in force until `until_s` (boot clock)."""
+
+    keepers: tuple[NodeId, ...]
+    until_s: float
+
+
+class KeeperHistory:
+    """The rosters under which this replica answered, for as long as they matter."""
+
+    tables: tuple[str, ...] = (TABLE,)
+
+    def __init__(self, self_id: NodeId, roster: Roster) -> None:
+        self._self_id = self_id
+        self._roster = roster
+        self._roster_version = -1
+        self._current: tuple[NodeId, ...] = ()
+        self._former: list[_Former] = []
+        self._restored = False
+        self._newborn = False
+        self._first_seen_s: float | None = None
+
+    def restore(self, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
+        """Take back the saved rosters; all count as in force until this restart."""
+        for _, value in rows:
+            lists = msgspec.msgpack.decode(value, type=list[list[bytes]])
+            self._restored = True
+            self._former = [_Former(tuple(NodeId(one) for one in keepers), now.boot_s) for keepers in lists]
+        if self._restored and self._former:
+            self._current = self._former[0].keepers
+
+    def observe(self, now: Now) -> Effects:
+        """Look at the roster; what changed is saved before anything that depends on it leaves."""
+        if self._first_seen_s is None:
+            self._first_seen_s = now.boot_s
+            if not self._restored:
+                self._former = [_Former((), now.boot_s)]
+        if self._roster.version == self._roster_version or self._roster.member(self._self_id) is None:
+            return []
+        self._roster_version = self._roster.version
+        keepers = tuple(card.node_id for card in self._roster.keepers())
+        if keepers == self._current:
+            return []
+        self._newborn = not self._restored and self._is_newborn_mesh(now)
+        if self._current and not self._newborn:
+            self._former.insert(0, _Former(self._current, now.boot_s))
+        self._current = keepers
+        self._forget(now)
+        return [Save(TABLE, _KEY, self._encoded())]
+
+    def abstains(self, key: str, now: Now) -> bool:
+        """Whether this replica must not grant anything at `key` yet."""
+        self._forget(now)
+        if not self._former or (self._newborn and self._is_newborn_mesh(now)):
+            return False
+        return any(self._self_id not in nearest(former.keepers, key) for former in self._former)
+
+    def _forget(self, now: Now) -> None:
+        self._former = [former for former in self._former if now.boot_s - former.until_s < ABSTAIN_S]
+        if len(self._former) > ROSTERS_MAX:
+            self._former = [*self._former[: ROSTERS_MAX - 1], _Former((), now.boot_s)]
+
+    def _encoded(self) -> bytes:
+        if self._newborn:
+            return msgspec.msgpack.encode([self._current])
+        return msgspec.msgpack.encode([self._current, *(former.keepers for former in self._former)])
+
+    def _is_newborn_mesh(self, now: Now) -> bool:
+        cards = self._roster.keepers()
+        if not cards or self._roster.member(self._self_id) is None:
+            return False
+        signed = [card.signed_at_ms for card in cards]
+        return (
+            all(card.serial == FIRST_SERIAL for card in cards)
+            and max(signed) - min(signed) <= BATCH_MS
+            and abs(now.wall_ms - min(signed)) <= NEWBORN_MS
+        )
