@@ -50,10 +50,9 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
-from beemesh.scheduling.messages import Task
 from beemesh.scheduling.orders import ProofCheck, objection_to
 from beemesh.scheduling.pod_keeper import GRACE_S, PodKeeper
-from beemesh.scheduling.pods import TABLE, Deploying, Placement, PodTable, name_of, pod_of
+from beemesh.scheduling.pods import TABLE, Deploying, Placement, PodTable, name_of, pod_of, restarts_alone
 from beemesh.scheduling.recovery import Recovery
 from beemesh.scheduling.run_leases import RUN_LEASE_MARGIN_S, RUN_LEASE_WAIT_S, RunLeases
 from beemesh.scheduling.score import Score
@@ -237,7 +236,7 @@ class Executor:
         deploying = self.pods.by_task(ref)
         if deploying is None or deploying.step != "opening":
             return []
-        if self._restarts_alone(deploying.placement.task):
+        if restarts_alone(deploying.placement.task):
             deploying.plaintext = plaintext
         return [
             Cancel((self.room, "deadline", deploying.placement.name)),
@@ -436,7 +435,7 @@ class Executor:
         for name, placement in list(self.pods.placed.items()):
             if name in self.pods.seen or name in self.pods.deploying:
                 continue
-            if self._restarts_alone(placement.task):
+            if restarts_alone(placement.task):
                 self.pods.recovering[name] = placement
                 effects += self._keeper.promise(name, placement.task, started=False)
             else:
@@ -460,9 +459,6 @@ class Executor:
             effects += [_count("restarts_alone"), *self._deploy_job(deploying, plaintext)]
         self._recovery.running = False
         return effects
-
-    def _restarts_alone(self, task: Task) -> bool:
-        return task.restart == "alone" and task.duplicate_tolerant
 
     # --- answering and counting -------------------------------------------------------------------------------------
 

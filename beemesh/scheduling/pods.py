@@ -54,6 +54,11 @@ def pod_of(task: Task) -> str:
     return pod_name(task.kind, task.workload_id.rpartition("/")[2], task.revision, task.replica)
 
 
+def restarts_alone(task: Task) -> bool:
+    """Whether the machine may start the pod again by itself: only such as may be doubled for a moment."""
+    return task.restart == "alone" and task.duplicate_tolerant
+
+
 def name_of(report: ReplicaReport) -> str:
     """`<namespace>/<pod name>` of a report."""
     return f"{report.namespace}/{report.pod}"

@@ -1,0 +1,145 @@
+"""What a steward knows of one workload that it hosts, or may have to: reports, failures, who holds the lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from beemesh.identity.signing import Signed
+from beemesh.ids import NodeId
+from beemesh.scheduling.messages import Event, LeaseProof
+from beemesh.scheduling.telling import FINAL, FINISHED, RETRYABLE
+from beemesh.workloads.observation import ReplicaReport
+from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
+from beemesh.workloads.record import Workload
+
+REASONS_KEPT = 10
+"""Reasons of failures that are remembered of one replica: as many attempts as anybody allows, for a person to read."""
+
+STOP_AGAIN_S = 10.0
+"""A stop that was ordered is not ordered again before."""
+
+PENDING_REPEAT_S = 60.0
+"""Why a replica is pending is told again so often while it does not change."""
+
+
+@dataclass(slots=True)
+class Hosted:
+    """One workload as this node knows it. `workload` is None once it was deleted."""
+
+    workload_id: str
+    workload: Workload | None
+    record: Signed
+    proof: LeaseProof | None = None
+    """Of the steward lease, while this node holds it."""
+    claiming: bool = False
+    holder: NodeId | None = None
+    fresh: bool = False
+    """Nobody can run anything of it yet: a new record, signed a moment ago."""
+    reports: dict[NodeId, tuple[ReplicaReport, ...]] = field(default_factory=dict)
+    """What each node said that it runs of this workload."""
+    unknown: dict[NodeId, int] = field(default_factory=dict)
+    """Nodes that have not said so since the lease was taken, and how often they were asked."""
+    asked: dict[NodeId, int] = field(default_factory=dict)
+    """Open questions: node → request id."""
+    failures: dict[Slot, Failures] = field(default_factory=dict)
+    finished: set[Slot] = field(default_factory=set)
+    told: dict[Slot, tuple[str, float]] = field(default_factory=dict)
+    """The reason that was last given for a pending slot, and when."""
+    stops: dict[tuple[NodeId, str], float] = field(default_factory=dict)
+    """(node, task id) → when its stop was ordered."""
+    exhausted: set[Slot] = field(default_factory=set)
+
+    @property
+    def hosting(self) -> bool:
+        """Whether this node holds the steward lease."""
+        return self.proof is not None
+
+    def renew(self, workload: Workload | None, record: Signed) -> None:
+        """Another record stands: what failed before has a new chance."""
+        self.workload, self.record = workload, record
+        self.failures.clear()
+        self.told.clear()
+        self.exhausted.clear()
+        revision = workload.current.number if workload else 0
+        self.finished = {slot for slot in self.finished if slot[0] == revision}
+
+    def lose(self) -> None:
+        """The lease is gone; what was observed is soon stale."""
+        self.proof = None
+        self.claiming = False
+        self.fresh = False
+        self.reports.clear()
+        self.unknown.clear()
+        self.asked.clear()
+        self.stops.clear()
+
+    def declared(self) -> Declared:
+        """What is wanted."""
+        return Declared.of(self.workload) if self.workload else Declared("", 0, 0, gone=True)
+
+    def observed(self, starting: Iterable[Slot], is_alive: Callable[[NodeId], bool]) -> Observed:
+        """What is, as far as nodes that are alive have said."""
+        replicas = [report for node_id, reports in self.reports.items() if is_alive(node_id) for report in reports]
+        return Observed(tuple(replicas), frozenset(starting), dict(self.failures), frozenset(self.finished))
+
+    def told_of(self, event: Event, boot_s: float) -> None:
+        """Something happened to one of its replicas."""
+        slot = (event.revision, event.replica)
+        if event.status == "Failed" and FINAL not in event.details:
+            self._failed(slot, event, boot_s)
+        elif event.status == "Cancelled":
+            self._failed(slot, event, boot_s, counts=False)
+        elif event.status == "Stopped" and FINISHED in event.details:
+            self.finished.add(slot)
+        elif event.status == "Deployed":
+            self.told.pop(slot, None)
+
+    def deployed(self, event: Event) -> None:
+        """A pod runs on a node; that is all that is known of it until the node lists it."""
+        fence = event.details.get("fence", "")
+        report = ReplicaReport(
+            pod=event.details.get("pod", ""),
+            workload_id=event.workload_id,
+            namespace=event.namespace,
+            kind=self.workload.kind if self.workload else "",
+            revision=event.revision,
+            replica=event.replica,
+            node_id=event.node_id,
+            phase="Pending",
+            task_id=event.task_id,
+            fence=int(fence) if fence.isdigit() else 0,
+        )
+        others = tuple(each for each in self.reports.get(event.node_id, ()) if each.task_id != event.task_id)
+        self.reports[event.node_id] = (*others, report)
+        # An answer that is under way may have been given before the pod was there.
+        self.asked.pop(event.node_id, None)
+
+    def runners(self) -> set[NodeId]:
+        """Nodes that run something of the workload."""
+        return {node_id for node_id, reports in self.reports.items() if reports}
+
+    def _failed(self, slot: Slot, event: Event, boot_s: float, *, counts: bool = True) -> None:
+        before = self.failures.get(slot, Failures(0, boot_s))
+        message = event.details.get("message", "")
+        reason = f"{event.reason}: {message}" if message else event.reason
+        blamed = counts and RETRYABLE not in event.details
+        self.failures[slot] = Failures(
+            # A failure that is nobody's fault delays the next try, and leaves the count at one at most.
+            count=before.count + 1 if blamed else max(1, before.count),
+            last_s=boot_s,
+            reasons=(*before.reasons, reason)[-REASONS_KEPT:],
+            nodes=tuple(dict.fromkeys((*before.nodes, event.node_id)))[-REASONS_KEPT:],
+        )
+
+    def may_stop(self, report: ReplicaReport, boot_s: float) -> bool:
+        """Whether a stop may be ordered (again)."""
+        return boot_s - self.stops.get((report.node_id, report.task_id), float("-inf")) >= STOP_AGAIN_S
+
+    def should_tell(self, slot: Slot, reason: str, boot_s: float) -> bool:
+        """Whether a pending slot's reason is news; notes it if so."""
+        before, when_s = self.told.get(slot, ("", float("-inf")))
+        if before == reason and boot_s - when_s < PENDING_REPEAT_S:
+            return False
+        self.told[slot] = (reason, boot_s)
+        return True
