@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,8 +94,24 @@ class Renderer:
         return rendered
 
 
+def lookup(plugin: str, name: str) -> str:
+    """Ansible's `lookup` for the two plugins that an inventory needs: `env` (empty when not set) and `file` (a path,
+    without the newline at its end)."""
+    if plugin == "env":
+        return os.environ.get(name, "")
+    if plugin == "file":
+        try:
+            with Path(name).open(encoding="utf-8") as file:
+                return file.read(MAX_RENDERED_CHARACTERS).rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"lookup of file {name}: {error}") from None
+    raise ValueError(f"lookup {plugin!r} is not known; env and file are")
+
+
 def _environment() -> SandboxedEnvironment:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    return SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    environment.globals["lookup"] = lookup
+    return environment
