@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     service.set_defaults(run=_service)
 
     images = commands.add_parser("images", help="the agent's own image store")
-    images.add_argument("action", choices=["load"])
-    images.add_argument("archive", type=Path, nargs="?", help="a docker or OCI archive, for `load`")
+    images.add_argument("action", choices=["load", "list"])
+    images.add_argument("names", nargs="*", help="`load`: a docker or OCI archive; `list`: which of these are here")
     images.add_argument("--sha256", default="", help="refuse the archive unless its SHA-256 is this")
     _add_config(images)
     images.set_defaults(run=_images)
@@ -134,10 +134,13 @@ def _images(options: argparse.Namespace) -> int:
     from agent import files
     from agent.runtime.factory import runtime_for
 
-    if options.archive is None:
-        raise BeemeshError("images load: which archive?", hint="beemesh-agent images load ARCHIVE [--sha256 DIGEST]")
     store = runtime_for(files.read_settings(options.config_dir)).images
-    name, changed = asyncio.run(store.load(options.archive, digest=options.sha256))
+    if options.action == "list":
+        print(json.dumps([name for name in options.names if store.find(name) is not None]))
+        return 0
+    if len(options.names) != 1:
+        raise BeemeshError("images load: which archive?", hint="beemesh-agent images load ARCHIVE [--sha256 DIGEST]")
+    name, changed = asyncio.run(store.load(Path(options.names[0]), digest=options.sha256))
     print(json.dumps({"name": name, "changed": changed}))
     return 0
 

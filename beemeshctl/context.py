@@ -21,7 +21,6 @@ from beemeshctl.keyfile import Passphrase, read_secret, write_private
 
 if TYPE_CHECKING:
     from beemesh.crypto_native import NativeCrypto
-
     from beemesh.identity.signing import Signed
 
 HOME_VARIABLE = "BEEMESH_HOME"

@@ -56,16 +56,7 @@ class ImageStore:
 
     async def prepare(self) -> str:
         """Make the store if there is none, and put the pause image into it. Returns the pause image's name."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._work.mkdir(mode=0o700, exist_ok=True)
-        write_small(
-            self._work / "containers.conf",
-            "[containers]\n" + engine_section(static_dir=self.path / "libpod", tmp_dir=self._work / "tmp"),
-        )
-        write_small(
-            self._work / "storage.conf",
-            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.path}"\nrunroot = "{self._work / "run"}"\n',
-        )
+        self._configure()
         content = _catatonit()
         name = f"localhost/beemesh-pause:{hashlib.sha256(content).hexdigest()[:12]}"
         if self.find(name) is None:
@@ -76,6 +67,19 @@ class ImageStore:
             await self._load(archive, name, image_id)
             archive.unlink(missing_ok=True)
         return name
+
+    def _configure(self) -> None:
+        """The directories and files by which podman finds this store."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._work.mkdir(mode=0o700, exist_ok=True)
+        write_small(
+            self._work / "containers.conf",
+            "[containers]\n" + engine_section(static_dir=self.path / "libpod", tmp_dir=self._work / "tmp"),
+        )
+        write_small(
+            self._work / "storage.conf",
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.path}"\nrunroot = "{self._work / "run"}"\n',
+        )
 
     def images(self) -> tuple[StoredImage, ...]:
         """What the store holds; read again only when its index changed."""
@@ -116,6 +120,7 @@ class ImageStore:
         """Load an archive once, after checking its digest. Returns the image's name and whether anything changed."""
         if digest:
             check_digest(archive, digest)
+        self._configure()
         image = look_into(archive)
         name = image.names[0] if image.names else image.image_id
         if self.has_id(image.image_id) and all(self.find(known) for known in image.names):

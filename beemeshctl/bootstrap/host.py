@@ -148,14 +148,12 @@ class HostRun:
     async def load_images(self) -> None:
         """Bring the images that the inventory lists and the host does not have."""
         settings = self._settings()
-        if not self.node.images or settings.runtime.engine != "podman":
+        if not self.node.images or settings.runtime.engine == "mock":
             return
-        present: list[str] = []
+        names = present = [image.name for image in self.node.images]
         if not self._check:
-            listed = await self._agent("images", "list", "--config-dir", self.node.config_dir)
+            listed = await self._agent("images", "list", *names, "--config-dir", self.node.config_dir)
             present = list(msgspec.json.decode(listed.stdout, type=list[str]))
-        else:
-            present = [image.name for image in self.node.images]
         for image in self.node.images:
             due = image in plan.image_loads(self.node, self._facts(), present)
             if due and not self._check:

@@ -159,13 +159,16 @@ class SshConnection:
             raise Unreachable(
                 f"{settings.host} cannot be resolved: {error.strerror}", hint="check ansible_host, or your DNS"
             ) from None
-        except (ConnectionRefusedError, ConnectionResetError):
+        except ConnectionRefusedError:
+            raise
+        except ConnectionResetError:
+            await self._refuse_changed_key(settings, tunnel)
             raise
         except (asyncssh.Error, OSError) as error:
             await self._refuse_changed_key(settings, tunnel)
             raise Unreachable(
                 f"no SSH with {settings.host} port {settings.port}: {_words(error)}",
-                hint="is it an SSH server, and does the network reach it?",
+                hint="is the machine on, its address right, and an SSH server there?",
             ) from None
 
     async def _refuse_changed_key(

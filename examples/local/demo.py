@@ -198,7 +198,7 @@ def down() -> None:
 def end_node(node: Path) -> None:
     """Stop one agent, remove what it runs, and check that its mounts are gone before any file is deleted."""
     config = node / "config"
-    agent = HOME / "prefix" / "current" / "bin" / "beemesh-agent"
+    agent = HOME / "prefix" / "bin" / "beemesh-agent"
     if (config / "node.yaml").exists() and agent.exists():
         say(f"ending {node.name}")
         for step in (["service", "stop"], ["teardown"]):

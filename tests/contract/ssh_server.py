@@ -24,6 +24,12 @@ class Behaviour:
     drop_after_bytes: int | None = None
     silent: bool = False
     commands: list[str] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def wait(self, patience_s: float = 10) -> None:
+        """Until every command has ended, as it may well after the connection has."""
+        for process in self.processes:
+            process.wait(patience_s)
 
 
 class _Door(paramiko.ServerInterface):
@@ -53,6 +59,7 @@ class _Door(paramiko.ServerInterface):
         process = subprocess.Popen(
             ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        self._behaviour.processes.append(process)
         out = threading.Thread(target=self._pump, args=(process.stdout, channel.sendall), daemon=True)
         err = threading.Thread(target=self._pump, args=(process.stderr, channel.sendall_stderr), daemon=True)
         into = threading.Thread(target=self._feed, args=(channel, process), daemon=True)

@@ -258,7 +258,9 @@ def test_a_connection_dropped_in_mid_transfer_leaves_the_old_file(ssh: SshRig) -
 
     with pytest.raises(Unreachable, match="was lost"):
         _with_connection(ssh.open, work)
-    assert target.read_text() == "old"
+    ssh.server.behaviour.wait()
+    assert target.read_bytes() == b"old"
+    assert not list(ssh.folder.glob(".beemesh*"))
 
 
 def test_a_host_that_accepts_and_says_nothing_is_given_up(ssh: SshRig) -> None:
