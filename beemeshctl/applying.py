@@ -1,0 +1,397 @@
+"""What `apply` does, free of any command line: compare, seal, submit, wait.
+
+A plan says for each object what will happen and why; nothing is sent before every object of the call is known to be
+right. Sealing happens here, on the operator's machine: what leaves it is ciphertext, shares sealed to custodians, and
+the record that members may see.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from beemesh.custody.messages import OPERATOR_READ_KIND, OperatorRead, ReleaseAnswer, ReleaseRequest
+from beemesh.custody.sealing import (
+    SealedContent,
+    ShareOffer,
+    context_of,
+    decode_content,
+    good_shares,
+    open_content,
+    place_of,
+    plan_custody,
+    seal,
+)
+from beemesh.errors import BeemeshError, Conflict, Unavailable, Unreachable, Untrusted
+from beemesh.identity.signing import Signed, decode_body, sign_statement
+from beemesh.ids import NodeId, short
+from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, object_key, workload_key
+from beemesh.membership.roster import Roster
+from beemesh.workloads.fingerprint import canonical, fingerprint
+from beemesh.workloads.objects import CONFIG_KINDS, ManifestObject, ObjectKey
+from beemesh.workloads.record import REVISIONS_KEPT, Revision, SealedObject, Workload
+from beemesh.workloads.resolve import ResolvedWorkload
+from beemeshctl.client import BEEMESH, Client
+
+Verb = Literal["created", "configured", "unchanged", "deleted"]
+
+GROUPS = {"Deployment": "deployment.apps", "Pod": "pod", "ConfigMap": "configmap", "Secret": "secret"}
+"""How kubectl names kinds in its messages."""
+
+POLL_S = 0.1
+NONCE_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object and what becomes of it; `record` and what it seals are None when nothing has to be sent."""
+
+    kind: str
+    namespace: str
+    name: str
+    verb: Verb
+    key: str
+    record: Signed | None = None
+    ciphertext: bytes = b""
+    boxes: tuple[tuple[int, bytes], ...] = ()
+    revision: int = 0
+    replicas: int = 0
+    fields: tuple[str, ...] = ()
+    """What differs, by name; never any content."""
+
+    def __str__(self) -> str:
+        return f"{GROUPS.get(self.kind, self.kind.lower())}/{self.name} {self.verb}"
+
+
+@dataclass(slots=True)
+class Mesh:
+    """What planning has to know of the mesh, read once."""
+
+    roster: Roster
+    states: dict[bytes, str]
+    records: dict[str, Signed]
+    intents: dict[str, Intent] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, client: Client) -> Mesh:
+        """Read roster and records from whichever agent answers."""
+        roster, states = client.roster()
+        records = client.records()
+        return cls(roster, states, records, {key: decode_body(signed, Intent) for key, signed in records.items()})
+
+    def standing(self, key: str) -> Intent | None:
+        """The record at a key that is no tombstone."""
+        intent = self.intents.get(key)
+        return intent if intent is not None and intent.kind != "tombstone" else None
+
+    def next_seq(self, key: str) -> int:
+        """The seq of the next record at a key; tombstones count."""
+        intent = self.intents.get(key)
+        return intent.seq + 1 if intent is not None else 1
+
+    def live_keepers(self) -> list[Any]:
+        """Keepers that the answering agent holds alive."""
+        return [member for member in self.roster.keepers() if self.states.get(bytes(member.node_id)) == "alive"]
+
+
+class Planner:
+    """Turns resolved objects into changes."""
+
+    def __init__(self, client: Client, mesh: Mesh, *, managed_by: str = "") -> None:
+        self._client = client
+        self._mesh = mesh
+        self._managed_by = managed_by
+        self._fingerprint_key = client.home.fingerprint_key()
+
+    def workload(self, wanted: ResolvedWorkload) -> Change:
+        """What becomes of a workload."""
+        key = workload_key(f"{wanted.kind.lower()}/{wanted.namespace}/{wanted.name}")
+        intent = self._mesh.standing(key)
+        before = msgspec.msgpack.decode(intent.body, type=Workload) if intent is not None else None
+        print_ = fingerprint(self._fingerprint_key, wanted.template)
+        same = before is not None and before.current.fingerprint == print_
+        draft = self._draft(wanted, before)
+        if same and before is not None and msgspec.structs.replace(draft, revisions=before.revisions) == before:
+            return Change(
+                wanted.kind, wanted.namespace, wanted.name, "unchanged", key,
+                revision=before.current.number, replicas=before.replicas,
+            )  # fmt: skip
+        ciphertext, boxes = b"", ()
+        revisions: tuple[Revision, ...]
+        if same and before is not None:
+            revisions = before.revisions
+        else:
+            number = before.current.number + 1 if before is not None else 1
+            content = SealedContent(wanted.template.reveal())
+            sealed = self._seal(content, key, number, print_)
+            ciphertext, boxes = sealed.ciphertext, sealed.boxes
+            kept = before.revisions if before is not None else ()
+            revisions = (sealed.revision, *kept)[:REVISIONS_KEPT]
+        body = msgspec.structs.replace(draft, revisions=revisions)
+        return Change(
+            wanted.kind,
+            wanted.namespace,
+            wanted.name,
+            "configured" if before is not None else "created",
+            key,
+            record=self._sign("workload", key, body),
+            ciphertext=ciphertext,
+            boxes=boxes,
+            revision=revisions[0].number,
+            replicas=wanted.replicas,
+            fields=_differing(before, body) if before is not None else (),
+        )
+
+    def _draft(self, wanted: ResolvedWorkload, before: Workload | None) -> Workload:
+        return Workload(
+            kind=wanted.kind,
+            namespace=wanted.namespace,
+            name=wanted.name,
+            replicas=wanted.replicas,
+            revisions=(),
+            requirements=wanted.requirements,
+            labels=wanted.labels,
+            annotations=wanted.annotations,
+            pod_labels=wanted.pod_labels,
+            images=wanted.images,
+            constraints=wanted.constraints,
+            qos=wanted.qos,
+            strategy=wanted.strategy,
+            duplicate_tolerant=wanted.settings.duplicate_tolerant,
+            restart=wanted.settings.restart,
+            restart_policy=wanted.restart_policy,
+            state=wanted.settings.state,
+            references=wanted.references,
+            created_ms=before.created_ms if before is not None else _now_ms(),
+            managed_by=self._managed_by or (before.managed_by if before is not None else ""),
+        )
+
+    def config(self, item: ManifestObject) -> Change:
+        """What becomes of a ConfigMap or Secret."""
+        key = object_key(item.kind, item.key.namespace, item.key.name)
+        intent = self._mesh.standing(key)
+        before = msgspec.msgpack.decode(intent.body, type=SealedObject) if intent is not None else None
+        manifest = canonical(item.data)
+        print_ = fingerprint(self._fingerprint_key, manifest)
+        verb: Verb = "configured" if before is not None else "created"
+        same_labels = before is not None and before.labels == item.labels
+        same_owner = before is not None and (not self._managed_by or before.managed_by == self._managed_by)
+        if before is not None and before.revision.fingerprint == print_ and same_labels and same_owner:
+            return Change(item.kind, item.key.namespace, item.key.name, "unchanged", key)
+        number = before.revision.number + 1 if before is not None else 1
+        sealed = self._seal(SealedContent(manifest), key, number, print_)
+        body = SealedObject(
+            kind=item.kind,
+            namespace=item.key.namespace,
+            name=item.key.name,
+            revision=sealed.revision,
+            labels=item.labels,
+            type=str(item.data.get("type", "")),
+            created_ms=before.created_ms if before is not None else _now_ms(),
+            managed_by=self._managed_by or (before.managed_by if before is not None else ""),
+        )
+        return Change(
+            item.kind,
+            item.key.namespace,
+            item.key.name,
+            verb,
+            key,
+            record=self._sign("object", key, body),
+            ciphertext=sealed.ciphertext,
+            boxes=sealed.boxes,
+            revision=number,
+            fields=("data",) if before is not None else (),
+        )
+
+    def removal(self, kind: str, namespace: str, name: str) -> Change | None:
+        """The tombstone of an object, or None when there is no such object."""
+        key = key_of(kind, namespace, name)
+        if self._mesh.standing(key) is None:
+            return None
+        return Change(kind, namespace, name, "deleted", key, record=self._sign("tombstone", key, None))
+
+    def _seal(self, content: SealedContent, key: str, number: int, print_: bytes) -> Any:
+        plan = plan_custody(self._mesh.live_keepers(), place_of(key))
+        return seal(
+            self._client.operator,
+            secrets.token_bytes(32),
+            content,
+            plan,
+            mesh=self._client.mesh,
+            intent_key=key,
+            number=number,
+            fingerprint=print_,
+        )
+
+    def _sign(self, kind: IntentKind, key: str, body: msgspec.Struct | None) -> Signed:
+        intent = Intent(
+            mesh=self._client.mesh,
+            kind=kind,
+            key=key,
+            seq=self._mesh.next_seq(key),
+            author=self._client.operator.signer_id,
+            issued_ms=_now_ms(),
+            body=msgspec.msgpack.encode(body) if body is not None else b"",
+        )
+        return sign_statement(self._client.operator, SIGNED_KIND, intent)
+
+
+def key_of(kind: str, namespace: str, name: str) -> str:
+    """The intent key of an object of any kind."""
+    if kind in CONFIG_KINDS:
+        return object_key(kind, namespace, name)
+    return workload_key(f"{kind.lower()}/{namespace}/{name}")
+
+
+def submit(client: Client, change: Change, *, dry_run: bool = False) -> None:
+    """Hand a change to the mesh; returns once it is accepted. Raises `Conflict` when somebody was faster."""
+    if change.record is None:
+        return
+    body = {"record": change.record, "ciphertext": change.ciphertext, "boxes": change.boxes}
+    try:
+        client.post(f"{BEEMESH}/submissions", body, dryRun="All" if dry_run else "")
+    except Conflict as error:
+        raise Conflict(
+            f"{GROUPS.get(change.kind, change.kind.lower())}/{change.name} was changed by somebody else: {error.message}",
+            hint="nothing of yours was applied; look at it with `beemeshctl get`, then apply again",
+        ) from None
+
+
+def read_back(client: Client, mesh: Mesh, keys: Iterable[ObjectKey]) -> dict[ObjectKey, ManifestObject]:
+    """ConfigMaps and Secrets that are already on the mesh, opened for this operator."""
+    found: dict[ObjectKey, ManifestObject] = {}
+    for key in keys:
+        intent = mesh.standing(object_key(key.kind, key.namespace, key.name))
+        if intent is not None:
+            found[key] = _opened(client, mesh, intent)
+    return found
+
+
+def _opened(client: Client, mesh: Mesh, intent: Intent) -> ManifestObject:
+    import json
+
+    from beemesh.workloads.validation import check
+
+    body = msgspec.msgpack.decode(intent.body, type=SealedObject)
+    revision = body.revision
+    wish = OperatorRead(
+        mesh=client.mesh,
+        key=intent.key,
+        manifest=revision.manifest,
+        operator_id=client.operator.signer_id,
+        issued_ms=_now_ms(),
+        nonce=secrets.token_bytes(NONCE_BYTES),
+    )
+    signed = sign_statement(client.operator, OPERATOR_READ_KIND, wish)
+    request = ReleaseRequest(intent.key, revision.manifest, revision.sealing.epoch, operator_read=signed)
+    raw = client.post(f"{BEEMESH}/readings", {"request": request})
+    answer = msgspec.msgpack.decode(raw, type=_Reading)
+    offers = [ShareOffer(NodeId(node), each.index, each.box) for node, each in answer.answers if each.released]
+    shares, bad = good_shares(client.operator, revision.sealing, offers, short)
+    refused = [f"{short(node)}: {each.reason}" for node, each in answer.answers if not each.released]
+    if answer.ciphertext is None:
+        raise Unavailable(
+            f"{intent.key}: no holder gave its ciphertext", hint="are enough nodes up? see `beemeshctl doctor`"
+        )
+    try:
+        context = context_of(client.mesh, intent.key, revision)
+        plaintext = open_content(client.operator, context, revision, shares, answer.ciphertext)
+    except (Unavailable, Untrusted) as error:
+        detail = "; ".join([*refused, *bad])
+        raise type(error)(f"{intent.key}: {error.message}{f' ({detail})' if detail else ''}") from None
+    checked = check(json.loads(decode_content(plaintext).manifest))
+    if checked.object is None:
+        raise BeemeshError(f"{intent.key}: what is sealed on the mesh is no valid {body.kind} for this version")
+    return checked.object
+
+
+class _Reading(msgspec.Struct):
+    ciphertext: bytes | None
+    answers: tuple[tuple[bytes, ReleaseAnswer], ...]
+
+
+def wait_for(
+    client: Client,
+    changes: Sequence[Change],
+    timeout_s: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Wait until everything that was applied runs and is ready; raises `Unreachable` on time-out with the reasons,
+    `BeemeshError` as soon as a replica has failed for good."""
+    deadline = time.monotonic() + timeout_s
+    waiting = {change.key: change for change in changes if change.kind in ("Deployment", "Pod")}
+    told = ""
+    while waiting:
+        pods = client.get("/api/v1/pods")["items"]
+        reasons = []
+        for key, change in list(waiting.items()):
+            why = _not_ready(change, pods)
+            if not why:
+                del waiting[key]
+            else:
+                reasons.append(f"{GROUPS[change.kind]}/{change.name}: {why}")
+        if waiting and time.monotonic() > deadline:
+            raise Unreachable(
+                f"not ready within {timeout_s:g} s:\n  " + "\n  ".join(reasons),
+                hint="it is accepted, and the mesh goes on trying; `beemeshctl describe` tells more",
+            )
+        line = "; ".join(reasons)
+        if waiting and line != told:
+            told = line
+            tell(line)
+        if waiting:
+            time.sleep(POLL_S)
+
+
+def _not_ready(change: Change, pods: list[Any]) -> str:
+    """Why a change is not done yet; empty when it is. Raises when it has failed for good."""
+    owner = change.name
+    own = [
+        pod
+        for pod in pods
+        if pod["metadata"].get("namespace") == change.namespace
+        and pod["metadata"]["annotations"].get("beemesh.io/workload-id") == change.key.partition("/")[2]
+    ]
+    current = [pod for pod in own if pod["metadata"]["labels"].get("beemesh.io/revision") == str(change.revision)]
+    ready = [pod for pod in current if pod["status"]["phase"] == "Succeeded" or _is_ready(pod)]
+    failed = [pod for pod in current if pod["status"]["phase"] == "Failed"]
+    if failed:
+        texts = [
+            f"{pod['metadata']['name']}: {pod['status'].get('message', pod['status'].get('reason', ''))}"
+            for pod in failed
+        ]
+        raise BeemeshError(
+            f"{GROUPS[change.kind]}/{owner} failed:\n  " + "\n  ".join(texts), hint="mend the manifest and apply again"
+        )
+    old = [pod for pod in own if pod not in current and pod["spec"].get("nodeName")]
+    if len(ready) >= change.replicas and not old:
+        return ""
+    waiting = [pod["status"].get("message") for pod in current if pod not in ready]
+    why = "; ".join(sorted({text for text in waiting if text}))
+    return (
+        f"{len(ready)} of {change.replicas} ready" + (f" ({len(old)} old)" if old else "") + (f": {why}" if why else "")
+    )
+
+
+def _is_ready(pod: Any) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
+
+
+def _differing(before: Workload, after: Workload) -> tuple[str, ...]:
+    fields = [
+        name
+        for name in before.__struct_fields__
+        if name not in ("revisions", "created_ms") and getattr(before, name) != getattr(after, name)
+    ]
+    if before.current.fingerprint != after.current.fingerprint:
+        fields.append("template")
+    return tuple(fields)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
