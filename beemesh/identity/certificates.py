@@ -281,9 +281,10 @@ def _leaf(
     issuer = _private(owner)
     issuing = _load(issuing_pem, "the issuing certificate")
     key = Ed25519PrivateKey.generate()
+    # A leaf named like its issuer, without a key identifier of its own, is taken for self-signed by OpenSSL.
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_name(common_name))
+        .subject_name(_name(f"leaf of {common_name}"))
         .issuer_name(issuing.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -295,6 +296,7 @@ def _leaf(
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False)
         .sign(issuer, None)
     )
