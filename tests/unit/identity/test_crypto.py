@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -65,9 +66,8 @@ def test_a_statement_within_a_statement_does_not_verify() -> None:
     outer = author.sign(payload_of("event", b"somebody wrote: ") + inner)
     long_signature = outer + payload_of("event", b"somebody wrote: ")
     assert not author.verify(author.sign_key, inner, long_signature)
-    assert not author.verify(author.sign_key, inner[5:], outer[:64] + inner[:5])
-    short = author.sign(b"x" + inner)
-    assert not author.verify(author.sign_key, short[60:] + b"x" + inner, short[:60])
+    signature = author.sign(inner)
+    assert not author.verify(author.sign_key, signature[60:] + inner, signature[:60])
 
 
 def test_a_statement_of_one_kind_is_none_of_another() -> None:
@@ -161,10 +161,8 @@ def test_any_k_shares_open_and_fewer_do_not(crypto: Any, data: st.DataObject, se
     k = data.draw(st.integers(2, n))
     shares = data.draw(st.permutations(crypto.split(secret, k, n)))
     assert crypto.combine(shares[:k]) == secret
-    try:
+    with contextlib.suppress(Untrusted):
         assert crypto.combine(shares[: k - 1]) != secret
-    except Untrusted:
-        pass
 
 
 @pytest.mark.parametrize("crypto", [keys("a"), FakeCrypto(b"a")], ids=PAIRS)
