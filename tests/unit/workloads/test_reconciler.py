@@ -1,0 +1,280 @@
+"""The reconciler: golden cases, and against a dumb twin of the world that does what it says."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beemesh.ids import NodeId
+from beemesh.workloads.observation import Phase, ReplicaReport
+from beemesh.workloads.reconciler import (
+    EXHAUSTED_RETRY_S,
+    Action,
+    Declared,
+    Failures,
+    Observed,
+    StartReplica,
+    StopReplicaAction,
+    Wait,
+    backoff_s,
+    is_settled,
+    plan,
+    precedes,
+)
+from beemesh.workloads.record import Strategy
+
+NODES = [NodeId(bytes([number]) * 32) for number in range(1, 6)]
+NOW_S = 1_000.0
+
+
+def report(
+    replica: int, revision: int = 1, node: int = 0, phase: Phase = "Running", ready: bool = True, fence: int = 1
+) -> ReplicaReport:
+    """A replica as its node tells of it."""
+    return ReplicaReport(
+        pod=f"hello-{revision}-{replica}",
+        workload_id="deployment/default/hello",
+        namespace="default",
+        kind="Deployment",
+        revision=revision,
+        replica=replica,
+        node_id=NODES[node],
+        phase=phase,
+        ready=ready and phase == "Running",
+        task_id=f"task-{revision}-{replica}-{node}",
+        fence=fence,
+    )
+
+
+def wanted(replicas: int = 3, revision: int = 1, *, kind: str = "Deployment", policy: str = "Always") -> Declared:
+    """What is declared, with the default strategy."""
+    return Declared(kind, replicas, revision, Strategy(), policy)
+
+
+def steps(declared: Declared, *reports: ReplicaReport, attempts: int = 5, **observed: object) -> tuple[Action, ...]:
+    """What the reconciler says."""
+    return plan(declared, Observed(tuple(reports), **observed), NOW_S, attempts)  # type: ignore[arg-type]
+
+
+def starts(actions: tuple[Action, ...]) -> list[tuple[int, int]]:
+    """(revision, replica) of what is to start."""
+    return [(each.revision, each.replica) for each in actions if isinstance(each, StartReplica)]
+
+
+def stops(actions: tuple[Action, ...]) -> list[tuple[str, str]]:
+    """(pod, reason) of what is to stop."""
+    return [(each.report.pod, each.reason) for each in actions if isinstance(each, StopReplicaAction)]
+
+
+def test_missing_replicas_start() -> None:
+    """Nothing runs: every ordinal starts. One is being started: the others start."""
+    assert starts(steps(wanted())) == [(1, 0), (1, 1), (1, 2)]
+    assert starts(steps(wanted(), report(0), starting=frozenset({(1, 2)}))) == [(1, 1)]
+
+
+def test_what_is_as_wanted_is_left_alone() -> None:
+    """All run: nothing to do, and that counts as settled."""
+    reports = (report(0), report(1), report(2))
+
+    assert steps(wanted(), *reports) == ()
+    assert is_settled(wanted(), Observed(reports))
+    assert not is_settled(wanted(), Observed(reports[:2]))
+    assert not is_settled(wanted(), Observed(reports, starting=frozenset({(1, 0)})))
+
+
+def test_a_new_replica_avoids_its_siblings_and_where_it_failed() -> None:
+    """A task names first the nodes on which this replica failed, then those that run others."""
+    failures = {(1, 1): Failures(1, NOW_S - 60, ("StartFailed",), (NODES[3],))}
+    (start,) = steps(wanted(2), report(0, node=2), failures=failures)
+
+    assert start == StartReplica(1, 1, attempt=2, avoid=(NODES[3], NODES[2]))
+
+
+def test_a_deleted_workload_stops_everywhere() -> None:
+    """Nothing is spared, and what is ending already is not told again."""
+    gone = Declared("Deployment", 3, 1, gone=True)
+
+    assert stops(steps(gone, report(0), report(1, phase="Terminating"))) == [("hello-1-0", "deleted")]
+
+
+def test_surplus_ordinals_stop() -> None:
+    """Scaled down: those from the new number on stop, of any revision."""
+    assert stops(steps(wanted(1), report(0), report(1), report(2, revision=7))) == [
+        ("hello-1-1", "surplus"),
+        ("hello-7-2", "surplus"),
+    ]
+
+
+def test_of_duplicates_the_lower_fence_drains() -> None:
+    """The higher fence stays, then the higher node ID; three of one kind leave one."""
+    low, high, other = report(0, fence=3), report(0, node=1, fence=4), report(0, node=2, fence=4)
+
+    actions = steps(wanted(1), low, high, other)
+    assert [each.report for each in actions if isinstance(each, StopReplicaAction)] == [low, high]
+    assert all(each.instead == other for each in actions if isinstance(each, StopReplicaAction))
+    assert precedes(other, high)
+    assert precedes(high, low)
+
+
+def test_a_rolling_update_starts_first() -> None:
+    """Default bounds: one new replica at a time, and the old one stops once the new one is ready."""
+    new = wanted(2, revision=2)
+    assert steps(new, report(0), report(1)) == (StartReplica(2, 0, 1, (NODES[0],)),)
+    assert steps(new, report(0), report(1), report(0, 2, ready=False)) == ()
+    assert stops(steps(new, report(0), report(1), report(0, 2))) == [("hello-1-0", "outdated")]
+    assert starts(steps(new, report(1), report(0, 2))) == [(2, 1)]
+
+
+def test_a_rolling_update_without_surge_stops_first() -> None:
+    """Surge 0, unavailable 1: one old replica stops, then its successor starts."""
+    new = Declared("Deployment", 2, 2, Strategy(max_surge=0, max_unavailable=1))
+
+    assert stops(steps(new, report(0), report(1))) == [("hello-1-0", "outdated")]
+    assert starts(steps(new, report(1))) == [(2, 0)]
+    assert steps(new, report(1), report(0, 2, ready=False)) == ()
+
+
+def test_a_revision_that_fails_is_not_tried_everywhere() -> None:
+    """While the first new replica fails, the next ordinals keep their old ones, untouched."""
+    new = Declared("Deployment", 3, 2, Strategy(max_surge=3))
+    failures = {(2, 0): Failures(1, NOW_S, ("ImageNotFound",))}
+
+    actions = steps(new, report(0), report(1), report(2), failures=failures)
+    assert [type(each) for each in actions] == [Wait]
+
+
+def test_a_bare_pod_is_recreated() -> None:
+    """A Pod has one name: the old one goes before the new one comes, even where surge would be allowed."""
+    new = wanted(1, revision=2, kind="Pod")
+
+    assert stops(steps(new, report(0))) == [("hello-1-0", "outdated")]
+    assert steps(new, report(0, phase="Terminating")) == ()
+    assert steps(new, starting=frozenset({(1, 0)})) == ()
+    assert starts(steps(new)) == [(2, 0)]
+
+
+def test_failures_back_off_and_end() -> None:
+    """Each failure doubles the wait, up to a bound; after the last attempt it is exhausted, for ever where the pod is
+    to run once, and for some minutes where it is to run always."""
+    assert [backoff_s(count) for count in (1, 2, 3, 4, 20)] == [1, 2, 4, 8, 30]
+    just = {(1, 0): Failures(2, NOW_S - 1.9, ("a", "b"))}
+    assert steps(wanted(1), failures=just) == (Wait(1, 0, NOW_S + 0.1, ("a", "b"), 2),)
+    ripe = {(1, 0): Failures(2, NOW_S - 2.1, ("a", "b"))}
+    assert starts(steps(wanted(1), failures=ripe)) == [(1, 0)]
+    out = {(1, 0): Failures(5, NOW_S - EXHAUSTED_RETRY_S - 1)}
+    assert starts(steps(wanted(1), failures=out)) == [(1, 0)]
+    (never,) = steps(wanted(1, kind="Pod", policy="Never"), failures=out)
+    assert isinstance(never, Wait)
+    assert never.exhausted
+    assert never.until_s == float("inf")
+
+
+def test_pods_that_run_once() -> None:
+    """Succeeded is the end; Failed is it only for `Never`; where a pod is to run always, an ended one is cleared away
+    and started again."""
+    done, broken = report(0, phase="Succeeded"), report(0, phase="Failed")
+
+    assert steps(wanted(1, policy="OnFailure"), done) == ()
+    assert steps(wanted(1, policy="Never"), broken) == ()
+    assert stops(steps(wanted(1, policy="OnFailure"), broken)) == [("hello-1-0", "failed")]
+    assert stops(steps(wanted(1), done)) == [("hello-1-0", "failed")]
+    assert steps(wanted(1, policy="Never"), finished=frozenset({(1, 0)})) == ()
+
+
+def test_starts_are_bounded() -> None:
+    """A thousand replicas are not all placed at once."""
+    assert len(starts(steps(wanted(1_000)))) == 32
+    assert len(starts(steps(wanted(1_000), starting=frozenset((1, n) for n in range(30))))) == 2
+
+
+class Twin:
+    """A dumb world: it does what it is told, late and in any order, and breaks things meanwhile."""
+
+    def __init__(self, seed: int, strategy: Strategy) -> None:
+        self.rng = random.Random(seed)
+        self.declared = Declared("Deployment", self.rng.randrange(1, 6), 1, strategy)
+        self.reports: list[ReplicaReport] = []
+        self.starting: set[tuple[int, int]] = set()
+        self.fence = 0
+        self.now_s = NOW_S
+
+    def act(self) -> None:
+        """One look of the reconciler, carried out."""
+        before = len(self.reports) + len(self.starting)
+        available = self.available()
+        observed = Observed(tuple(self.reports), frozenset(self.starting))
+        bound = self.declared.replicas + self.declared.strategy.max_surge
+        for action in plan(self.declared, observed, self.now_s, 5):
+            if isinstance(action, StartReplica):
+                assert (action.revision, action.replica) not in self.starting
+                self.starting.add((action.revision, action.replica))
+            elif isinstance(action, StopReplicaAction):
+                self.reports.remove(action.report)
+                self.reports.append(msgspec.structs.replace(action.report, phase="Terminating", ready=False))
+        assert len(self.reports) + len(self.starting) <= max(bound, before)
+        least = self.declared.replicas - self.declared.strategy.max_unavailable
+        assert self.available() >= min(available, least)
+
+    def available(self) -> int:
+        """Ordinals with a ready replica."""
+        ready = {each.replica for each in self.reports if each.ready}
+        return len(ready & set(range(self.declared.replicas)))
+
+    def move(self) -> None:
+        """Something of what is under way comes to pass."""
+        self.now_s += 1
+        for slot in sorted(self.starting):
+            if self.rng.random() < 0.5:
+                self.starting.discard(slot)
+                self.fence += 1
+                node = self.rng.randrange(len(NODES))
+                self.reports.append(report(slot[1], slot[0], node, ready=False, fence=self.fence))
+        for each in list(self.reports):
+            if each.phase == "Terminating" and self.rng.random() < 0.5:
+                self.reports.remove(each)
+            elif each.phase == "Running" and not each.ready and self.rng.random() < 0.5:
+                self.reports.remove(each)
+                self.reports.append(msgspec.structs.replace(each, ready=True))
+
+    def disturb(self) -> None:
+        """A node dies, a duplicate appears, or the operator changes his mind."""
+        what = self.rng.randrange(4)
+        if what == 0:
+            node = self.rng.choice(NODES)
+            self.reports = [each for each in self.reports if each.node_id != node]
+        elif what == 1 and self.reports:
+            each = self.rng.choice(self.reports)
+            self.fence += 1
+            self.reports.append(msgspec.structs.replace(each, node_id=self.rng.choice(NODES), fence=self.fence))
+        elif what == 2:
+            self.declared = self._changed()
+        else:
+            self.starting.clear()
+
+    def _changed(self) -> Declared:
+        replicas = self.rng.randrange(0, 6)
+        revision = self.declared.revision + self.rng.randrange(2)
+        return Declared("Deployment", replicas, revision, self.declared.strategy)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), (3, 2)]))
+def test_it_converges_within_its_bounds(seed: int, bounds: tuple[int, int]) -> None:
+    """Whatever happened before, a world left in peace comes to exactly what is declared, on the way never above
+    replicas and surge by the reconciler's doing, and never with fewer available than it may."""
+    twin = Twin(seed, Strategy(max_surge=bounds[0], max_unavailable=bounds[1]))
+    for _ in range(40):
+        twin.act()
+        twin.move()
+        if twin.rng.random() < 0.2:
+            twin.disturb()
+    for _ in range(400):
+        twin.act()
+        twin.move()
+
+    expected = [(twin.declared.revision, ordinal) for ordinal in range(twin.declared.replicas)]
+    assert sorted((each.revision, each.replica) for each in twin.reports) == expected
+    assert is_settled(twin.declared, Observed(tuple(twin.reports)))
