@@ -176,7 +176,7 @@ class Planner:
         key = object_key(item.kind, item.key.namespace, item.key.name)
         intent = self._mesh.standing(key)
         before = msgspec.msgpack.decode(intent.body, type=SealedObject) if intent is not None else None
-        manifest = canonical(item.data)
+        manifest = canonical(item.body)
         print_ = fingerprint(self._fingerprint_key, manifest)
         verb: Verb = "configured" if before is not None else "created"
         same_labels = before is not None and before.labels == item.labels
@@ -191,7 +191,7 @@ class Planner:
             name=item.key.name,
             revision=sealed.revision,
             labels=item.labels,
-            type=str(item.data.get("type", "")),
+            type=str(item.body.get("type", "")),
             created_ms=before.created_ms if before is not None else _now_ms(),
             managed_by=self._managed_by or (before.managed_by if before is not None else ""),
         )
