@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 
 from beemesh.errors import InvalidInput, Untrusted
 from beemesh.identity.grants import Grant
@@ -38,6 +38,9 @@ ISSUING_GRACE_MS = 90 * 86_400_000
 
 _SPIFFE = re.compile(r"spiffe://([a-z0-9-]+)/(node|operator)/([a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?)")
 _WORK_SPIFFE = re.compile(r"spiffe://([a-z0-9-]+)\.work/ns/([a-z0-9-]+)/([a-z0-9.-]+)/([a-z0-9.-]+)")
+
+_MALFORMED = (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What the library raises for certificates that it cannot read."""
 
 
 class KeyHolder(Protocol):
@@ -207,8 +210,10 @@ def _only_uri(leaf: x509.Certificate) -> str:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         uris = []
+    except _MALFORMED as error:
+        raise Untrusted(f"the peer's certificate has malformed extensions: {error}") from error
     if len(uris) != 1:
         raise Untrusted(f"the peer's certificate has {len(uris)} URIs, expected one")
     return uris[0]
@@ -216,8 +221,10 @@ def _only_uri(leaf: x509.Certificate) -> str:
 
 def _check_leaf(leaf: x509.Certificate, issuer_key: bytes, who: str, wall_ms: int) -> None:
     try:
+        if leaf.signature_algorithm_oid != SignatureAlgorithmOID.ED25519:
+            raise InvalidSignature
         Ed25519PublicKey.from_public_bytes(issuer_key).verify(leaf.signature, leaf.tbs_certificate_bytes)
-    except (InvalidSignature, ValueError) as error:
+    except (InvalidSignature, *_MALFORMED) as error:
         raise Untrusted(f"a certificate names {who}, but was not signed with that key") from error
     moment = _time(wall_ms)
     if not leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc:
@@ -346,12 +353,12 @@ def _time(wall_ms: int) -> datetime.datetime:
 def _load(pem: bytes, what: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except _MALFORMED as error:
         raise InvalidInput(f"{what} is not a PEM certificate: {error}") from error
 
 
 def _load_der(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except _MALFORMED as error:
         raise Untrusted(f"the peer's certificate does not decode: {error}") from error

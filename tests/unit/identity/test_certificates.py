@@ -260,9 +260,11 @@ def test_no_bytes_break_the_check(shown: bytes) -> None:
 
 @given(st.data())
 def test_no_altered_leaf_passes(data: st.DataObject) -> None:
-    """A leaf with any one bit changed is refused, with `Untrusted`."""
+    """A leaf with any one bit of what is signed, or of the signature, changed is refused, with `Untrusted`."""
     shown = bytearray(LEAF)
-    bit = data.draw(st.integers(0, len(shown) * 8 - 1))
+    parsed = x509.load_der_x509_certificate(LEAF)
+    part = data.draw(st.sampled_from([parsed.tbs_certificate_bytes, parsed.signature]))
+    bit = LEAF.index(part) * 8 + data.draw(st.integers(0, len(part) * 8 - 1))
     shown[bit // 8] ^= 1 << bit % 8
     with pytest.raises(Untrusted):
         certificates.peer_of(bytes(shown), MESH, roster("n1"), WALL_MS)
