@@ -256,8 +256,9 @@ def submit(client: Client, change: Change, *, dry_run: bool = False) -> None:
     try:
         client.post(f"{BEEMESH}/submissions", body, dryRun="All" if dry_run else "")
     except Conflict as error:
+        what = f"{GROUPS.get(change.kind, change.kind.lower())}/{change.name}"
         raise Conflict(
-            f"{GROUPS.get(change.kind, change.kind.lower())}/{change.name} was changed by somebody else: {error.message}",
+            f"{what} was changed by somebody else: {error.message}",
             hint="nothing of yours was applied; look at it with `beemeshctl get`, then apply again",
         ) from None
 

@@ -86,6 +86,10 @@ POLL_BUSY_S = 0.5
 POLL_SETTLED_S = 10.0
 """How often those that run a workload are asked again, while it changes and when it is as wanted."""
 
+FRESH_SURVEY = 64
+POLL_SURVEY = 4
+"""Nodes drawn at random that are asked too: of a name that was used before, and while all is as wanted."""
+
 PREFIX = "workload/"
 
 
@@ -261,10 +265,20 @@ class Steward:
                 return self._claim_in_turn(hosted, now, RANK_STEP_S)
 
     def _taken_over(self, hosted: Hosted, now: Now) -> Effects:
-        if not hosted.fresh:
+        """Hear what runs before anything is decided; of a new record decide at once, and hear for safety's sake."""
+        fresh, hosted.fresh = hosted.fresh, False
+        if not fresh:
             self._mark_unknown(hosted)
-        hosted.fresh = False
-        return [_count("takeovers"), *self._ask_unknown(hosted), *self._step(hosted, now)]
+            return [_count("takeovers"), *self._ask_unknown(hosted), *self._step(hosted, now)]
+        return [*self._step(hosted, now), *self._survey(hosted, FRESH_SURVEY)]
+
+    def _survey(self, hosted: Hosted, nodes: int) -> Effects:
+        """Ask some live nodes, drawn at random: strays turn up that nobody remembers."""
+        alive = self._view.alive()
+        effects: Effects = []
+        for node_id in self._randomness.sample(alive, min(nodes, len(alive))):
+            effects += self._ask(hosted, node_id)
+        return effects
 
     # --- what runs --------------------------------------------------------------------------------------------------
 
@@ -485,7 +499,7 @@ class Steward:
         """Ask again those that matter, then go on."""
         if not hosted.hosting:
             return []
-        effects = self._ask_unknown(hosted)
+        effects = [*self._ask_unknown(hosted), *self._survey(hosted, POLL_SURVEY)]
         for node_id in self._busy_nodes(hosted):
             if self._view.is_alive(node_id):
                 effects += self._ask(hosted, node_id)

@@ -173,7 +173,7 @@ class HostRun:
         """Wait until the agent says that it is ready; raises `BeemeshError` with its last words when it does not."""
         if self._check:
             return
-        argument = json.dumps({"socket": f"{self.node.data_dir}/agent.sock", "patience_s": READY_TIMEOUT_S})
+        argument = json.dumps({"socket": self.socket, "patience_s": READY_TIMEOUT_S})
         result = await self._script("wait_ready", argument, timeout_s=READY_TIMEOUT_S + 30)
         answer: dict[str, Any] = {}
         if result.ok:
@@ -184,6 +184,24 @@ class HostRun:
                 f"the agent is not ready after {READY_TIMEOUT_S:g} s: {said}", hint=await self._last_words()
             )
         self._step("ready", False, f"{self.address}:{self.node.api_port}")
+
+    @property
+    def was_running(self) -> bool:
+        """Whether the host's agent ran before this run began."""
+        return self.facts is not None and (self.facts.supervised or self.facts.service.active)
+
+    @property
+    def socket(self) -> str:
+        """The agent's own socket on the host."""
+        return f"{self.node.data_dir}/agent.sock"
+
+    async def submit(self, argument: str) -> str:
+        """Hand a record to the host's agent; what went wrong, or an empty string."""
+        result = await self._script("submit", argument)
+        if not result.ok:
+            return result.complaint()
+        answer = json.loads(result.stdout)
+        return "" if answer["status"] == 200 else f"{answer['status']} {answer['said']}"
 
     async def _upload_release(self, bundle: Bundle) -> None:
         node = self.node

@@ -21,6 +21,7 @@ from beemesh.ids import to_text
 from beemesh.settings import Endpoint
 from beemeshctl.bootstrap import facts as host_facts
 from beemeshctl.bootstrap import rendering
+from beemeshctl.bootstrap.announcing import Announcer
 from beemeshctl.bootstrap.host import HostRun, Installed
 from beemeshctl.bootstrap.report import HostReport, Progress, Report
 from beemeshctl.bootstrap.signing import CONFIG_FILES, Authority, SignedNode, card_in, card_of, choose_seeds
@@ -112,8 +113,36 @@ class Bootstrap:
         await self._each(lambda host: host.configure(signed[host.node.name]))
         await self._each(HostRun.load_images)
         self._progress.phase("run the agent")
+        await self._announce([host for host in self._alive() if host.was_running])
         await self._each(HostRun.run_service)
         await self._each(HostRun.wait_ready)
+        for record, said in await self._announce(self._alive()):
+            self._progress.warn(
+                self.report.hosts[0],
+                f"the mesh could not be told about {record}: {said}; run bootstrap again, with an older node in it",
+            )
+
+    async def _announce(self, hosts: list[HostRun]) -> list[tuple[str, str]]:
+        """Tell the mesh what it cannot know from its nodes' seeds; returns what nobody took, and why."""
+        left: list[tuple[str, str]] = []
+        if self._options.check or not hosts:
+            return left
+        announcer = Announcer(self._home, self._authority)
+        for announcement in announcer.pending():
+            said = "no node that lacks it was in this run"
+            for host in hosts:
+                if host.node.name not in announcement.unaware or not host.alive:
+                    continue
+                try:
+                    said = await host.submit(announcer.request(announcement, host.socket))
+                except BeemeshError as error:
+                    said = error.message
+                if not said:
+                    announcer.done(announcement)
+                    break
+            if said:
+                left.append((announcement.what, said))
+        return left
 
     def _sign(self) -> dict[str, SignedNode]:
         """Every living host's files. All cards come first, so that each new node starts with all of them."""
