@@ -56,8 +56,8 @@ Feed = Callable[[Any], None]
 
 
 def runtime_pod_id(namespace: str, pod: str) -> str:
-    """The pod's name inside the runtime; an underscore is in no Kubernetes name, so two pods never share one."""
-    return f"{namespace}_{pod}"
+    """The pod's name inside the runtime; a namespace has no dots, so two pods never share one."""
+    return f"{namespace}.{pod}"
 
 
 class PodJobs:

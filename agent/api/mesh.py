@@ -178,11 +178,9 @@ class MeshReader:
             owner_name=body.name,
             revision=body.current.number,
             replica=replica,
-            phase="Failed"
-            if told is not None and told.status == "Failed" and told.details.get("terminal")
-            else "Pending",
+            phase="Failed" if told is not None and told.status == "Failed" and told.details.get("final") else "Pending",
             reason=told.status if told is not None else "Scheduling",
-            message=told.reason if told is not None else "",
+            message=_explained(told) if told is not None else "",
             task_id=told.task_id if told is not None else "",
             labels=body.pod_labels,
             images=body.images,
@@ -296,7 +294,7 @@ class MeshReader:
         """One event, for people."""
         kind, _, rest = event.workload_id.partition("/")
         place = f"replica {event.replica} of {event.workload_id}" if event.workload_id else ""
-        message = ": ".join(part for part in (place, event.reason) if part)
+        message = ": ".join(part for part in (place, _explained(event)) if part)
         return EventView(
             event_id=event.event_id,
             status=event.status,
@@ -311,6 +309,11 @@ class MeshReader:
             warning=event.status in WARNINGS,
             details=event.details,
         )
+
+
+def _explained(event: Event) -> str:
+    """The reason with what the runtime or the nodes said about it."""
+    return ": ".join(part for part in (event.reason, event.details.get("message", "")) if part)
 
 
 WARNINGS = frozenset({"Failed", "Preempted", "Pending", "ShareRefused", "IntentConflict", "IdentityCloned", "NodeDead"})
