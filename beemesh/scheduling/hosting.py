@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
+from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Event, LeaseProof
 from beemesh.scheduling.telling import FINAL, FINISHED, RETRYABLE
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
+
+CANDIDATES = 3
+"""Keepers nearest to a key that watch over its workload."""
 
 REASONS_KEPT = 10
 """Reasons of failures that are remembered of one replica: as many attempts as anybody allows, for a person to read."""
@@ -21,6 +26,13 @@ STOP_AGAIN_S = 10.0
 
 PENDING_REPEAT_S = 60.0
 """Why a replica is pending is told again so often while it does not change."""
+
+
+def rank_of(node_id: NodeId, workload_id: str, keepers: Iterable[NodeId]) -> int | None:
+    """The node's place among the keepers nearest to the workload's key (XOR); None when it is no candidate."""
+    place = int.from_bytes(hashlib.sha256(steward_key(workload_id).encode()).digest(), "big")
+    nearest = sorted(keepers, key=lambda keeper: int.from_bytes(keeper, "big") ^ place)[:CANDIDATES]
+    return nearest.index(node_id) if node_id in nearest else None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,6 @@ the next one goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -47,7 +46,7 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.hosting import Hosted
+from beemesh.scheduling.hosting import Hosted, rank_of
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, Event, EventStatus, SignedTask
@@ -60,9 +59,6 @@ from beemesh.workloads.reconciler import StartReplica, StopReplicaAction, Wait, 
 
 LEASE_TTL_MS = 15_000
 LEASE_RENEW_MS = 5_000
-
-CANDIDATES = 3
-"""Keepers nearest to a key that watch over its workload."""
 
 RANK_STEP_S = 1.5
 """How much later each next candidate claims."""
@@ -217,16 +213,9 @@ class Steward:
             effects.append(Notify(ReleaseLease(steward_key(hosted.workload_id))))
         return effects
 
-    def _rank(self, workload_id: str) -> int | None:
-        """This node's place among the live keepers nearest to the workload's key; None when it is no candidate."""
-        place = int.from_bytes(hashlib.sha256(steward_key(workload_id).encode()).digest(), "big")
-        keepers = [card.node_id for card in self._roster.keepers() if self._view.is_alive(card.node_id)]
-        keepers.sort(key=lambda node_id: int.from_bytes(node_id, "big") ^ place)
-        nearest = keepers[:CANDIDATES]
-        return nearest.index(self._self_id) if self._self_id in nearest else None
-
     def _claim_in_turn(self, hosted: Hosted, now: Now, least_s: float = 0.0) -> Effects:
-        rank = self._rank(hosted.workload_id)
+        keepers = [card.node_id for card in self._roster.keepers() if self._view.is_alive(card.node_id)]
+        rank = rank_of(self._self_id, hosted.workload_id, keepers)
         if rank is None or hosted.hosting or hosted.claiming:
             return []
         wait_s = max(least_s, rank * RANK_STEP_S) * self._randomness.uniform(1.0, 1.2)
