@@ -168,6 +168,8 @@ class PodWatch:
             if pod_id not in pods or _starts(pods[pod_id]) != _starts(before):
                 self._forget_ready(pod_id)
         self._pods = pods
+        if any(_is_running(pod) and not self._all_ready(pod) for pod in pods.values()):
+            self._changed.set()
         self._tell()
 
     def deployed(self, status: PodStatus) -> ReplicaReport:

@@ -169,7 +169,7 @@ class MeshReader:
         )
 
     def _missing(self, intent: Intent, body: Workload, replica: int) -> PodView:
-        told = self._last_word(body.workload_id, replica)
+        told = self._last_word(body.workload_id, replica, intent.issued_ms)
         return PodView(
             name=pod_name(body.kind, body.name, body.current.number, replica),
             namespace=body.namespace,
@@ -188,9 +188,12 @@ class MeshReader:
             resource_version=intent.seq,
         )
 
-    def _last_word(self, workload_id: str, replica: int) -> Event | None:
+    def _last_word(self, workload_id: str, replica: int, since_ms: int) -> Event | None:
+        """Why a replica does not run, as told since its record was signed."""
         for event in reversed(self.journal.events()):
-            if event.workload_id == workload_id and event.replica == replica and event.status in ("Pending", "Failed"):
+            if event.issued_ms < since_ms or (event.workload_id, event.replica) != (workload_id, replica):
+                continue
+            if event.status in ("Pending", "Failed"):
                 return event
         return None
 

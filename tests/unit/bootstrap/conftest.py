@@ -63,8 +63,14 @@ def main():
         server.settimeout(60)
         while True:
             client, _ = server.accept()
-            client.recv(1000)
-            client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nok")
+            request = client.recv(65536)
+            if request.startswith(b"POST"):
+                while len(request.partition(b"\\r\\n\\r\\n")[2]) < int(request.split(b"Content-Length: ")[1].split()[0]):
+                    request += client.recv(65536)
+                with (data / "submissions").open("a") as log:
+                    log.write(request.split()[1].decode() + chr(10))
+            refused = request.startswith(b"POST") and (data / "refuse").exists()
+            client.sendall(b"HTTP/1.0 503 no\\r\\n\\r\\nbusy" if refused else b"HTTP/1.0 200 OK\\r\\n\\r\\nok")
             client.close()
 """
 

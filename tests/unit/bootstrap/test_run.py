@@ -170,6 +170,38 @@ def test_a_new_host_joins_and_leaves_the_others_as_they_are(play: Playground) ->
     assert _changes(play.bootstrap()) == {"n1": [], "n2": [], "n3": []}
 
 
+def _submissions(play: Playground) -> int:
+    return sum(len(path.read_text().splitlines()) for path in play.folder.glob("*/data/submissions"))
+
+
+def test_a_joiner_is_made_known_to_the_running_mesh_once(play: Playground) -> None:
+    """Nobody is told what its seed told it; a joiner's card goes to one older node, which spreads it."""
+    play.bootstrap()
+    assert _submissions(play) == 0
+    play.add("n3")
+    assert [host.warnings[1:] for host in play.bootstrap().hosts] == [[], [], []]
+    assert _submissions(play) == 1
+    assert not (play.folder / "n3" / "data" / "submissions").exists()
+    play.bootstrap()
+    assert _submissions(play) == 1
+
+
+def test_a_joiner_nobody_was_told_about_is_announced_by_a_later_run(play: Playground) -> None:
+    """A refusal, or a limit without any older node, is warned about and made good."""
+    play.bootstrap()
+    play.add("n3")
+    alone = play.bootstrap(only=["n3"])
+    assert "could not be told about node/n3" in alone.hosts[0].warnings[-1]
+    for name in ("n1", "n2"):
+        (play.folder / name / "data" / "refuse").touch()
+    refused = play.bootstrap()
+    assert "503 busy" in refused.hosts[0].warnings[-1]
+    for name in ("n1", "n2"):
+        (play.folder / name / "data" / "refuse").unlink()
+    assert "could not" not in str(play.bootstrap().to_json())
+    assert (play.home.path / "announced.json").exists()
+
+
 def test_a_run_with_a_limit_keeps_what_the_context_knew(play: Playground) -> None:
     """Agents out of a run's sight stay in the context."""
     play.bootstrap()
