@@ -65,8 +65,9 @@ def main():
             client, _ = server.accept()
             request = client.recv(65536)
             if request.startswith(b"POST"):
-                while len(request.partition(b"\\r\\n\\r\\n")[2]) < int(request.split(b"Content-Length: ")[1].split()[0]):
-                    request += client.recv(65536)
+                head, _, body = request.partition(b"\\r\\n\\r\\n")
+                while len(body) < int(head.split(b"Content-Length: ")[1].split()[0]):
+                    body += client.recv(65536)
                 with (data / "submissions").open("a") as log:
                     log.write(request.split()[1].decode() + chr(10))
             refused = request.startswith(b"POST") and (data / "refuse").exists()
