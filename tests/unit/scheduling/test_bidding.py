@@ -1,0 +1,382 @@
+"""One bidder alone: what it believes, when it speaks, what it says about its silence."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from beemesh.effects import Asked, Broadcast, Effects, Notify, Now, Reply, Schedule, TimerFired
+from beemesh.events import (
+    BidHeard,
+    Claim,
+    Delivered,
+    EventHeard,
+    IntentChanged,
+    LeaseDenied,
+    Observed,
+    ReleaseLease,
+    ResourcesObserved,
+    TaskHeard,
+)
+from beemesh.identity.signing import Signed, decode_body, sign_statement
+from beemesh.ids import NodeId
+from beemesh.intents.record import Intent
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
+from beemesh.scheduling.bidding import BIDS_BURST, Bidder
+from beemesh.scheduling.local_work import LocalWork
+from beemesh.scheduling.messages import (
+    BID_KIND,
+    TASK_KIND,
+    TOPIC_PROPOSALS,
+    TOPIC_TASKS,
+    Bid,
+    Event,
+    SignedBid,
+    SignedTask,
+    SilenceAnswer,
+    SilenceQuestion,
+    Task,
+)
+from beemesh.scheduling.tasks import TASK_LIFETIME_MS, make_task
+from beemesh.workloads.record import Constraints, Requirements
+from simulator.crypto import FakeCrypto
+from tests.unit.scheduling.samples import (
+    CA,
+    MESH,
+    WALL_MS,
+    card,
+    membership_intent,
+    record,
+    settings,
+    tombstone,
+    workload,
+)
+
+PLENTY = ResourcesObserved(4000, 4096, 50_000, 0.1, 3500, 40_000)
+
+
+class Desk:
+    """A bidder named `one` in a mesh with `two` and `three`, and somebody to hand it things."""
+
+    def __init__(self, **wanted: Any) -> None:
+        self.now = Now(100.0, WALL_MS)
+        self.crypto = {name: FakeCrypto(name.encode()) for name in ("one", "two", "three")}
+        self.ids = {name: NodeId(crypto.signer_id) for name, crypto in self.crypto.items()}
+        self.roster = Roster(MESH, CA.sign_key)
+        for name in self.crypto:
+            self.roster.apply(membership_intent(card(name)))
+        self.view = View(self.ids["one"], self.roster)
+        for name in ("two", "three"):
+            self.view.set_status(self.ids[name], "alive")
+        self.local = LocalWork(settings().reserve, settings().policies)
+        self.local.observed = PLENTY
+        self.intents: dict[str, tuple[Intent, Signed]] = {}
+        self.bidder = Bidder(
+            self.ids["one"],
+            self.roster,
+            self.view,
+            self.crypto["one"],
+            random.Random(1),
+            settings(),
+            self.local,
+            self.intents.get,
+        )
+        self.wanted = workload(**wanted)
+        self.record = record(self.wanted)
+        self.timers: dict[Any, float] = {}
+        self.effects: Effects = []
+
+    def know(self, found: tuple[Intent, Signed] | None = None) -> None:
+        """The record reaches this node."""
+        intent, signed = found or self.record
+        self.intents[intent.key] = (intent, signed)
+        self.hand(IntentChanged(intent, signed, None))
+
+    def task(self, **changes: Any) -> Task:
+        """A task for the record."""
+        made = make_task(self.wanted, self.record[1], 0, 1, (), self.now.wall_ms, random.Random(2))
+        return msgspec.structs.replace(made, **changes)
+
+    def publish(self, task: Task, by: str = "two") -> Effects:
+        """The steward publishes it."""
+        signed = sign_statement(self.crypto[by], TASK_KIND, task)
+        return self.hand(Delivered(TOPIC_TASKS, SignedTask(signed), self.ids["two"]))
+
+    def bid(self, task: Task, by: str, total: float) -> Effects:
+        """Another node bids."""
+        bid = Bid(task.task_id, self.ids[by], total, self.now.wall_ms, self.now.wall_ms + 1000, b"n")
+        signed = sign_statement(self.crypto[by], BID_KIND, bid)
+        return self.hand(Delivered(TOPIC_PROPOSALS, SignedBid(signed), self.ids[by]))
+
+    def hand(self, event: Any) -> Effects:
+        """Let the bidder handle something, and keep its timers."""
+        effects = self.bidder.handle(event, self.now)
+        for effect in effects:
+            if isinstance(effect, Schedule):
+                self.timers[effect.key] = effect.at_boot_s
+        self.effects += effects
+        return effects
+
+    def wait(self, seconds: float) -> Effects:
+        """Let time pass, and timers fire."""
+        until_s = self.now.boot_s + seconds
+        said: Effects = []
+        while due := [key for key, at_s in self.timers.items() if at_s <= until_s]:
+            key = min(due, key=lambda each: self.timers[each])
+            at_s = max(self.now.boot_s, self.timers.pop(key))
+            self.now = Now(at_s, WALL_MS + int((at_s - 100.0) * 1000))
+            said += self.hand(TimerFired(key))
+        self.now = Now(until_s, WALL_MS + int((until_s - 100.0) * 1000))
+        return said
+
+    def silence(self, task: Task) -> SilenceAnswer:
+        """Why it kept silent."""
+        (reply,) = self.hand(Asked(self.ids["two"], 1, SilenceQuestion(task.task_id)))
+        assert isinstance(reply, Reply)
+        assert isinstance(reply.message, SilenceAnswer)
+        return reply.message
+
+
+def told(effects: Effects, kind: type) -> list[Any]:
+    """The notifications of a kind."""
+    return [effect.event for effect in effects if isinstance(effect, Notify) and isinstance(effect.event, kind)]
+
+
+def bids(effects: Effects) -> list[Bid]:
+    """The bids that were published."""
+    return [decode_body(each.message.bid, Bid) for each in effects if isinstance(each, Broadcast)]  # type: ignore[attr-defined]
+
+
+def counted(effects: Effects, metric: str) -> list[dict[str, str]]:
+    """The labels of a metric's increments."""
+    return [each.labels for each in told(effects, Observed) if each.metric == f"scheduler_{metric}_total"]
+
+
+def test_a_fitting_task_is_bid_for_and_claimed() -> None:
+    """It bids once, within the window, and claims the replica's lease when nobody better spoke."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    assert told(desk.publish(task), TaskHeard)[0].task == task
+    said = desk.wait(0.35)
+
+    (bid,) = bids(said)
+    assert bid.node_id == desk.ids["one"]
+    assert bid.reasons["crowd"] == 0
+    assert told(said, BidHeard)[0].bid == bid
+    (claim,) = told(said, Claim)
+    assert (claim.key, claim.ttl_ms, claim.renew_ms) == ("lease/deployment/default/hello/0", 3000, 1000)
+    assert claim.tentative_ok
+
+
+def test_better_bids_keep_it_from_claiming() -> None:
+    """A better bid, before or after its own, leaves the claim to the other; a worse one does not."""
+    for total, claims in ((0.999, 0), (0.1, 1)):
+        for late in (False, True):
+            desk = Desk()
+            desk.know()
+            task = desk.task()
+            desk.publish(task)
+            while late and not bids(desk.effects):
+                desk.wait(0.001)
+            desk.bid(task, "two", total)
+            assert len(told(desk.wait(0.4), Claim)) == claims, (total, late)
+
+
+def test_three_better_bids_silence_it() -> None:
+    """It does not add a fourth, and says why when it is asked."""
+    desk = Desk()
+    for number in range(3):
+        desk.crypto[f"n{number}"] = FakeCrypto(f"n{number}".encode())
+        desk.ids[f"n{number}"] = NodeId(desk.crypto[f"n{number}"].signer_id)
+        desk.roster.apply(membership_intent(card(f"n{number}")))
+    desk.know()
+    task = desk.task()
+    desk.publish(task)
+    for number in range(3):
+        desk.bid(task, f"n{number}", 0.99)
+
+    assert bids(desk.wait(1)) == []
+    assert desk.silence(task).reasons == ("3 better bids were heard before this node spoke",)
+
+
+def test_when_all_have_spoken_it_claims_at_once() -> None:
+    """The last bid of a live node closes the window early."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.publish(task)
+    desk.bid(task, "two", 0.2)
+    while not bids(desk.effects):
+        desk.wait(0.001)
+
+    assert told(desk.bid(task, "three", 0.1), Claim)
+
+
+def test_losers_claim_when_the_winner_is_silent() -> None:
+    """Without `Deployed`, a loser claims after the lease's lifetime and a second; after it, never."""
+    for deployed in (False, True):
+        desk = Desk()
+        desk.know()
+        task = desk.task()
+        desk.publish(task)
+        desk.bid(task, "two", 0.999)
+        assert not told(desk.wait(3.9), Claim)
+        if deployed:
+            event = Event("e", desk.ids["two"], "Deployed", WALL_MS, task.task_id, task.workload_id, "", 1, 0)
+            desk.hand(EventHeard(event))
+        assert len(told(desk.wait(3), Claim)) == (0 if deployed else 1)
+
+
+def test_a_refused_claim_is_tried_again_with_backoff() -> None:
+    """A denied lease is claimed again within five seconds each time, and no more once the task's time is over."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.publish(task)
+    claims = []
+    for _ in range(400):
+        if told(desk.wait(0.1), Claim):
+            claims.append(desk.now.boot_s)
+            desk.hand(LeaseDenied("lease/deployment/default/hello/0", "held", desk.ids["two"], 99.0))
+    gaps = [later - earlier for earlier, later in pairwise(claims)]
+
+    assert len(claims) >= 5
+    assert max(gaps) <= 5.2
+    assert claims[-1] <= 100 + TASK_LIFETIME_MS / 1000
+
+
+def test_the_record_may_come_later() -> None:
+    """A task that is ahead of its record waits for it a moment; without it, the node stays silent and says so."""
+    desk = Desk()
+    task = desk.task()
+    desk.publish(task)
+    desk.wait(1)
+    desk.know()
+    assert bids(desk.wait(1))
+
+    desk = Desk()
+    desk.publish(task)
+    assert not bids(desk.wait(5))
+    assert desk.silence(task).reasons == ("this node does not hold the record that the task names",)
+
+
+def test_a_task_is_held_against_the_operators_record() -> None:
+    """What the record does not say counts for nothing, however well the steward signed it."""
+    for changes, why in (
+        ({"reqs": Requirements(cpu_m=1)}, "something else than the operator's record"),
+        ({"constraints": Constraints(node_name="one")}, "something else than the operator's record"),
+        ({"duplicate_tolerant": False}, "something else than the operator's record"),
+        ({"replica": 1}, "replica 1 is surplus: 1 are wanted"),
+        ({"replica": -1}, "replica -1 is surplus"),
+        ({"revision": 2}, "revision 2 is not the current one (1)"),
+        ({"manifest_ref": b"x" * 32}, "revision 1 is not the current one"),
+        ({"workload_id": "deployment/default/other"}, "does not hold the record"),
+        ({"namespace": "other"}, "another workload than its record"),
+    ):
+        desk = Desk()
+        desk.know()
+        task = desk.task(**changes)
+        desk.publish(task)
+        assert not bids(desk.wait(5))
+        assert why in desk.silence(task).reasons[0]
+
+
+def test_forged_and_stale_tasks_change_nothing() -> None:
+    """Strangers, wrong signatures, wrong times and repeats are counted and forgotten."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.crypto["stranger"] = FakeCrypto(b"stranger")
+    signed = sign_statement(desk.crypto["two"], TASK_KIND, task)
+    altered = Signed(TASK_KIND, signed.body + b"", signed.signer, b"\0" * 64)
+    refused = [
+        desk.publish(task, by="stranger"),
+        desk.hand(Delivered(TOPIC_TASKS, SignedTask(altered), desk.ids["two"])),
+        desk.publish(desk.task(issued_ms=WALL_MS - 100_000, expires_ms=WALL_MS - 70_001)),
+        desk.publish(desk.task(issued_ms=WALL_MS + 31_000, expires_ms=WALL_MS + 40_000)),
+        desk.publish(desk.task(expires_ms=WALL_MS + TASK_LIFETIME_MS + 1)),
+        desk.publish(desk.task(task_id="short")),
+    ]
+    assert [counted(each, "tasks_refused") for each in refused] == [[{"reason": "untrusted"}]] * 6
+    assert not bids(desk.wait(1))
+
+    desk.publish(task)
+    assert desk.publish(task) == []
+
+
+def test_forged_bids_change_nothing() -> None:
+    """A bid in somebody else's name, out of range, twice or too often is not weighed."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.publish(task)
+    lie = Bid(task.task_id, desk.ids["three"], 0.99, 0, 0, b"")
+    signed = SignedBid(sign_statement(desk.crypto["two"], BID_KIND, lie))
+    assert counted(desk.hand(Delivered(TOPIC_PROPOSALS, signed, desk.ids["two"])), "bids_refused")
+    assert counted(desk.bid(task, "two", 1.5), "bids_refused")
+    assert told(desk.bid(task, "two", 0.1), BidHeard)
+    assert desk.bid(task, "two", 0.999) == []
+    for _ in range(int(BIDS_BURST)):
+        flood = desk.bid(task, "two", 0.5)
+    assert counted(flood, "bids_refused") == [{"reason": "rate"}]
+    assert told(desk.wait(0.4), Claim)
+
+
+def test_bids_may_come_before_their_task() -> None:
+    """A bid that overtook its task counts once the task is here."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.bid(task, "two", 0.999)
+    desk.publish(task)
+
+    assert not told(desk.wait(1), Claim)
+
+
+def test_silence_is_explained() -> None:
+    """Why a node is not eligible can be asked; of a task that it never saw it says just that."""
+    desk = Desk(requirements=Requirements(mem_mb=16_777_216))
+    desk.know()
+    task = desk.task()
+    desk.publish(task)
+    assert not bids(desk.wait(1))
+    answer = desk.silence(task)
+    assert answer.seen
+    assert answer.reasons == ("needs 16777216 MiB of memory, this node has 3584 MiB, 3500 free",)
+    assert desk.silence(desk.task(task_id="0" * 26)) == SilenceAnswer("0" * 26, seen=False)
+
+
+def test_what_it_leads_in_counts_as_promised() -> None:
+    """A node that is ahead for one task has no room for a second of the same size, until it loses the first."""
+    desk = Desk(requirements=Requirements(mem_mb=3000), replicas=2)
+    desk.know()
+    first, second = desk.task(), desk.task(task_id="1" * 26, replica=1)
+    desk.publish(first)
+    while not bids(desk.effects):
+        desk.wait(0.001)
+    desk.publish(second)
+    assert "3000 MiB" in desk.silence(second).reasons[0]
+    desk.effects.clear()
+    desk.bid(first, "two", 0.999)
+    desk.wait(0.3)
+
+    assert [bid.task_id for bid in bids(desk.effects)] == [second.task_id]
+
+
+def test_a_withdrawn_workload_ends_the_auction() -> None:
+    """A tombstone in mid-claim gives the lease up, and a late grant finds nobody."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.publish(task)
+    desk.wait(0.4)
+    intent, signed = tombstone(desk.wanted)
+    desk.intents[intent.key] = (intent, signed)
+
+    assert told(desk.hand(IntentChanged(intent, signed, None)), ReleaseLease)
+    assert not told(desk.wait(30), Claim)

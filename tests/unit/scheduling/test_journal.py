@@ -1,0 +1,138 @@
+"""The journal: believed once, kept for a while, found again after a restart."""
+
+from __future__ import annotations
+
+from beemesh.effects import Broadcast, Effects, Erase, Notify, Now, Save, Schedule, TimerFired
+from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
+from beemesh.identity.signing import sign_statement
+from beemesh.ids import NodeId, ulid
+from beemesh.membership.roster import Roster
+from beemesh.scheduling.journal import EVENTS_BURST, EVENTS_MAX, TABLE, Journal
+from beemesh.scheduling.messages import EVENT_KIND, TOPIC_EVENTS, Event, EventStatus, SignedEvent
+from simulator.crypto import FakeCrypto
+from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent
+
+NOW = Now(10.0, WALL_MS)
+ONE, TWO = FakeCrypto(b"one"), FakeCrypto(b"two")
+
+
+def journal() -> Journal:
+    """The journal of `one`, in a mesh with `two`."""
+    roster = Roster(MESH, CA.sign_key)
+    for name in ("one", "two"):
+        roster.apply(membership_intent(card(name)))
+    return Journal(NodeId(ONE.signer_id), roster, ONE)
+
+
+def event(number: int, status: EventStatus = "Deployed", by: FakeCrypto = TWO, **more: int | str) -> Event:
+    """An event of node `two`."""
+    event_id = ulid(WALL_MS + number, number.to_bytes(10, "big"))
+    return Event(event_id, NodeId(by.signer_id), status, WALL_MS + number, workload_id="w", **more)  # type: ignore[arg-type]
+
+
+def hear(book: Journal, told: Event, by: FakeCrypto = TWO, now: Now = NOW) -> Effects:
+    """It comes over the topic."""
+    signed = SignedEvent(sign_statement(by, EVENT_KIND, told))
+    return book.handle(Delivered(TOPIC_EVENTS, signed, told.node_id), now)
+
+
+def heard(effects: Effects) -> list[Event]:
+    """What other protocols are told."""
+    return [each.event.event for each in effects if isinstance(each, Notify) and isinstance(each.event, EventHeard)]
+
+
+def test_own_events_are_published_and_kept() -> None:
+    """What this node tells leaves signed, and other protocols hear it at once."""
+    book = journal()
+    mine = event(1, by=ONE)
+    effects = book.handle(EmitEvent(mine), NOW)
+
+    (broadcast,) = [each for each in effects if isinstance(each, Broadcast)]
+    assert broadcast.topic == TOPIC_EVENTS
+    assert heard(effects) == [mine]
+    assert book.events() == (mine,)
+    assert isinstance(broadcast.message, SignedEvent)
+    assert book.handle(Delivered(TOPIC_EVENTS, broadcast.message, mine.node_id), NOW) == []
+
+
+def test_others_are_heard_once() -> None:
+    """A repeated event is news to nobody."""
+    book = journal()
+    assert heard(hear(book, event(1))) == [event(1)]
+    assert hear(book, event(1)) == []
+
+
+def test_forged_events_are_refused() -> None:
+    """An event in another node's name, of a stranger or without an id leaves no trace but a count."""
+    book = journal()
+    refused = [
+        hear(book, event(1), by=FakeCrypto(b"stranger")),
+        hear(book, event(1, by=ONE), by=TWO),
+        hear(book, Event("no ulid", NodeId(TWO.signer_id), "Deployed", WALL_MS)),
+    ]
+
+    for effects in refused:
+        (counted,) = effects
+        assert isinstance(counted, Notify)
+        assert isinstance(counted.event, Observed)
+    assert book.events() == ()
+
+
+def test_a_flood_is_cut() -> None:
+    """One member cannot push everybody else's events out in an instant."""
+    book = journal()
+    for number in range(EVENTS_MAX):
+        hear(book, event(number))
+
+    assert len(book.events()) == int(EVENTS_BURST)
+
+
+def test_it_is_saved_in_batches_and_bounded_on_disk_too() -> None:
+    """Events of one second are one batch; what no longer counts is erased; a restart finds the rest."""
+    book = journal()
+    disk: dict[bytes, bytes] = {}
+    for number in range(EVENTS_MAX + 50):
+        effects = hear(book, event(number), now=Now(10.0 + number, WALL_MS))
+        assert not any(isinstance(each, Save) for each in effects)
+        assert any(isinstance(each, Schedule) for each in effects)
+        for write in book.handle(TimerFired(("journal", "flush")), NOW):
+            if isinstance(write, Save):
+                assert write.table == TABLE
+                disk[write.key] = write.value
+            elif isinstance(write, Erase):
+                del disk[write.key]
+
+    assert len(disk) == EVENTS_MAX
+    again = journal()
+    again.restore(TABLE, disk.items(), NOW)
+    assert again.events() == book.events()
+    assert again.events()[0] == event(50)
+
+
+def test_questions() -> None:
+    """Events are found by task, workload and namespace, newest last; limits keep the newest."""
+    book = journal()
+    told = [event(1, namespace="a", task_id="t1"), event(3, namespace="b"), event(2, namespace="a")]
+    for each in told:
+        hear(book, each)
+
+    assert book.events() == (told[0], told[2], told[1])
+    assert book.events(limit=1) == (told[1],)
+    assert book.events(limit=0) == ()
+    assert book.events(namespace="a") == (told[0], told[2])
+    assert book.events(task_id="t1") == (told[0],)
+    assert book.events(workload_id="x") == ()
+
+
+def test_why_a_replica_is_pending() -> None:
+    """The last word about a replica counts: a later deployment makes an older complaint void."""
+    book = journal()
+    hear(book, event(1, "Pending", replica=0, reason="no room"))
+    found = book.pending("w", 0, 0)
+    assert found is not None
+    assert found.reason == "no room"
+    assert book.pending("w", 0, 1) is None
+    hear(book, event(2, "Deployed", replica=0))
+    assert book.pending("w", 0, 0) is None
+    hear(book, event(3, "Failed", replica=0, reason="Timeout"))
+    assert book.pending("w", 0, 0) is not None
