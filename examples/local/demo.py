@@ -122,7 +122,7 @@ def fetch_pages() -> None:
     pods = beemeshctl_json("get", "pods")["items"]
     for pod in pods:
         for endpoint in pod["status"].get("endpoints", []):
-            url = f"http://{endpoint['address']}:{endpoint['port']}/cgi-bin/hello"
+            url = f"http://{endpoint['address']}:{endpoint['port']}/"
             say(f"GET {url}   ({pod['metadata']['name']} on {pod['spec'].get('nodeName', '?')})")
             print("\n".join(f"    {line}" for line in fetch(url).splitlines()))
 
