@@ -346,7 +346,7 @@ class Api:
 async def _decoded(request: Request, kind: type[Any]) -> Any:
     try:
         return msgspec.msgpack.decode(await bounded_body(request), type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the request's body is no {kind.__name__}: {error}") from error
 
 

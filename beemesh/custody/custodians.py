@@ -388,7 +388,7 @@ def revisions_of(intent: Intent) -> tuple[Revision, ...]:
             return msgspec.msgpack.decode(intent.body, type=Workload).revisions
         if intent.kind == "object":
             return (msgspec.msgpack.decode(intent.body, type=SealedObject).revision,)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return ()
 

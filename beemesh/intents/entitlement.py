@@ -83,7 +83,7 @@ def _check_key(intent: Intent) -> None:
             fits = intent.key == object_key(item.kind, item.namespace, item.name)
         else:
             fits = True
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"{intent.key}: its body is no {intent.kind}: {error}") from error
     if not fits:
         raise Untrusted(f"{intent.key}: its body is about something else")

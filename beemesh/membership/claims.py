@@ -38,7 +38,7 @@ def decode(claim: Claim) -> Statement | None:
         return None
     try:
         statement: Statement = decoder.decode(claim.body)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return statement if _sane(statement) else None
 

@@ -7,7 +7,7 @@ the signed word of whoever failed to reach it, and dead by this node's own judge
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Schedule
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
@@ -76,7 +76,6 @@ class Own:
     foreign_seen: int = 0
     summary: Claim | None = None
     summary_seq: int = 0
-    spread: Effects = field(default_factory=list)
 
 
 class Members:
@@ -324,6 +323,7 @@ class Members:
         suspicion = member.suspicion or self._open_suspicion(member, now)
         suspicion.add(accuser, claim)
         self.rumours.add(("suspect", member.node_id, accuser), claim)
+        suspicion.check_s = suspicion.due_s
         return [Schedule(("swim", "suspicion", member.node_id), suspicion.due_s)]
 
     def _open_suspicion(self, member: Member, now: Now) -> Suspicion:
@@ -341,13 +341,10 @@ class Members:
         if member is None or suspicion is None or self.view.status(node_id) != "suspect":
             return []
         timer = ("swim", "suspicion", node_id)
-        late_s = now.boot_s - suspicion.due_s
-        if late_s > STALL_S and not suspicion.overdue:
-            # We stood still: what happened meanwhile was never heard, so the question is asked again.
-            self.health.stalled()
-            suspicion.since_s = now.boot_s
-            return [Schedule(timer, suspicion.due_s)]
+        if now.boot_s - suspicion.check_s > STALL_S:
+            self._start_over(suspicion, now)
         if now.boot_s < suspicion.due_s:
+            suspicion.check_s = suspicion.due_s
             return [Schedule(timer, suspicion.due_s)]
         failed = {row.node_id: row.failed_since_s for row in self.others() if row.failed_since_s is not None}
         possible = [other for other in self.present() if other != node_id]
@@ -356,8 +353,16 @@ class Members:
         if self.self_id not in suspicion.accusers and now.boot_s - suspicion.since_s >= suspicion.longest_s:
             self.view.set_status(node_id, "alive")
             return self._clear_suspicion(member)
-        suspicion.overdue = True
-        return [Schedule(timer, now.boot_s + self._settings.probe_interval_s)]
+        suspicion.check_s = now.boot_s + self._settings.probe_interval_s
+        return [Schedule(timer, suspicion.check_s)]
+
+    def _start_over(self, suspicion: Suspicion, now: Now) -> None:
+        """We stood still: what happened meanwhile was never heard, so everything is asked again."""
+        self.health.stalled()
+        suspicion.since_s = now.boot_s
+        for member in self.others():
+            if member.failed_since_s is not None:
+                member.failed_since_s = now.boot_s
 
     def _judge_dead(self, member: Member, suspicion: Suspicion, now: Now) -> Effects:
         self.view.set_status(member.node_id, "dead")

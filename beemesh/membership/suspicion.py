@@ -52,8 +52,8 @@ class Suspicion:
     longest_s: float
     accusers: dict[NodeId, Claim] = field(default_factory=dict)
     """Each counts once, however often it accuses."""
-    overdue: bool = False
-    """The time was over without a verdict: it is looked at again every probe interval."""
+    check_s: float = 0.0
+    """Boot time of the next look: when the time is over, then every probe interval until there is a verdict."""
 
     def add(self, accuser: NodeId, claim: Claim) -> bool:
         """Count an accuser; False when it was counted already."""

@@ -46,7 +46,8 @@ def _describe(client: Any, plural: str, item: dict[str, Any], namespace: str) ->
     _mapping("Labels", item["metadata"].get("labels", {}))
     if item["metadata"].get("creationTimestamp"):
         _line("Created", item["metadata"]["creationTimestamp"])
-    _DETAILS.get(plural, lambda *_: None)(client, item, namespace)
+    if plural in _DETAILS:
+        _DETAILS[plural](client, item, namespace)
     if plural in ("deployments", "pods"):
         owner = item["metadata"]["labels"].get("beemesh.io/workload", name) if plural == "pods" else name
         _events(client, item["metadata"].get("namespace", namespace), owner)

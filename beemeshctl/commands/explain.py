@@ -50,7 +50,6 @@ def _tasks(client: Any, target: str, namespace: str) -> list[str]:
     for item in client.get(f"{BEEMESH}/tasks")["items"]:
         parts = item["spec"]["workload"].split("/")
         if parts[1:] == [namespace, name] and parts[0].startswith(kind.lower().rstrip("s")[:6]):
-            newest[item["spec"]["replica"] if "replica" in item["spec"] else 0] = item["spec"]["taskID"]
             newest[_replica(item)] = item["spec"]["taskID"]
     if not newest:
         raise NotFound(f"{target}: no task of it is remembered", hint="`beemeshctl get tasks` lists those that are")
