@@ -10,7 +10,7 @@ from beemesh.intents.record import IntentVersion
 
 TOPIC_INTENTS = "intents"
 
-INLINE_BYTES_MAX = 900
+INLINE_BYTES_MAX = 800
 """A signed record up to this size travels inside its news; with the message around it, it still fits a datagram."""
 
 KEYS_PER_FETCH_MAX = 512

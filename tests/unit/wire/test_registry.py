@@ -195,7 +195,7 @@ def test_claims_within_their_budget_fit_a_datagram() -> None:
 
 def test_a_record_inside_its_news_fits_a_datagram() -> None:
     """A signed record of the size that is sent inline fits, with the longest key and the topic's wrapping around it."""
-    entry = intents.IntentEntry(f"workload/deployment/{NAME}/{NAME}", IntentVersion(HUGE, HUGE, bytes(32)))
+    entry = intents.IntentEntry(f"workload/deployment/{'n' * 63}/{'n' * 63}", IntentVersion(HUGE, HUGE, bytes(32)))
     record = Signed("intent", b"", bytes(32), bytes(64))
     padding = intents.INLINE_BYTES_MAX - len(msgspec.msgpack.encode(record)) - 1
     record = Signed("intent", bytes(padding), bytes(32), bytes(64))
