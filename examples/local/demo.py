@@ -23,6 +23,8 @@ INVENTORY = EXAMPLES / "local" / "inventory.yaml"
 MANIFEST = EXAMPLES / "hello.yaml"
 BEEMESHCTL = ROOT / ".venv" / "bin" / "beemeshctl"
 INSTALLED = HOME / "installed-packages.json"
+STATE = Path("/run/beemesh-demo")
+"""Where the inventory mounts the agents' memory-backed stores."""
 PACKAGES = {
     "podman": "podman",
     "runc": "runc",
@@ -188,6 +190,8 @@ def down() -> None:
             end_node(node)
         installed = json.loads(INSTALLED.read_text()) if INSTALLED.exists() else []
         shutil.rmtree(HOME)
+        if STATE.is_dir():
+            shutil.rmtree(STATE)
         say("the demo's agents, pods, mounts, networks and files are gone")
         if installed:
             say(f"these distribution packages were installed for it and stay: {', '.join(installed)}")
