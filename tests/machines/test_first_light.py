@@ -1,0 +1,157 @@
+"""The main job on whole machines: bootstrap over real SSH, apply, power cuts, and the pods are there again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.local import hello_image
+from tests.machines.harness import Machines
+
+pytestmark = [pytest.mark.machines, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+MANIFEST = """\
+apiVersion: v1
+kind: Secret
+metadata: {name: hello}
+stringData: {token: MARKER-4f7c1e}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: hello
+  annotations: {beemesh.io/publish: auto}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: hello}}
+  template:
+    metadata: {labels: {app: hello}}
+    spec:
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            - topologyKey: kubernetes.io/hostname
+              labelSelector: {matchLabels: {app: hello}}
+      containers:
+        - name: web
+          image: localhost/hello:1
+          imagePullPolicy: Never
+          ports: [{containerPort: 8080}]
+          env:
+            - name: GREETING_TOKEN
+              valueFrom: {secretKeyRef: {name: hello, key: token}}
+"""
+
+
+class Operator:
+    """A person with `beemeshctl`, an inventory and a manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "BEEMESH_HOME": str(folder / "home"), "HOME": str(folder)}
+
+    def run(self, *words: str, patience_s: float = 180.0) -> subprocess.CompletedProcess[str]:
+        """One command line, with its exit code and output."""
+        command = [sys.executable, "-m", "beemeshctl.main", *words]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=patience_s, check=False
+        )
+
+    def json(self, *words: str) -> Any:
+        """What a command answers with `-o json`."""
+        result = self.run(*words, "-o", "json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def running(self) -> dict[str, str]:
+        """Ready pods and their nodes."""
+        result = self.run("get", "pods", "-o", "json")
+        if result.returncode:
+            return {}
+        return {
+            pod["metadata"]["name"]: pod["spec"]["nodeName"]
+            for pod in json.loads(result.stdout)["items"]
+            if pod["spec"].get("nodeName") and pod["status"]["phase"] == "Running"
+        }
+
+
+def eventually(condition: Callable[[], bool], patience_s: float) -> bool:
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.5)
+    return False
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machines, Operator]]:
+    """Three machines, bootstrapped over SSH, with three replicas of an HTTP server."""
+    folder = tmp_path_factory.mktemp("operator")
+    archive = folder / "hello.tar"
+    digest = hello_image.build(archive).removeprefix("sha256:")
+    with Machines(3) as machines:
+        operator = Operator(folder)
+        (folder / "home").mkdir(mode=0o700)
+        (folder / "home" / "known_hosts").write_text(Path(machines.known_hosts).read_text())
+        inventory = machines.inventory(
+            folder / "inventory.yaml",
+            beemesh_mesh="trial",
+            beemesh_images=[{"archive": str(archive), "sha256": digest, "name": hello_image.IMAGE}],
+        )
+        first = operator.run("bootstrap", str(inventory), "--no-passphrase")
+        assert first.returncode == 0, first.stdout + first.stderr
+        (folder / "hello.yaml").write_text(MANIFEST)
+        applied = operator.run("apply", str(folder / "hello.yaml"), "--wait", "--timeout", "90s")
+        assert applied.returncode == 0, applied.stdout + applied.stderr
+        yield machines, operator
+
+
+def test_three_replicas_run_on_three_machines(mesh: tuple[Machines, Operator]) -> None:
+    """One pod on each machine, and any agent lists the same."""
+    _, operator = mesh
+
+    assert len(set(operator.running().values())) == 3
+    nodes = [node["metadata"]["name"] for node in operator.json("get", "nodes")["items"]]
+    lists = [operator.json("get", "pods", "--via", node)["items"] for node in nodes]
+    names = [[(pod["metadata"]["name"], pod["spec"]["nodeName"]) for pod in pods] for pods in lists]
+    assert names[0] == names[1] == names[2]
+
+
+def test_a_second_bootstrap_changes_nothing(mesh: tuple[Machines, Operator]) -> None:
+    """`bootstrap` is idempotent on real machines."""
+    _, operator = mesh
+
+    again = operator.json("bootstrap", str(operator.folder / "inventory.yaml"), "--no-passphrase")
+
+    assert {host["status"] for host in again["hosts"]} == {"ok"}, again
+
+
+def test_a_machine_that_lost_power_runs_its_pod_again(mesh: tuple[Machines, Operator]) -> None:
+    """Power off and on: all three replicas run again without any command."""
+    machines, operator = mesh
+
+    machines.power_off(1)
+    machines.power_on(1)
+
+    assert eventually(lambda: len(set(operator.running().values())) == 3, 60), operator.running()
+
+
+def test_a_whole_mesh_that_lost_power_runs_again(mesh: tuple[Machines, Operator]) -> None:
+    """All three at once, off and on: every replica runs again without any command."""
+    machines, operator = mesh
+
+    machines.power_off(1, 2, 3)
+    machines.power_on(1, 2, 3)
+
+    assert eventually(lambda: len(set(operator.running().values())) == 3, 90), operator.running()
