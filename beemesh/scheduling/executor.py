@@ -296,20 +296,20 @@ class Executor:
         told = self._tell.about_task("Cancelled", deploying.placement.task, now, why)
         if deploying.step in ("deploying", "clearing"):
             deploying.step, deploying.why = "cancelled", why
-            return [*self._give_up_leases(deploying), told]
+            return [*self._give_up_placement(deploying), told]
         return [*self._drop(deploying, now), told]
 
     def _drop(self, deploying: Deploying, now: Now) -> Effects:
         name = deploying.placement.name
         self.pods.deploying.pop(name, None)
-        effects: Effects = [Cancel((self.room, "deadline", name)), *self._give_up_leases(deploying)]
+        effects: Effects = [Cancel((self.room, "deadline", name)), *self._give_up_placement(deploying)]
+        effects += self._run_leases.release(name)
         if not deploying.lease:
             effects += self._keeper.forget(name)
         return [*effects, *self._keeper.withdraw(name), *self._begin_next(now)]
 
-    def _give_up_leases(self, deploying: Deploying) -> Effects:
-        effects: Effects = [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []
-        return effects + self._run_leases.release(deploying.placement.name)
+    def _give_up_placement(self, deploying: Deploying) -> Effects:
+        return [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []
 
     # --- leases -----------------------------------------------------------------------------------------------------
 
@@ -339,12 +339,14 @@ class Executor:
         return []
 
     def _run_lost(self, key: str, reason: str, now: Now) -> Effects:
+        """The right to run ends: stop. The lease is given up only once the pod is gone."""
         name = self._run_leases.pod(key) or ""
-        effects = self._run_leases.release(name)
         deploying = self.pods.deploying.get(name)
-        if deploying is not None and deploying.step != "cancelled":
-            return effects + self._cancel(deploying, f"its run lease was lost: {reason}", now)
-        return effects + self._keeper.stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
+        if deploying is None:
+            return self._keeper.stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
+        if deploying.step == "cancelled":
+            return []
+        return self._cancel(deploying, f"its run lease was lost: {reason}", now)
 
     def _claim_run_again(self, key: str) -> Effects:
         name = self._run_leases.pod(key) or ""
@@ -363,13 +365,11 @@ class Executor:
         if deploying is None:
             return []
         if deploying.step == "cancelled":
+            if job.error:
+                return self._drop(deploying, now)
             del self.pods.deploying[name]
             undo = self._keeper.forget(name) + self._keeper.withdraw(name)
-            return (
-                undo
-                + ([] if job.error else self._keeper.stop_job(name, deploying.why, GRACE_S))
-                + self._begin_next(now)
-            )
+            return [*undo, *self._keeper.stop_job(name, deploying.why, GRACE_S), *self._begin_next(now)]
         if job.error:
             code, _, message = job.error.partition(": ")
             return self._fail(deploying, code, message or code, now)

@@ -23,9 +23,10 @@ def spread(world: World) -> list[int]:
     return sorted(len(pods) for pods in world.running().values())
 
 
-def test_three_replicas_land_on_three_nodes() -> None:
+@pytest.mark.parametrize("seed", range(10))
+def test_three_replicas_land_on_three_nodes(seed: int) -> None:
     """On three equal nodes, three replicas of one deployment run one on each, well within a second."""
-    world = World()
+    world = World(seed=seed)
     world.apply(workload(replicas=3))
     took_s = world.run_until(lambda: len(world.pods()) == 3)
 
@@ -167,10 +168,12 @@ def test_a_node_that_comes_back_doubles_nothing() -> None:
     world.run(3)
     world.nodes["two"].kill(power=True)
     world.run_until(lambda: len(world.pods()) == 3, 40)
+    started = list(world.nodes["two"].started)
     world.nodes["two"].boot()
     world.run(30)
 
     assert world.slots() == [(1, 0), (1, 1), (1, 2)]
+    assert world.nodes["two"].started == started
     assert not world.nodes["two"].disk["copies"]
 
 
@@ -356,8 +359,18 @@ def test_only_one_runs_where_duplicates_are_not_tolerated() -> None:
     holder = next(node for node in world.nodes.values() if node.runtime)
     assert any(key.startswith("run/") for key in world.leases.held)
     most: list[int] = []
-    world.watch = lambda: most.append(len(world.pods()))
+    ends: list[float] = []
+
+    def look() -> None:
+        most.append(len(world.pods()))
+        if holder.runtime:
+            assert world.leases.held["run/deployment/default/hello/0"][0] == holder.node_id
+            ends.append(world.leases.held["run/deployment/default/hello/0"][1])
+
+    world.watch = look
     holder.cut_from_leases = True
+    world.run_until(lambda: not holder.runtime)
+    assert ends[-1] - world.now_s > 1.5
     world.run(60)
 
     assert max(most) == 1

@@ -1,0 +1,122 @@
+"""What a steward remembers, and what a node demands before it obeys one."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from beemesh.errors import Untrusted
+from beemesh.identity.signing import sign_statement
+from beemesh.ids import NodeId
+from beemesh.scheduling.hosting import CANDIDATES, Hosted, rank_of
+from beemesh.scheduling.ledger import TaskLedger
+from beemesh.scheduling.messages import LEASE_KIND, TASK_KIND, Event, Lease, LeaseProof
+from beemesh.scheduling.orders import objection_to
+from beemesh.workloads.observation import ReplicaReport, StopReplica
+from simulator.crypto import FakeCrypto
+from tests.unit.scheduling.samples import WALL_MS, record, workload
+from tests.unit.scheduling.test_eligibility import task
+
+ONE, TWO = (NodeId(bytes([number]) * 32) for number in (1, 2))
+KEY = "steward/deployment/default/hello"
+REPORT = ReplicaReport("hello-1-2", "deployment/default/hello", "default", "Deployment", 1, 2, ONE, "Running", fence=3)
+ORDER = StopReplica("deployment/default/hello", 2, 1, "", "surplus")
+
+
+def proof(holder: NodeId = TWO, *, tentative: bool = False) -> LeaseProof:
+    """A steward lease of `holder`."""
+    lease = Lease(KEY, holder, "", 1, 15_000, 1, b"n")
+    return LeaseProof(sign_statement(FakeCrypto(b"x"), LEASE_KIND, lease), (), tentative)
+
+
+def check(shown: LeaseProof, key: str, wall_ms: int) -> tuple[Lease, bool]:
+    """As `custody.proofs`, without grants."""
+    lease = msgspec.msgpack.decode(shown.lease.body, type=Lease)
+    if lease.key != key:
+        raise Untrusted("the proof is for another key")
+    return lease, not shown.tentative
+
+
+def objection(order: StopReplica, *, report: ReplicaReport = REPORT, sender: NodeId = TWO, **wanted: object) -> str:
+    """What the node says."""
+    return objection_to(order, sender, report, workload(**wanted), check, WALL_MS)
+
+
+def test_a_proven_order_that_the_record_supports_is_obeyed() -> None:
+    """Surplus, outdated, failed and duplicate replicas stop when their steward shows its lease."""
+    proven = msgspec.structs.replace(ORDER, proof=proof())
+    duplicate = msgspec.structs.replace(proven, reason="duplicate", instead=TWO, instead_fence=3)
+
+    assert objection(proven, replicas=2) == ""
+    assert objection(msgspec.structs.replace(proven, reason="outdated"), number=2) == ""
+    assert objection(duplicate, replicas=3) == ""
+    failed = msgspec.structs.replace(REPORT, phase="Failed")
+    assert objection(msgspec.structs.replace(proven, reason="failed"), report=failed) == ""
+    assert objection_to(msgspec.structs.replace(proven, reason="deleted"), TWO, REPORT, None, check, WALL_MS) == ""
+
+
+@pytest.mark.parametrize(
+    ("order", "replicas", "why"),
+    [
+        (ORDER, 2, "no lease proof"),
+        (msgspec.structs.replace(ORDER, proof=proof(ONE)), 2, "another node's"),
+        (msgspec.structs.replace(ORDER, proof=proof(), workload_id="deployment/default/x"), 2, "another key"),
+        (msgspec.structs.replace(ORDER, proof=proof()), 3, "wants 3 replicas"),
+        (msgspec.structs.replace(ORDER, proof=proof(), reason="outdated"), 3, "is the current one"),
+        (msgspec.structs.replace(ORDER, proof=proof(), reason="deleted"), 3, "the workload stands"),
+        (msgspec.structs.replace(ORDER, proof=proof(), reason="failed"), 3, "is Running here"),
+        (msgspec.structs.replace(ORDER, proof=proof(), reason="duplicate"), 3, "does not come before"),
+        (
+            msgspec.structs.replace(ORDER, proof=proof(), reason="duplicate", instead=TWO, instead_fence=2),
+            3,
+            "does not come before",
+        ),
+    ],
+)
+def test_an_order_without_right_or_reason_is_refused(order: StopReplica, replicas: int, why: str) -> None:
+    """The refusal says what is missing."""
+    assert why in objection(order, replicas=replicas)
+
+
+def test_a_tentative_steward_stops_nothing_that_must_not_be_doubled() -> None:
+    """In a minority only duplicate-tolerant replicas are stopped."""
+    order = msgspec.structs.replace(ORDER, proof=proof(tentative=True))
+
+    assert objection(order, replicas=2) == ""
+    assert "tentative" in objection(order, replicas=2, duplicate_tolerant=False)
+
+
+def test_an_answer_from_before_a_deployment_does_not_hide_it() -> None:
+    """What a node said before it deployed is not taken for its word after that."""
+    hosted = Hosted("deployment/default/hello", workload(), record(workload())[1])
+    hosted.asked[ONE] = 7
+    told = Event("e", ONE, "Deployed", WALL_MS, "t", "deployment/default/hello", "default", 1, 0, "", {"fence": "4"})
+    hosted.deployed(told)
+    hosted.deployed(told)
+
+    assert hosted.asked == {}
+    assert [(each.replica, each.fence, each.phase) for each in hosted.reports[ONE]] == [(0, 4, "Pending")]
+
+
+def test_candidates_are_few_and_agree() -> None:
+    """Every node ranks the keepers alike; only the nearest few are candidates."""
+    keepers = [NodeId(bytes([number]) * 32) for number in range(20)]
+    ranks = [rank_of(each, "w", keepers) for each in keepers]
+
+    assert sorted(rank for rank in ranks if rank is not None) == list(range(CANDIDATES))
+    assert [rank_of(each, "w", keepers[::-1]) for each in keepers] == ranks
+
+
+def test_the_ledger_follows_a_task() -> None:
+    """It is outstanding until its holder says how it ended; others' failures and older tasks do not count."""
+    ledger = TaskLedger()
+    first, second = task(task_id="0" * 26), task(task_id="1" * 26)
+    signed = sign_statement(FakeCrypto(b"one"), TASK_KIND, first)
+    ledger.heard(second, signed, 0.0)
+    ledger.heard(first, signed, 0.0)
+    assert [each.task for each in ledger.of(first.workload_id)] == [second]
+    ledger.told(Event("e", ONE, "Scheduled", 0, second.task_id), 1.0)
+    ledger.told(Event("e", TWO, "Failed", 0, second.task_id), 2.0)
+    assert ledger.find(second.task_id)
+    ledger.told(Event("e", ONE, "Failed", 0, second.task_id), 3.0)
+    assert list(ledger.of(first.workload_id)) == []
