@@ -148,7 +148,8 @@ def told(effects: Effects, kind: type) -> list[Any]:
 
 def bids(effects: Effects) -> list[Bid]:
     """The bids that were published."""
-    return [decode_body(each.message.bid, Bid) for each in effects if isinstance(each, Broadcast)]  # type: ignore[attr-defined]
+    messages = [each.message for each in effects if isinstance(each, Broadcast)]
+    return [decode_body(each.bid, Bid) for each in messages if isinstance(each, SignedBid)]
 
 
 def counted(effects: Effects, metric: str) -> list[dict[str, str]]:

@@ -48,7 +48,8 @@ def test_the_silent_and_the_failed_are_named() -> None:
     world.run(3)
     node = world.nodes["two"]
     (entry,) = node.bidder.book.entries()
-    silences = {each.node_id: each.bidder.book.get(entry.task.task_id).reasons for each in world.nodes.values()}  # type: ignore[union-attr]
+    entries = {each.node_id: each.bidder.book.get(entry.task.task_id) for each in world.nodes.values()}
+    silences = {node_id: known.reasons for node_id, known in entries.items() if known}
     story = explain(entry, node.journal.events(), (entry,), silences, names(world).__getitem__)
     assert story.state == "Pending"
     assert "needs 99999 MiB" in story.reason

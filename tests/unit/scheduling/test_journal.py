@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from beemesh.effects import Broadcast, Effects, Erase, Notify, Now, Save, Schedule, TimerFired
 from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
 from beemesh.identity.signing import sign_statement
@@ -24,10 +26,10 @@ def journal() -> Journal:
     return Journal(NodeId(ONE.signer_id), roster, ONE)
 
 
-def event(number: int, status: EventStatus = "Deployed", by: FakeCrypto = TWO, **more: int | str) -> Event:
+def event(number: int, status: EventStatus = "Deployed", by: FakeCrypto = TWO, **more: Any) -> Event:
     """An event of node `two`."""
     event_id = ulid(WALL_MS + number, number.to_bytes(10, "big"))
-    return Event(event_id, NodeId(by.signer_id), status, WALL_MS + number, workload_id="w", **more)  # type: ignore[arg-type]
+    return Event(event_id, NodeId(by.signer_id), status, WALL_MS + number, workload_id="w", **more)
 
 
 def hear(book: Journal, told: Event, by: FakeCrypto = TWO, now: Now = NOW) -> Effects:
