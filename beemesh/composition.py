@@ -17,10 +17,11 @@ from beemesh.custody.release import Opener
 from beemesh.custody.submission import Submission
 from beemesh.dht.claims import Claims
 from beemesh.dht.compare_and_swap import LeaseReplica
+from beemesh.dispatch import Participant
 from beemesh.effects import Randomness
 from beemesh.identity.membership_card import GossipRing, Membership
 from beemesh.identity.signing import Signed
-from beemesh.ids import BootId
+from beemesh.ids import BootId, NodeId
 from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.map import IntentMap
 from beemesh.intents.record import Intent
@@ -68,6 +69,20 @@ def decode_body(data: bytes) -> msgspec.Struct | None:
     return decode_message(int.from_bytes(data[:2], "big"), data[2:]) if len(data) >= 2 else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the protocols of one node share: read models, keys, chance and numbers."""
+
+    self_id: NodeId
+    settings: NodeSettings
+    roster: Roster
+    view: View
+    intents: IntentMap
+    crypto: Crypto
+    randomness: Randomness
+    new_request_id: Callable[[], int]
+
+
 def compose(
     settings: NodeSettings,
     membership: Membership,
@@ -79,18 +94,13 @@ def compose(
     boot_id: BootId,
 ) -> Composition:
     """All protocols of one node, not started. `card` is the signed record of `membership`."""
-    self_id = membership.node_id
-    address = (membership.addresses[0], membership.gossip_port)
     roster = Roster(settings.mesh, ca_key)
-    view = View(self_id, roster)
+    view = View(membership.node_id, roster)
     intents = IntentMap(crypto, roster)
-    new_request_id = _counter()
-
-    def check_intent(signed: Signed) -> Intent:
-        return verify_intent(crypto, roster, signed)
-
+    shared = _Shared(membership.node_id, settings, roster, view, intents, crypto, randomness, _counter())
+    address = (membership.addresses[0], membership.gossip_port)
     swim = Swim(
-        self_id,
+        shared.self_id,
         boot_id,
         address,
         card,
@@ -98,54 +108,26 @@ def compose(
         view=view,
         crypto=crypto,
         randomness=randomness,
-        new_request_id=new_request_id,
+        new_request_id=shared.new_request_id,
         settings=SwimSettings.of(settings.membership),
     )
     facts = SelfFacts(settings.runtime.engine, __version__, membership.api_port)
-    gossip = Gossip(self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
-    journal = Journal(self_id, roster, crypto)
-    local = LocalWork(settings.reserve, settings.policies)
-    copies = LocalCopies(crypto)
-    bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get)
-    executor = Executor(
-        self_id,
-        roster,
-        view,
-        randomness,
-        settings,
-        local,
-        intents.get,
-        copies,
-        partial(check_proof, crypto, roster),
-        new_request_id,
-    )
-    steward = Steward(
-        self_id,
-        roster,
-        view,
-        crypto,
-        randomness,
-        settings,
-        lambda: intents.items("workload/"),
-        new_request_id,
-    )
-    participants = (
-        IntentSync(self_id, intents, roster, view, randomness, new_request_id),
+    gossip = Gossip(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
+    journal = Journal(shared.self_id, roster, crypto)
+    executor, bidder, steward = _scheduling(shared)
+    participants: tuple[Participant, ...] = (
+        IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id),
         swim,
-        SelfSummary(self_id, swim.members, facts, intents.get),
+        SelfSummary(shared.self_id, swim.members, facts, intents.get),
         gossip,
-        LeaseReplica(self_id, roster, crypto, intents.get),
-        Claims(self_id, roster, crypto, randomness, new_request_id),
-        Custodian(self_id, roster, view, crypto, randomness, check_intent, intents.get),
-        Opener(self_id, roster, view, crypto, intents.get, new_request_id),
-        Submission(self_id, roster, view, randomness, check_intent, intents.get, new_request_id),
+        *_leases_and_custody(shared),
         executor,
         bidder,
         steward,
         journal,
     )
     node = Node(
-        self_id,
+        shared.self_id,
         boot_id,
         roster=roster,
         view=view,
@@ -156,6 +138,52 @@ def compose(
         clock_skew_ms=settings.scheduler.clock_skew_ms,
     )
     return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim)
+
+
+def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
+    self_id, roster, view, crypto = shared.self_id, shared.roster, shared.view, shared.crypto
+    randomness, new_request_id, intent_for = shared.randomness, shared.new_request_id, shared.intents.get
+
+    def check_intent(signed: Signed) -> Intent:
+        return verify_intent(crypto, roster, signed)
+
+    return (
+        LeaseReplica(self_id, roster, crypto, intent_for),
+        Claims(self_id, roster, crypto, randomness, new_request_id),
+        Custodian(self_id, roster, view, crypto, randomness, check_intent, intent_for),
+        Opener(self_id, roster, view, crypto, intent_for, new_request_id),
+        Submission(self_id, roster, view, randomness, check_intent, intent_for, new_request_id),
+    )
+
+
+def _scheduling(shared: _Shared) -> tuple[Executor, Bidder, Steward]:
+    self_id, roster, view, crypto = shared.self_id, shared.roster, shared.view, shared.crypto
+    randomness, settings, intents = shared.randomness, shared.settings, shared.intents
+    local = LocalWork(settings.reserve, settings.policies)
+    executor = Executor(
+        self_id,
+        roster,
+        view,
+        randomness,
+        settings,
+        local,
+        intents.get,
+        LocalCopies(crypto),
+        partial(check_proof, crypto, roster),
+        shared.new_request_id,
+    )
+    bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get)
+    steward = Steward(
+        self_id,
+        roster,
+        view,
+        crypto,
+        randomness,
+        settings,
+        lambda: intents.items("workload/"),
+        shared.new_request_id,
+    )
+    return executor, bidder, steward
 
 
 def _counter() -> Callable[[], int]:

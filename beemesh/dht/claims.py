@@ -286,7 +286,7 @@ class Claims:
             pause_s = 0.0 if first else self._randomness.uniform(*RACE_PAUSE_S)
             return [Schedule(("claims", "again", key), now.boot_s + pause_s)]
         if current.abstained:
-            return self._deny(claim, "too many replicas abstain for now", None, ABSTAIN_RETRY_S, now)
+            return self._deny(claim, "too many replicas abstain at present", None, ABSTAIN_RETRY_S, now)
         why = f"too few replicas answered: {current.why}" if current.silent else current.why or "lost a race"
         return self._deny(claim, why, current.holder, UNREACHABLE_RETRY_S, now)
 

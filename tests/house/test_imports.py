@@ -33,7 +33,7 @@ ROOMS = {
     "beemeshctl": {"beemeshctl", "beemesh", "playbooks", "schemas"},
     "simulator": {"simulator", "beemesh"},
     "playbooks": {"playbooks"},
-    "schemas": {"schemas", "beemesh"},
+    "schemas": {"schemas", "beemesh", "beemeshctl"},  # generated from both
 }
 """Folder → our own folders it may import."""
 

@@ -221,10 +221,10 @@ class _Sudo:
         return Result(0 if stdin == f"{self._password}\n".encode() else 1, b"", b"sorry, try again")
 
     async def put(self, content: bytes | Path, path: str, *, mode: int = 0o600) -> None:
-        raise NotImplementedError
+        raise AssertionError("not called here")
 
     async def close(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("not called here")
 
 
 def test_sudo_gets_the_password_only_where_it_asks() -> None:
