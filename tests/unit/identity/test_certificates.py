@@ -300,3 +300,14 @@ def _leaf_with(names: list[x509.GeneralName], owner: str) -> LeafBundle:
 
 
 LEAF = der(leaf("node", "n1"))
+
+
+def test_the_algorithm_outside_the_signature_is_the_one_inside() -> None:
+    """The name of the algorithm beside the signature is not signed: any other than Ed25519 is refused."""
+    algorithm = bytes.fromhex("06032b6570")
+    place = LEAF.rindex(algorithm)
+    assert place > LEAF.index(algorithm)
+    with pytest.raises(Untrusted):
+        certificates.peer_of(
+            LEAF[:place] + bytes.fromhex("06032b6571") + LEAF[place + 5 :], MESH, roster("n1"), WALL_MS
+        )
