@@ -5,10 +5,23 @@ from __future__ import annotations
 import msgspec
 
 from beemesh.errors import Untrusted
-from beemesh.identity.grants import Grant
+from beemesh.identity.grants import Grant, Revocation
+from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed, Verifier, decode_body, open_statement
-from beemesh.ids import to_text
-from beemesh.intents.record import CA_KINDS, RECORD_BYTES_MAX, SIGNED_KIND, Intent, object_key, workload_key
+from beemesh.ids import node_id_of, to_text
+from beemesh.intents.record import (
+    CA_KINDS,
+    RECORD_BYTES_MAX,
+    SIGNED_KIND,
+    Cordon,
+    Intent,
+    cordon_key,
+    node_key,
+    object_key,
+    operator_key,
+    revoked_key,
+    workload_key,
+)
 from beemesh.membership.roster import Roster
 from beemesh.workloads.record import SealedObject, Workload
 
@@ -16,6 +29,9 @@ NUMBER_MAX = 1 << 53
 """Largest epoch and seq: what JSON readers can hold, and far beyond any history."""
 
 KEY_CHARS_MAX = 512
+
+REVOKED = "revoked/"
+"""Where revocations stand: they win over everything, for ever."""
 
 
 def verify_intent(verifier: Verifier, roster: Roster, signed: Signed) -> Intent:
@@ -73,17 +89,41 @@ def namespace_of(key: str) -> str:
 
 
 def _check_key(intent: Intent) -> None:
-    """A body must say the same as the key it stands under, or one name could hide behind another."""
+    """A body must say the same as the key it stands under, and a kind keeps to its own keys: or one name could hide
+    behind another, and an operator's record take the place of the CA's."""
+    if intent.kind == "tombstone":
+        if intent.key.startswith(REVOKED):
+            raise Untrusted(f"{intent.key}: a revocation cannot be removed")
+        return
     try:
-        if intent.kind == "workload":
-            workload = msgspec.msgpack.decode(intent.body, type=Workload)
-            fits = intent.key == workload_key(workload.workload_id) and bool(workload.revisions)
-        elif intent.kind == "object":
-            item = msgspec.msgpack.decode(intent.body, type=SealedObject)
-            fits = intent.key == object_key(item.kind, item.namespace, item.name)
-        else:
-            fits = True
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fits = intent.key == _own_key(intent)
+    except msgspec.DecodeError as error:
         raise Untrusted(f"{intent.key}: its body is no {intent.kind}: {error}") from error
     if not fits:
         raise Untrusted(f"{intent.key}: its body is about something else")
+
+
+def _own_key(intent: Intent) -> str:
+    """The key that a record with this body stands under; empty when the body contradicts itself."""
+    match intent.kind:
+        case "workload":
+            workload = msgspec.msgpack.decode(intent.body, type=Workload)
+            return workload_key(workload.workload_id) if workload.revisions else ""
+        case "object":
+            item = msgspec.msgpack.decode(intent.body, type=SealedObject)
+            return object_key(item.kind, item.namespace, item.name)
+        case "cordon":
+            return cordon_key(msgspec.msgpack.decode(intent.body, type=Cordon).node)
+        case "membership":
+            card = msgspec.msgpack.decode(intent.body, type=Membership)
+            sound = card.mesh == intent.mesh and node_id_of(card.sign_key) == card.node_id
+            return node_key(card.name) if sound else ""
+        case "grant":
+            grant = msgspec.msgpack.decode(intent.body, type=Grant)
+            sound = grant.mesh == intent.mesh and bytes(node_id_of(grant.sign_key)) == bytes(grant.operator_id)
+            return operator_key(grant.name) if sound else ""
+        case "revocation":
+            revocation = msgspec.msgpack.decode(intent.body, type=Revocation)
+            return revoked_key(revocation.subject, revocation.subject_id) if revocation.mesh == intent.mesh else ""
+        case _:
+            return ""

@@ -213,7 +213,7 @@ class Members:
             out = self._report_clone(alive.node_id, now)
         if member.boot_id:
             member.past_boots = (*member.past_boots, member.boot_id)[-PAST_BOOTS_KEPT:]
-        member.boot_id = alive.boot_id
+        member.boot_id, member.echoed = alive.boot_id, member.echoed and member.boot_id is None
         return out
 
     def _take_own_alive(self, alive: Alive, claim: Claim, now: Now) -> Effects:

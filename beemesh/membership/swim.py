@@ -22,28 +22,29 @@ from beemesh.effects import (
     Now,
     Randomness,
     Received,
-    Reply,
-    Request,
     Schedule,
     Send,
     TimerFired,
 )
-from beemesh.events import FloorWanted, IntentChanged, LeaveMesh, PingEchoed, PutIntent
+from beemesh.events import FloorWanted, IntentChanged, LeaveMesh, Observed, PingEchoed
 from beemesh.identity.signing import Signed
 from beemesh.ids import BootId, NodeId
-from beemesh.membership.claims import ClaimDesk
-from beemesh.membership.members import Member, Members, Own
+from beemesh.intents.messages import IntentRecords
+from beemesh.intents.record import Intent, node_key
+from beemesh.membership.claims import ClaimDesk, decode
+from beemesh.membership.exchange import Exchange
+from beemesh.membership.members import STALL_S, Members, Own
 from beemesh.membership.messages import (
     NONCE_BYTES,
     Ack,
     Claim,
     Claims,
-    Known,
     Nack,
     Ping,
     PingReq,
     PushPull,
     PushPullAnswer,
+    Suspect,
 )
 from beemesh.membership.roster import Roster
 from beemesh.membership.settings import SwimSettings
@@ -52,14 +53,8 @@ from beemesh.membership.view import PRESENT, Address, View
 EARLY_S = 30.0
 """The first half minute after a start: absent members are announced to more often."""
 
-JOIN_EVERY_S = 1.0
-"""While nobody answers yet, a few members are tried so often."""
-JOIN_TRIES = 3
-
-PUSH_PULL_PATIENCE_S = 5.0
-KNOWN_MAX = 8_000
-CLAIMS_PER_ANSWER_MAX = 2_000
-"""Claims in one push-pull answer, some 250 bytes each: half of a stream message."""
+ANNOUNCED_AT_ONCE = 3
+"""Absent members that are pinged each time."""
 
 PROBES_OPEN_MAX = 1_024
 """Own probes, announcements and relayed ones that wait for an echo."""
@@ -67,9 +62,14 @@ PROBES_OPEN_MAX = 1_024
 FLOOR_PING_EVERY_S = 0.2
 """A member without a floor is pinged so often at the most, whatever comes in its name."""
 
+VERIFIERS = 16
+"""About so many members ping a new suspect themselves at once: all of a small mesh, a sample of a large one."""
+
 GOODBYE_TO_MAX = 32
-GREET_CHANCE_OF = 8
+GREETERS = 8
 """Of a large mesh about this many greet a new member at once; gossip does the rest."""
+
+ROSTER_KINDS = frozenset({"membership", "revocation", "tombstone"})
 
 _PROBE = ("swim", "probe")
 _GOSSIP = ("swim", "gossip")
@@ -83,6 +83,8 @@ class _Probe:
     sent_s: float
     counts: bool
     """A regular probe: its failure is an accusation."""
+    over_s: float = 0.0
+    incarnation: int = 0
     for_peer: tuple[NodeId, bytes] | None = None
     """(who asked us to ping the target, the nonce of that request)."""
     helpers: tuple[NodeId, ...] = ()
@@ -114,19 +116,19 @@ class Swim:
         """`address` is where others reach this node; `card` its own membership record, shown to whom it meets."""
         self._settings = settings or SwimSettings()
         self._self_id = self_id
-        self._card = card
         self._roster = roster
         self._view = view
         self._randomness = randomness
-        self._new_request_id = new_request_id
         self.members = Members(
             self_id, roster, view, ClaimDesk(crypto, roster), randomness, self._settings, Own(boot_id, address)
         )
+        self._exchange = Exchange(self.members, card, randomness, self._settings, new_request_id)
         self._probes: dict[bytes, _Probe] = {}
         self._round: list[NodeId] = []
         self._floor_pinged_s: dict[NodeId, float] = {}
         self._started_s = 0.0
         self._gossiping = False
+        self._joined = False
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept on disk: the wall clock starts each life above the incarnations of the last."""
@@ -157,42 +159,61 @@ class Swim:
                 return self._received(sender, message, now)
             case TimerFired(key=key):
                 return self._timer(key, now)
-            case Asked(token=token, message=PushPull() as question):
-                return self._compared(token, question, now)
+            case Asked(sender=sender, token=token, message=PushPull() as question):
+                return self._exchange.compared(sender, token, question, now)
             case Answered(message=PushPullAnswer() as answer, peer=peer):
-                return self._learned(peer, answer, now)
+                return self._exchange.learned(peer, answer, now)
+            case Answered(message=IntentRecords() as answer):
+                return self._exchange.cards_came(answer)
             case FloorWanted(node_id=node_id):
                 return self._ping_for_floor(node_id, now)
-            case IntentChanged(intent=intent) if intent.kind in ("membership", "revocation", "tombstone"):
-                return self.members.follow_roster() + self._greet(now)
+            case IntentChanged(intent=intent, before=before) if intent.kind in ROSTER_KINDS:
+                gone = self.members.follow_roster() if before or intent.kind == "revocation" else []
+                return [*gone, *self._exchange.roster_grew(now), *self._greet(intent, now)]
             case LeaveMesh():
-                return self._leave()
+                return self._leave(now)
         return []
 
     # --- messages -------------------------------------------------------------------------------------------------
 
     def _received(self, sender: NodeId, message: msgspec.Struct, now: Now) -> Effects:
-        effects = self.members.hear(sender, now)
+        member = self.members.get(sender)
+        # A ping from a boot that never echoed may be a recording: it is answered, and proves nothing.
+        proven = not isinstance(message, Ping) or (member is not None and member.echoed)
+        effects = self.members.hear(sender, now) if proven else []
         match message:
             case Ping(nonce=nonce, claims=claims, hello=hello):
-                effects += self._take(claims, now)
+                effects += self._take(sender, claims, now)
                 own = self.members.own.claim
                 first = (own,) if hello and own is not None else ()
                 effects.append(Send(sender, Ack(nonce, self._news(first, sender))))
             case Ack(nonce=nonce, claims=claims):
-                effects += self._take(claims, now) + self._echoed(sender, nonce, now)
+                effects += self._take(sender, claims, now) + self._echoed(sender, nonce, now)
             case PingReq(nonce=nonce, target=target, claims=claims):
-                effects += self._take(claims, now) + self._ping_for(sender, nonce, target, now)
+                effects += self._take(sender, claims, now) + self._ping_for(sender, nonce, target, now)
             case Nack(nonce=nonce):
                 probe = self._probes.get(nonce)
                 if probe is not None and sender in probe.helpers:
                     probe.nacks.add(sender)
             case Claims(claims=claims):
-                effects += self._take(claims, now)
+                effects += self._take(sender, claims, now)
         return effects
 
-    def _take(self, claims: Iterable[Claim], now: Now) -> Effects:
-        return [effect for claim in claims for effect in self.members.take(claim, now)]
+    def _take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:
+        effects = self._exchange.take(relay, claims, now)
+        for claim in claims:
+            accusation = decode(claim) if claim.kind == "suspect" else None
+            if isinstance(accusation, Suspect):
+                effects += self._verify(accusation.accused, now)
+        return effects
+
+    def _verify(self, accused: NodeId, now: Now) -> Effects:
+        """Others accuse a member: ask it ourselves, so that it hears of it and we need not believe them."""
+        member = self.members.get(accused)
+        if member is None or member.suspicion is None or self._view.status(accused) != "suspect":
+            return []
+        chosen = self._randomness.random() * len(self._view.alive()) < VERIFIERS
+        return self._ping_for_floor(accused, now) if chosen else []
 
     def _news(self, first: tuple[Claim, ...] = (), to: NodeId | None = None) -> tuple[Claim, ...]:
         """Claims to ride along; whoever is suspected hears of it first from whoever meets it (Lifeguard's buddy)."""
@@ -211,8 +232,8 @@ class Swim:
         own = self.members.own.claim
         first = (own,) if hello and own is not None else ()
         ping = Ping(nonce, self._news(first, probe.target), hello)
-        over_s = now.boot_s + self._settings.probe_interval_s * self.members.health.factor
-        return nonce, [Send(probe.target, ping), Schedule(("swim", "over", nonce), over_s)]
+        probe.over_s = now.boot_s + self._settings.probe_interval_s * self.members.health.factor
+        return nonce, [Send(probe.target, ping), Schedule(("swim", "over", nonce), probe.over_s)]
 
     def _probe_next(self, now: Now) -> Effects:
         interval_s = self._settings.probe_interval_s * self.members.health.factor
@@ -221,9 +242,8 @@ class Swim:
         if target is None:
             return effects
         member = self.members.get(target)
-        nonce, sent = self._ping(
-            _Probe(target, now.boot_s, counts=True), now, hello=member is None or not member.echoed
-        )
+        probe = _Probe(target, now.boot_s, counts=True, incarnation=member.incarnation if member else 0)
+        nonce, sent = self._ping(probe, now, hello=member is None or not member.echoed)
         direct_s = now.boot_s + self._settings.probe_timeout_s * self.members.health.factor
         return [*effects, *sent, Schedule(("swim", "direct", nonce), direct_s)]
 
@@ -266,6 +286,9 @@ class Swim:
             member.echoed = True
         self._view.add_rtt(sender, now.boot_s - probe.sent_s)
         effects.append(Notify(PingEchoed(sender)))
+        if not self._joined:
+            self._joined = True
+            effects.append(self.members.event("NodeJoined", now, f"node {self._name()} is in touch with the mesh"))
         if probe.counts:
             self.members.health.probe_succeeded()
         if probe.for_peer is not None:
@@ -278,8 +301,13 @@ class Swim:
         member = self.members.get(probe.target) if probe is not None else None
         if probe is None or member is None or not probe.counts:
             return []
+        if now.boot_s - probe.over_s > STALL_S:  # we stood still: the echo may wait in a queue of ours
+            self.members.health.stalled()
+            return []
         self.members.health.probe_failed(helpers=len(probe.helpers), nacks=len(probe.nacks))
-        return self.members.accuse(member, now)
+        if member.heard_s > probe.sent_s or member.incarnation != probe.incarnation:
+            return []
+        return [Notify(Observed("swim_probes_failed")), *self.members.accuse(member, now)]
 
     def _nack_due(self, nonce: bytes) -> Effects:
         probe = self._probes.get(nonce)
@@ -306,7 +334,8 @@ class Swim:
             case ("swim", "announce"):
                 return self._announce(now)
             case ("swim", "push-pull"):
-                return self._compare(now)
+                pause_s = self._exchange.pause_s(early=self._early(now))
+                return [*self._exchange.compare(), Schedule(_PUSH_PULL, now.boot_s + pause_s)]
             case ("swim", "direct", nonce):
                 return self._direct_failed(nonce, now)
             case ("swim", "over", nonce):
@@ -331,78 +360,32 @@ class Swim:
 
     def _announce(self, now: Now) -> Effects:
         """Ping one absent member, so that a healed partition and a late joiner are noticed from both sides."""
-        early = now.boot_s - self._started_s < EARLY_S
-        pause_s = self._settings.announce_early_interval_s if early else self._settings.announce_interval_s
-        effects: Effects = [Schedule(_ANNOUNCE, now.boot_s + pause_s)]
-        absent = [row for row in self.members.others() if self._view.status(row.node_id) not in PRESENT]
-        for row in self._randomness.sample(absent, min(JOIN_TRIES, len(absent))):
+        settings = self._settings
+        pause_s = settings.announce_early_interval_s if self._early(now) else settings.announce_interval_s
+        effects: Effects = [Schedule(_ANNOUNCE, now.boot_s + pause_s * self._randomness.uniform(0.8, 1.2))]
+        absent = [row for row in self.members.others() if self._view.status(row.node_id) in ("dead", "unknown")]
+        for row in self._randomness.sample(absent, min(ANNOUNCED_AT_ONCE, len(absent))):
             effects += self._ping(_Probe(row.node_id, now.boot_s, counts=False), now, hello=True)[1]
         return effects
 
-    def _greet(self, now: Now) -> Effects:
+    def _greet(self, intent: Intent, now: Now) -> Effects:
         """A card arrived: greet whom we never heard of."""
-        strangers = [row for row in self.members.others() if self._view.status(row.node_id) == "unknown"]
-        chance = GREET_CHANCE_OF / max(1, len(self._view.alive()))
-        effects: Effects = []
-        for row in strangers[:JOIN_TRIES]:
-            if self._randomness.random() < chance:
-                effects += self._ping_for_floor(row.node_id, now)
-        return effects
+        card = self._roster.named(intent.key.removeprefix(node_key("")))
+        if intent.kind != "membership" or card is None or self._view.status(card.node_id) != "unknown":
+            return []
+        chosen = self._randomness.random() * len(self._view.alive()) < GREETERS
+        return self._ping_for_floor(card.node_id, now) if chosen else []
 
-    # --- push-pull ------------------------------------------------------------------------------------------------
+    def _early(self, now: Now) -> bool:
+        return now.boot_s - self._started_s < EARLY_S
 
-    def _compare(self, now: Now) -> Effects:
-        present = self.members.present()
-        pause_s = self._settings.push_pull_interval_s if present else JOIN_EVERY_S
-        effects: Effects = [Schedule(_PUSH_PULL, now.boot_s + pause_s * self._randomness.uniform(0.8, 1.2))]
-        peers = present or [row.node_id for row in self.members.others()]
-        for peer in self._randomness.sample(peers, min(1 if present else JOIN_TRIES, len(peers))):
-            own = self.members.own.claim
-            question = PushPull(self._known(), (own,) if own is not None else (), (self._card,))
-            effects.append(Request(self._new_request_id(), peer, question, PUSH_PULL_PATIENCE_S))
-        return effects
+    def _name(self) -> str:
+        card = self._roster.member(self._self_id)
+        return card.name if card else ""
 
-    def _known(self) -> tuple[Known, ...]:
-        return tuple(
-            Known(row.node_id, row.incarnation, summary.seq if (summary := self._view.summary(row.node_id)) else 0)
-            for row in self.members.others()
-        )[:KNOWN_MAX]
-
-    def _compared(self, token: int, question: PushPull, now: Now) -> Effects:
-        effects: Effects = [Notify(PutIntent(record)) for record in question.introduction[:1]]
-        effects += self._take(question.claims, now)
-        known = {line.node_id: line for line in question.known[:KNOWN_MAX]}
-        own = self.members.own.claim
-        claims: list[Claim] = [own] if own is not None else []
-        wanted = []
-        for row in self.members.others():
-            line = known.get(row.node_id, Known(row.node_id, 0))
-            claims += self._newer(row, line)
-            if line.incarnation > row.incarnation:
-                wanted.append(row.node_id)
-        answer = PushPullAnswer(tuple(claims[:CLAIMS_PER_ANSWER_MAX]), tuple(wanted), (self._card,))
-        return [*effects, Reply(token, answer)]
-
-    def _newer(self, row: Member, line: Known) -> list[Claim]:
-        life = row.alive or row.leave
-        newer = [life] if life is not None and row.incarnation > line.incarnation else []
-        summary = self._view.summary(row.node_id)
-        if row.summary is not None and summary is not None and summary.seq > line.summary_seq:
-            newer.append(row.summary)
-        return newer
-
-    def _learned(self, peer: NodeId, answer: PushPullAnswer, now: Now) -> Effects:
-        effects: Effects = [Notify(PutIntent(record)) for record in answer.introduction[:1]]
-        effects += self.members.hear(peer, now) + self._take(answer.claims, now)
-        wanted: list[Claim] = []
-        for node_id in answer.wanted[:CLAIMS_PER_ANSWER_MAX]:
-            row = self.members.get(node_id)
-            if row is not None:
-                wanted += self._newer(row, Known(node_id, 0))
-        return [*effects, Send(peer, Claims(tuple(wanted)))] if wanted else effects
-
-    def _leave(self) -> Effects:
+    def _leave(self, now: Now) -> Effects:
+        told = self.members.event("NodeLeft", now, f"node {self._name()} was stopped and left")
         goodbye = self.members.say_goodbye()
         present = self.members.present()
         chosen = self._randomness.sample(present, min(GOODBYE_TO_MAX, len(present)))
-        return [Send(peer, Claims((goodbye,))) for peer in chosen]
+        return [told, *(Send(peer, Claims((goodbye,))) for peer in chosen)]

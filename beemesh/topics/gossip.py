@@ -19,6 +19,7 @@ from beemesh.effects import Effects, Notify, Now, Randomness, Received, Schedule
 from beemesh.events import Delivered, MemberDown, MemberUp, Observed
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
+from beemesh.rates import Rates
 from beemesh.topics.messages import MESSAGE_ID_BYTES, IHave, IWant, TopicMessage
 
 PUSH_ALL_UP_TO = 8
@@ -50,6 +51,13 @@ ASK_AGAIN_S = 0.5
 AWAY_S = 120.0
 AWAY_BYTES_MAX = 256 * 1024
 """Store-and-forward for a member that is away: two minutes, a few hundred events."""
+
+RELAY_PER_S = 300.0
+RELAY_BURST = 1_500.0
+"""Messages that one member may hand us: some ten times a busy mesh's rate. What is refused can be had from another."""
+WANTED_BYTES_PER_S = 2.0 * 1024 * 1024
+WANTED_BYTES_BURST = 8.0 * 1024 * 1024
+"""Bytes that one member may ask us for: all that is kept, once."""
 
 _TICK = ("topics", "tick")
 
@@ -92,6 +100,8 @@ class Gossip:
         self._asked: dict[bytes, float] = {}
         self._away: dict[NodeId, tuple[float, list[TopicMessage]]] = {}
         self._ticking = False
+        self._relayed = Rates(RELAY_PER_S, RELAY_BURST)
+        self._handed_out = Rates(WANTED_BYTES_PER_S, WANTED_BYTES_BURST)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept on disk."""
@@ -108,7 +118,7 @@ class Gossip:
             case Received(sender=sender, message=IHave(ids=ids)):
                 return self._mentioned(sender, ids, now)
             case Received(sender=sender, message=IWant(ids=ids)):
-                return self._wanted(sender, ids)
+                return self._wanted(sender, ids, now)
             case MemberDown(node_id=node_id):
                 self._away[node_id] = (now.boot_s + AWAY_S, [])
                 return []
@@ -131,10 +141,12 @@ class Gossip:
     def _take(self, sender: NodeId, wrapped: TopicMessage, now: Now) -> Effects:
         if wrapped.id in self._seen:
             return [Notify(Observed("topic_repeats"))]
+        if not self._relayed.take(sender, now.boot_s):
+            return [Notify(Observed("topic_refused", {"reason": "rate"}))]
         sound = len(wrapped.body) <= BODY_BYTES_MAX and wrapped.id == message_id(wrapped.topic, wrapped.body)
         message = self._decode(wrapped.body) if sound else None
         if message is None:
-            return [Notify(Observed("topic_refused"))]
+            return [Notify(Observed("topic_refused", {"reason": "content"}))]
         return self._accept(sender, wrapped, message, now)
 
     def _accept(self, sender: NodeId, wrapped: TopicMessage, message: msgspec.Struct, now: Now) -> Effects:
@@ -178,8 +190,8 @@ class Gossip:
         self._asked = {key: until_s for key, until_s in self._asked.items() if until_s > now.boot_s}
         ids = [key for key, kept in self._kept.items() if kept.mentions_left > 0][-IDS_PER_MENTION_MAX:]
         if not ids:
-            self._ticking = bool(self._kept)
-            return [Schedule(_TICK, now.boot_s + KEPT_S)] if self._ticking else []
+            self._ticking = False  # the next message sets the timer anew, and sooner
+            return [Schedule(_TICK, now.boot_s + KEPT_S)] if self._kept else []
         for key in ids:
             self._kept[key].mentions_left -= 1
         others = [peer for peer in self._view.alive() if peer != self._self_id]
@@ -195,9 +207,14 @@ class Gossip:
                 missing.append(key)
         return [Send(sender, IWant(tuple(missing)))] if missing else []
 
-    def _wanted(self, sender: NodeId, ids: tuple[bytes, ...]) -> Effects:
-        found = [self._kept[key].message for key in ids[:IDS_PER_MENTION_MAX] if key in self._kept]
-        return [Send(sender, msgspec.structs.replace(message, hops=message.hops + 1)) for message in found]
+    def _wanted(self, sender: NodeId, ids: tuple[bytes, ...], now: Now) -> Effects:
+        effects: Effects = []
+        for key in dict.fromkeys(ids[:IDS_PER_MENTION_MAX]):
+            kept = self._kept.get(key)
+            if kept is None or not self._handed_out.take(sender, now.boot_s, len(kept.message.body)):
+                continue
+            effects.append(Send(sender, msgspec.structs.replace(kept.message, hops=kept.message.hops + 1)))
+        return effects
 
     # --- members that are briefly away ----------------------------------------------------------------------------
 

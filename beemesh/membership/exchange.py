@@ -1,0 +1,166 @@
+"""Push-pull: whole states compared over a stream, with one random member from time to time, and to join.
+
+It also finds out who somebody is: a claim by a node that the roster does not know waits here while its card is fetched
+from whoever relayed the claim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+
+from beemesh.effects import Effects, Notify, Now, Randomness, Reply, Request, Send
+from beemesh.events import PutIntent
+from beemesh.identity.signing import Signed
+from beemesh.ids import NodeId
+from beemesh.intents.messages import FetchMembers, IntentRecords
+from beemesh.membership.claims import author_of, decode
+from beemesh.membership.members import Member, Members
+from beemesh.membership.messages import Alive, Claim, Claims, Known, PushPull, PushPullAnswer
+from beemesh.membership.rumours import GOSSIP_BYTES_MAX
+from beemesh.membership.settings import SwimSettings
+
+JOIN_EVERY_S = 1.0
+"""While nobody answers yet, a few members are tried so often in the first half minute; later at the pace of
+announcements, for as long as it takes."""
+JOIN_TRIES = 3
+
+PUSH_PULL_PATIENCE_S = 5.0
+KNOWN_MAX = 8_000
+CLAIMS_PER_ANSWER_MAX = 2_000
+"""Claims in one push-pull answer, some 250 bytes each: half of a stream message."""
+
+STRETCH_FROM = 32
+"""Above so many members, states are compared less often, by the logarithm of the size (memberlist)."""
+
+STRANGERS_MAX = 1_024
+"""Claims kept by authors whose cards are not here yet: a site that joins at once."""
+STRANGER_ASKED_EVERY_S = 2.0
+"""The card of one stranger is asked for no more often, however many relay its claims."""
+CARDS_PER_ANSWER_MAX = 512
+
+
+class Exchange:
+    """One node's comparisons with others."""
+
+    def __init__(
+        self,
+        members: Members,
+        card: Signed,
+        randomness: Randomness,
+        settings: SwimSettings,
+        new_request_id: Callable[[], int],
+    ) -> None:
+        self._members = members
+        self._card = card
+        self._randomness = randomness
+        self._settings = settings
+        self._new_request_id = new_request_id
+        self._strangers: OrderedDict[NodeId, tuple[Claim, float]] = OrderedDict()
+        """Author → (its newest claim, when its card was last asked for)."""
+
+    # --- comparing ------------------------------------------------------------------------------------------------
+
+    def pause_s(self, *, early: bool) -> float:
+        """How long to wait before the next comparison."""
+        alive = len(self._members.view.alive())
+        if alive < 2:
+            pause_s = JOIN_EVERY_S if early else self._settings.announce_interval_s
+        else:
+            pause_s = self._settings.push_pull_interval_s * max(1.0, 1.0 + math.log2(alive / STRETCH_FROM))
+        return pause_s * self._randomness.uniform(0.8, 1.2)
+
+    def compare(self) -> Effects:
+        """Ask one present member, or a few absent ones while nobody is present."""
+        present = self._members.present()
+        peers = present or [row.node_id for row in self._members.others()]
+        chosen = self._randomness.sample(peers, min(1 if present else JOIN_TRIES, len(peers)))
+        own = self._members.own.claim
+        question = PushPull(self._known(), (own,) if own is not None else (), (self._card,))
+        return [Request(self._new_request_id(), peer, question, PUSH_PULL_PATIENCE_S) for peer in chosen]
+
+    def _known(self) -> tuple[Known, ...]:
+        view = self._members.view
+        return tuple(
+            Known(row.node_id, row.incarnation, summary.seq if (summary := view.summary(row.node_id)) else 0)
+            for row in self._members.others()
+        )[:KNOWN_MAX]
+
+    def compared(self, sender: NodeId, token: int, question: PushPull, now: Now) -> Effects:
+        """A member, or a joiner with its card, compares itself with us."""
+        effects: Effects = [Notify(PutIntent(record)) for record in question.introduction[:1]]
+        effects += self.take(sender, question.claims[:1], now)
+        known = {line.node_id: line for line in question.known[:KNOWN_MAX]}
+        own = self._members.own
+        claims = [claim for claim in (own.claim, own.summary) if claim is not None]
+        wanted = []
+        for row in self._members.others():
+            line = known.get(row.node_id, Known(row.node_id, 0))
+            claims += self._newer(row, line)
+            if line.incarnation > row.incarnation:
+                wanted.append(row.node_id)
+        answer = PushPullAnswer(tuple(claims[:CLAIMS_PER_ANSWER_MAX]), tuple(wanted), (self._card,))
+        return [*effects, Reply(token, answer)]
+
+    def _newer(self, row: Member, line: Known) -> list[Claim]:
+        life = row.alive or row.leave
+        newer = [life] if life is not None and row.incarnation > line.incarnation else []
+        summary = self._members.view.summary(row.node_id)
+        if row.summary is not None and summary is not None and summary.seq > line.summary_seq:
+            newer.append(row.summary)
+        return newer
+
+    def learned(self, peer: NodeId, answer: PushPullAnswer, now: Now) -> Effects:
+        """The answer: take what is newer there, send what is newer here."""
+        effects: Effects = [Notify(PutIntent(record)) for record in answer.introduction[:1]]
+        effects += self._members.hear(peer, now)
+        effects += self.take(peer, answer.claims[:CLAIMS_PER_ANSWER_MAX], now)
+        wanted: list[Claim] = []
+        for node_id in answer.wanted[:CLAIMS_PER_ANSWER_MAX]:
+            row = self._members.get(node_id)
+            if row is not None:
+                wanted += self._newer(row, Known(node_id, 0))
+        return [*effects, Send(peer, Claims(tuple(wanted)))] if wanted else effects
+
+    # --- claims, also by strangers --------------------------------------------------------------------------------
+
+    def take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:
+        """Believe what can be checked; ask the relay for the cards of authors that are not known here."""
+        effects: Effects = []
+        unknown: list[NodeId] = []
+        for claim in claims:
+            stranger = self._keep_stranger(claim, now)
+            if stranger is not None:
+                unknown.append(stranger)
+            effects += self._members.take(claim, now)
+        if unknown and relay != self._members.self_id:
+            question = FetchMembers(tuple(unknown[:CARDS_PER_ANSWER_MAX]))
+            effects.append(Request(self._new_request_id(), relay, question, PUSH_PULL_PATIENCE_S))
+        return effects
+
+    def _keep_stranger(self, claim: Claim, now: Now) -> NodeId | None:
+        """Keep an Alive whose author has no card here; the author when its card is to be asked for now."""
+        if claim.kind != "alive" or len(claim.body) > GOSSIP_BYTES_MAX:
+            return None
+        alive = decode(claim)
+        roster = self._members.roster
+        if not isinstance(alive, Alive) or roster.member(author_of(alive)) or roster.is_revoked(alive.node_id):
+            return None
+        _, asked_s = self._strangers.pop(alive.node_id, (claim, float("-inf")))
+        due = now.boot_s - asked_s >= STRANGER_ASKED_EVERY_S
+        self._strangers[alive.node_id] = (claim, now.boot_s if due else asked_s)
+        while len(self._strangers) > STRANGERS_MAX:
+            self._strangers.popitem(last=False)
+        return alive.node_id if due else None
+
+    def cards_came(self, answer: IntentRecords) -> Effects:
+        """The cards that were asked for: the intent map judges them."""
+        return [Notify(PutIntent(record)) for record in answer.records[:CARDS_PER_ANSWER_MAX]]
+
+    def roster_grew(self, now: Now) -> Effects:
+        """Take what strangers said before they were known."""
+        effects: Effects = []
+        for node_id in [known for known in self._strangers if self._members.roster.member(known)]:
+            effects += self._members.take(self._strangers.pop(node_id)[0], now)
+        return effects
