@@ -97,7 +97,7 @@ def _check_key(intent: Intent) -> None:
         return
     try:
         fits = intent.key == _own_key(intent)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"{intent.key}: its body is no {intent.kind}: {error}") from error
     if not fits:
         raise Untrusted(f"{intent.key}: its body is about something else")
