@@ -233,7 +233,9 @@ class Custodian:
         if not self._rates.take(sender, now.boot_s):
             raise _Refusal("rate", f"more than {RELEASES_PER_S:g} a second")
         found = self._intent_for(request.key)
-        if found is None or found[0].kind == "tombstone":
+        if found is None:
+            raise _Refusal("unknown_manifest", "its record has not come here yet")
+        if found[0].kind == "tombstone":
             raise _Refusal("withdrawn")
         if all(revision.manifest != request.manifest for revision in revisions_of(found[0])):
             raise _Refusal("revision_not_kept")

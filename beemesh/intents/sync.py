@@ -7,7 +7,9 @@ are served by the same path.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,19 +19,21 @@ from beemesh.effects import (
     Asked,
     Broadcast,
     Effects,
+    Erase,
     Notify,
     Now,
     Randomness,
     Received,
     Reply,
     Request,
+    Save,
     Schedule,
     TimerFired,
 )
-from beemesh.events import Delivered, IntentPut, MemberUp, PutIntent
+from beemesh.events import Delivered, EmitEvent, IntentChanged, IntentLost, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
-from beemesh.ids import NodeId
-from beemesh.intents.map import TABLE, IntentMap
+from beemesh.ids import NodeId, ulid
+from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
     ENTRIES_PER_DIGEST_MAX,
@@ -46,9 +50,14 @@ from beemesh.intents.messages import (
     PushIntents,
     SyncIntents,
 )
-from beemesh.intents.record import node_key
+from beemesh.intents.record import Intent, IntentVersion, node_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.messages import Event
+
+CONTACT_TABLE = "intents-contact"
+CONTACT_KEY = b"last"
+"""When this node was last in touch with another one (wall ms, text)."""
 
 COMPARE_EVERY_S = 30.0
 COMPARE_JITTER = 0.2
@@ -60,9 +69,30 @@ REQUEST_PATIENCE_S = 5.0
 HOUSEKEEPING_EVERY_S = 3_600.0
 REFUSALS_TOLD_MAX = 20
 
+NEWS_PER_EXCHANGE_MAX = 16
+"""Records that came by comparison are told on as news when they are few: a partition that heals is quick about what
+changed meanwhile. More are left to comparisons, or one node that comes back would make everybody shout."""
+
+ENTERED_MAX = 256
+"""Records entered here that are still watched for a conflict: an operator hears of it within moments or never."""
+
+FETCH_AGAIN_S = 0.1
+FETCH_TRIES = 10
+MISSING_MAX = 4_096
+
 _COMPARE = ("intents", "compare")
+_FETCH = ("intents", "fetch")
 _COMPARE_SOON = ("intents", "compare-soon")
 _HOUSEKEEPING = ("intents", "housekeeping")
+
+
+@dataclass(slots=True)
+class _Missing:
+    """News whose record is still on its way."""
+
+    entry: IntentEntry
+    relay: NodeId
+    tries: int = 0
 
 
 class IntentSync:
@@ -70,8 +100,8 @@ class IntentSync:
 
     room = "intents"
     handles = (FetchIntents, FetchMembers, PushIntents, SyncIntents)
-    listens = (PutIntent, Delivered, MemberUp)
-    tables = (TABLE,)
+    listens = (PutIntent, Delivered, MemberUp, IntentLost)
+    tables = (TABLE, CONTACT_TABLE)
 
     def __init__(
         self,
@@ -89,14 +119,28 @@ class IntentSync:
         self._randomness = randomness
         self._new_request_id = new_request_id
         self._soon: list[NodeId] = []
+        self._missing: dict[str, _Missing] = {}
+        self._garbled: Effects = []
+        self._entered: OrderedDict[str, IntentVersion] = OrderedDict()
+        self._doubtful = True
+        """Whether this node cannot tell yet which of its records still stand."""
+        self._away_since_ms = 0
+        """When it was last in touch, if that is longer ago than removals are remembered, else 0."""
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
-        """Take back the map."""
-        self.intents.restore(rows)
+        """Take back the map, and when this node was last in touch."""
+        if table == TABLE:
+            self._garbled = self.intents.restore(rows)
+            return
+        last_ms = max((int(value) for _, value in rows if value.isdigit()), default=0)
+        self._doubtful = now.wall_ms - last_ms > TOMBSTONE_KEPT_MS
+        self._away_since_ms = last_ms if self._doubtful else 0
 
     def start(self, now: Now) -> Effects:
         """Begin to compare."""
+        garbled, self._garbled = self._garbled, []
         return [
+            *garbled,
             Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S),
             Schedule(_HOUSEKEEPING, now.boot_s + HOUSEKEEPING_EVERY_S),
         ]
@@ -106,14 +150,16 @@ class IntentSync:
         match event:
             case PutIntent():
                 return self._put(event)
+            case IntentLost(loser=loser, winner=winner):
+                return self._report_conflict(loser, winner, now)
             case Delivered(topic=topic, message=IntentNews() as news, relay=relay) if topic == TOPIC_INTENTS:
-                return self._news(news, relay)
+                return self._news(news, relay, now)
             case MemberUp(node_id=node_id):
                 return self._returned(node_id, now)
             case Asked(sender=sender, token=token, message=message):
                 return self._asked(sender, token, message)
             case Answered(peer=peer, message=message):
-                return self._answered(peer, message)
+                return self._answered(peer, message, now)
             case TimerFired(key=key):
                 return self._timer(key, now)
             case Received():
@@ -127,9 +173,27 @@ class IntentSync:
         effects = list(merged.effects)
         if merged.changed and merged.intent is not None:
             effects.append(Broadcast(TOPIC_INTENTS, self._as_news(merged.intent.key)))
+            version = self.intents.version(merged.intent.key)
+            if event.token and version is not None:
+                self._entered[merged.intent.key] = version
+                if len(self._entered) > ENTERED_MAX:
+                    self._entered.popitem(last=False)
         if event.token:
             effects.append(Notify(IntentPut(event.token, merged.stands, merged.reason)))
         return effects
+
+    def _report_conflict(self, loser: Intent, winner: Intent, now: Now) -> Effects:
+        """A record that was accepted here lost against another of the same number: its author should know."""
+        entered = self._entered.get(loser.key)
+        if entered is None or (entered.epoch, entered.seq) != (loser.epoch, loser.seq) or loser.author == winner.author:
+            return []
+        del self._entered[loser.key]
+        author = self._roster.issued_grant(winner.author)
+        reason = f"{loser.key}: operator {author.name if author else 'unknown'} changed it at the same time and won"
+        event_id = ulid(now.wall_ms, self._randomness.randbytes(10))
+        workload = loser.key.removeprefix("workload/") if loser.key.startswith("workload/") else ""
+        event = Event(event_id, self._self_id, "IntentConflict", now.wall_ms, workload_id=workload, reason=reason)
+        return [Notify(EmitEvent(event))]
 
     def _as_news(self, key: str) -> IntentNews:
         found = self.intents.get(key)
@@ -138,12 +202,28 @@ class IntentSync:
         small = len(msgspec.msgpack.encode(found[1])) <= INLINE_BYTES_MAX
         return IntentNews(entry, found[1] if small else None)
 
-    def _news(self, news: IntentNews, relay: NodeId) -> Effects:
+    def _news(self, news: IntentNews, relay: NodeId, now: Now) -> Effects:
         if not self._is_newer(news.entry):
             return []
         if news.record is not None:
             return self._merge_all((news.record,))
-        return self._ask(relay, FetchIntents((news.entry.key,)))
+        if news.entry.key in self._missing or len(self._missing) >= MISSING_MAX:
+            return []
+        self._missing[news.entry.key] = _Missing(news.entry, relay)
+        return [*self._ask(relay, FetchIntents((news.entry.key,))), Schedule(_FETCH, now.boot_s + FETCH_AGAIN_S)]
+
+    def _fetch_again(self, now: Now) -> Effects:
+        """Whoever told us may have had the news and not the record yet: ask again, and others, for a bounded time."""
+        effects: Effects = []
+        for key, missing in list(self._missing.items()):
+            if not self._is_newer(missing.entry) or missing.tries >= FETCH_TRIES:
+                del self._missing[key]  # it came, or the next comparison brings it
+                continue
+            missing.tries += 1
+            others = [peer for peer in self._view.alive() if peer != self._self_id]
+            peer = self._randomness.choice(others) if others and missing.tries % 2 == 0 else missing.relay
+            effects += self._ask(peer, FetchIntents((key,)))
+        return [*effects, Schedule(_FETCH, now.boot_s + FETCH_AGAIN_S)] if self._missing else effects
 
     def _is_newer(self, entry: IntentEntry) -> bool:
         here = self.intents.version(entry.key)
@@ -157,6 +237,17 @@ class IntentSync:
                 if (signed.signer == self._roster.ca_id) is wanted:
                     effects += self.intents.merge(signed).effects
         return effects
+
+    def _tell_on(self, effects: Effects) -> Effects:
+        """News of what an exchange changed here, where that is little; its id is its content, so none is told twice."""
+        changed = [
+            effect.event.intent.key
+            for effect in effects
+            if isinstance(effect, Notify) and isinstance(effect.event, IntentChanged)
+        ]
+        if len(changed) > NEWS_PER_EXCHANGE_MAX:
+            return []
+        return [Broadcast(TOPIC_INTENTS, self._as_news(key)) for key in changed]
 
     # --- comparing ------------------------------------------------------------------------------------------------
 
@@ -175,9 +266,11 @@ class IntentSync:
         if key == _COMPARE_SOON:
             soon, self._soon = self._soon, []
             return [effect for node_id in dict.fromkeys(soon) for effect in self._compare(node_id)]
+        if key == _FETCH:
+            return self._fetch_again(now)
         if key == _HOUSEKEEPING:
             again = Schedule(_HOUSEKEEPING, now.boot_s + HOUSEKEEPING_EVERY_S)
-            return [*self.intents.forget_old_tombstones(now), again]
+            return [*self.intents.forget_old_tombstones(now), *self._note_contact(now), again]
         others = [node_id for node_id in self._view.alive() if node_id != self._self_id]
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
         effects: Effects = [Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]
@@ -185,36 +278,70 @@ class IntentSync:
             effects = [Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
         return effects + (self._compare(self._randomness.choice(others)) if others else [])
 
+    def _note_contact(self, now: Now) -> Effects:
+        """Remember that this node is in touch; a lone node misses nothing."""
+        alone = len(self._roster.members()) <= 1
+        if not alone and (self._doubtful or len(self._view.alive()) < 2):
+            return []
+        return [Save(CONTACT_TABLE, CONTACT_KEY, str(now.wall_ms).encode())]
+
     def _compare(self, peer: NodeId) -> Effects:
         return self._ask(peer, SyncIntents(self.intents.bucket_hashes()))
 
     def _ask(self, peer: NodeId, message: msgspec.Struct) -> Effects:
         return [Request(self._new_request_id(), peer, message, REQUEST_PATIENCE_S)]
 
-    def _answered(self, peer: NodeId, message: msgspec.Struct | None) -> Effects:
+    def _answered(self, peer: NodeId, message: msgspec.Struct | None, now: Now) -> Effects:
         match message:
             case IntentRecords(records=records):
-                return self._merge_all(records)
+                effects = self._merge_all(records)
+                news = self._tell_on(effects)
+                # An answer is bounded: whatever it left out is asked for until both are equal.
+                more = any(isinstance(effect, Save) for effect in effects)
+                return [*effects, *news, *(self._compare_soon(peer, now) if more else [])]
             case IntentDigests():
-                return self._settle(peer, message)
+                return self._settle(peer, message, now)
             case _:
                 return []
 
-    def _settle(self, peer: NodeId, digests: IntentDigests) -> Effects:
+    def _compare_soon(self, peer: NodeId, now: Now) -> Effects:
+        self._soon.append(peer)
+        return [Schedule(_COMPARE_SOON, now.boot_s + self._randomness.uniform(0.0, COMPARE_AFTER_NEWS_S))]
+
+    def _settle(self, peer: NodeId, digests: IntentDigests, now: Now) -> Effects:
         """Fetch what is newer there, push what is newer here."""
-        wanted = [entry.key for entry in digests.entries if self._is_newer(entry)]
-        effects: Effects = []
-        for start in range(0, len(wanted), KEYS_PER_FETCH_MAX):
-            effects += self._ask(peer, FetchIntents(tuple(wanted[start : start + KEYS_PER_FETCH_MAX])))
         there = {entry.key: entry.version for entry in digests.entries}
-        newer_here = [
-            entry.key
-            for entry in self.intents.entries_in(digests.differing)
-            if entry.key not in there or entry.version > there[entry.key]
-        ]
+        here = list(self.intents.entries_in(digests.differing))
+        newer_here = [entry.key for entry in here if entry.key not in there or entry.version > there[entry.key]]
+        if not digests.differing:
+            return self._settled(digests, now)
+        effects: Effects = []
+        if self._away_since_ms and not digests.doubtful:
+            gone = [key for key in newer_here if key not in there and self._is_from_before(key)]
+            newer_here = [key for key in newer_here if key not in gone]
+            effects += self.intents.drop(gone)
+        if self._doubtful or not digests.doubtful:
+            wanted = [entry.key for entry in digests.entries if self._is_newer(entry)]
+            for start in range(0, len(wanted), KEYS_PER_FETCH_MAX):
+                effects += self._ask(peer, FetchIntents(tuple(wanted[start : start + KEYS_PER_FETCH_MAX])))
+        if effects and isinstance(effects[0], Erase):
+            effects += self._compare_soon(peer, now)
         for records in self._pieces(newer_here):
             effects += self._ask(peer, PushIntents(records))
         return effects
+
+    def _settled(self, digests: IntentDigests, now: Now) -> Effects:
+        """Both maps are equal. What a member that does not doubt holds, or most of the mesh, is what stands."""
+        most = 2 * len(self._view.alive()) > len(self._roster.members())
+        if not self._doubtful or (digests.doubtful and not most):
+            return []
+        self._doubtful, self._away_since_ms = False, 0
+        return self._note_contact(now)
+
+    def _is_from_before(self, key: str) -> bool:
+        """Whether a record was here before we went away: then its removal may be forgotten everywhere."""
+        found = self.intents.get(key)
+        return found is not None and found[0].issued_ms <= self._away_since_ms
 
     def _pieces(self, keys: Iterable[str]) -> list[tuple[Signed, ...]]:
         pieces: list[tuple[Signed, ...]] = []
@@ -262,7 +389,8 @@ class IntentSync:
                 saved.append(entry)
             if not merged.stands and len(refused) < REFUSALS_TOLD_MAX:
                 refused.append(merged.reason)
-        return [*effects, Reply(token, IntentsAck(tuple(saved), tuple(refused)))]
+        news = self._tell_on(effects)
+        return [*effects, Reply(token, IntentsAck(tuple(saved), tuple(refused))), *news]
 
     def _digests(self, buckets: tuple[bytes, ...]) -> IntentDigests:
         own = self.intents.bucket_hashes()
@@ -275,4 +403,4 @@ class IntentSync:
                 break
             listed.append(index)
             entries += part
-        return IntentDigests(tuple(listed), tuple(entries))
+        return IntentDigests(tuple(listed), tuple(entries), self._doubtful)
