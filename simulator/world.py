@@ -242,7 +242,7 @@ class World:
 
     def _arrive(self, source: Machine, target: Machine, data: bytes) -> None:
         if target.composition is not None:
-            self._trace.update(data)
+            self._note(target, data)
             address = (source.membership.addresses[0], source.membership.gossip_port)
             self.carry(target, target.composition.node.datagram(data, address, self.now))
 
@@ -257,6 +257,7 @@ class World:
         target = self._by_id[peer]
         if target.composition is not None:
             copied = _copied(message)
+            self._note(target, encode_message(message)[1])
             self.carry(target, target.composition.node.told(source.membership.node_id, copied, self.now))
 
     def _ask(self, machine: Machine, ask: Ask) -> None:
@@ -276,6 +277,7 @@ class World:
             token = self._count
             self._replies[token] = lambda message: self._answer_back(target, machine, _copied(message), answer)
             node = target.composition.node
+            self._note(target, encode_message(ask.message)[1])
             self.carry(target, node.asked(machine.membership.node_id, token, _copied(ask.message), self.now))
 
         reached = self._stream(machine, ask.peer, deliver)
@@ -331,6 +333,9 @@ class World:
         self._count += 1
         heapq.heappush(self._heap, (max(at_s, self.now_s), self._count, action))
 
+    def _note(self, target: Machine, data: bytes) -> None:
+        self._trace.update(f"{self.now_s!r} {target.index} ".encode() + data)
+
     def run_for(self, seconds: float) -> None:
         """Advance the clock."""
         self.run_until(lambda: False, seconds)
@@ -348,7 +353,7 @@ class World:
 
     @property
     def trace(self) -> str:
-        """A hash of every datagram that arrived, in order."""
+        """A hash of every message that arrived: when, where and what."""
         return self._trace.hexdigest()
 
 

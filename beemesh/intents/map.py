@@ -19,7 +19,7 @@ from beemesh.events import IntentChanged, IntentLost, Observed
 from beemesh.identity.signing import Signed, Verifier, decode_body
 from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.messages import BUCKETS, IntentEntry
-from beemesh.intents.record import Intent, IntentVersion, version_of
+from beemesh.intents.record import CA_KINDS, Intent, IntentVersion, version_of
 from beemesh.membership.roster import Roster
 
 TABLE = "intents"
@@ -49,6 +49,10 @@ class _Entry:
     intent: Intent
     signed: Signed
     version: IntentVersion
+
+
+class _Keyed(msgspec.Struct, frozen=True):
+    key: str
 
 
 class IntentMap:
@@ -114,6 +118,9 @@ class IntentMap:
 
     def merge(self, signed: Signed) -> Merged:
         """Take a record if it is entitled and wins; never raises for what somebody else made."""
+        known = self._known(signed)
+        if known is not None:  # gossip repeats itself: no signature is checked twice
+            return Merged(True, False, [], intent=known)
         try:
             intent = verify_intent(self._verifier, self._roster, signed)
         except Untrusted as error:
@@ -132,6 +139,15 @@ class IntentMap:
         effects.append(Notify(IntentChanged(intent, signed, before)))
         return Merged(True, True, effects, intent=intent)
 
+    def _known(self, signed: Signed) -> Intent | None:
+        """The record that stands, if it is this very one."""
+        try:
+            key = msgspec.msgpack.decode(signed.body, type=_Keyed).key
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        entry = self._entries.get(key)
+        return entry.intent if entry is not None and entry.signed == signed else None
+
     def _lost(self, intent: Intent, version: IntentVersion, entry: _Entry) -> Merged:
         if version == entry.version:
             return Merged(True, False, [], intent=intent)
@@ -147,12 +163,30 @@ class IntentMap:
         self._buckets[bucket_of(intent.key)] = None
         self._roster.apply(intent)
 
-    def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take back what was saved; it was verified before it was saved."""
-        for _, value in rows:
-            signed = msgspec.msgpack.decode(value, type=Signed)
-            intent = decode_body(signed, Intent)
+    def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> Effects:
+        """Take back what was saved. What operators signed was verified before it was saved; what makes the roster is
+        verified again, and a row that a broken disk garbled is dropped: others still have it."""
+        dropped: Effects = []
+        for key, value in rows:
+            try:
+                signed = msgspec.msgpack.decode(value, type=Signed)
+                intent = decode_body(signed, Intent)
+                if signed.signer == self._roster.ca_id or intent.kind in CA_KINDS:
+                    verify_intent(self._verifier, self._roster, signed)
+            except (Untrusted, msgspec.DecodeError, UnicodeDecodeError):
+                dropped += [Erase(TABLE, key), Notify(Observed("intents_dropped"))]
+                continue
             self._put(intent, signed, version_of(intent, signed))
+        return dropped
+
+    def drop(self, keys: Iterable[str]) -> Effects:
+        """Forget records that the mesh removed so long ago that it no longer remembers; never what the CA signed."""
+        gone = [key for key in keys if key in self._entries and self._entries[key].signed.signer != self._roster.ca_id]
+        for key in gone:
+            del self._entries[key]
+            self._sorted.remove(key)
+            self._buckets[bucket_of(key)] = None
+        return [Erase(TABLE, key.encode()) for key in gone]
 
     def forget_old_tombstones(self, now: Now) -> Effects:
         """Drop removals that every node has long heard of."""
@@ -161,11 +195,7 @@ class IntentMap:
             for key, entry in self._entries.items()
             if entry.intent.kind == "tombstone" and now.wall_ms - entry.intent.issued_ms > TOMBSTONE_KEPT_MS
         ]
-        for key in old:
-            del self._entries[key]
-            self._sorted.remove(key)
-            self._buckets[bucket_of(key)] = None
-        return [Erase(TABLE, key.encode()) for key in old]
+        return self.drop(old)
 
 
 def bucket_of(key: str) -> int:

@@ -79,7 +79,9 @@ class SyncIntents(msgspec.Struct, frozen=True):
 
 class IntentDigests(msgspec.Struct, frozen=True, omit_defaults=True):
     """The entries of those buckets that differ, at most `ENTRIES_PER_DIGEST_MAX`; `differing` names the buckets that
-    are listed in full."""
+    are listed in full. `doubtful`: the answerer is new, or was away for longer than removals are remembered, and cannot
+    tell yet which of its records still stand: nothing is taken from it, and nothing is removed on its word."""
 
     differing: tuple[int, ...] = ()
     entries: tuple[IntentEntry, ...] = ()
+    doubtful: bool = False
