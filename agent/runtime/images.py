@@ -6,6 +6,7 @@ podman wait for itself for ever, hence the host's lock: shared by creations, tak
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,6 +35,9 @@ _UNKNOWN = re.compile(
     r"image not known",
     re.IGNORECASE,
 )
+
+
+RUN_ROOTS = Path("/run/beemesh-images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class ImageStore:
         )
         write_small(
             self._work / "storage.conf",
-            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.path}"\nrunroot = "{self._work / "run"}"\n',
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.path}"\nrunroot = "{run_root(self.path)}"\n',
         )
 
     def images(self) -> tuple[StoredImage, ...]:
@@ -151,6 +155,7 @@ class ImageStore:
         finally:
             await self._podman(staging, ["rmi", "-a", "-f"], self._settings.call_timeout_s)
             shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(run_root(staging), ignore_errors=True)
             staging.with_suffix(".tar").unlink(missing_ok=True)
 
     async def remove(self, reference: str) -> bool:
@@ -171,6 +176,12 @@ class ImageStore:
             raise failure_of(result.error_text, f"cannot remove image {reference!r}")
         return True
 
+    def forget(self) -> None:
+        """Remove what this store left outside its own directory."""
+        shutil.rmtree(run_root(self.path), ignore_errors=True)
+        with contextlib.suppress(OSError):  # other stores of the host may still have theirs
+            RUN_ROOTS.rmdir()
+
     @property
     def _work(self) -> Path:
         return self.path / "work"
@@ -189,18 +200,40 @@ class ImageStore:
         self._seen = None
 
     async def _podman(self, root: Path, arguments: list[str], timeout_s: float) -> CallResult:
-        """Podman on one store alone. Its paths follow from the store's, so that every agent gives the same ones."""
-        run, tmp = root / "work" / "run", root / "work" / "tmp"
-        tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Podman on one store alone. Its paths follow from the store's, so that every agent gives the same ones.
+
+        They are handed over in files: as a flag, podman takes no path of more than 50 characters.
+        """
         environment: Mapping[str, str] = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
-            "CONTAINERS_CONF": str(self._work / "containers.conf"),
-            "CONTAINERS_STORAGE_CONF": str(self._work / "storage.conf"),
-            "TMPDIR": str(tmp),
+            **_configuration(root),
         }
-        words = [self._settings.podman, "--root", str(root), "--runroot", str(run), "--tmpdir", str(tmp), *arguments]
-        return await call(words, timeout_s=timeout_s, env=environment)
+        return await call([self._settings.podman, *arguments], timeout_s=timeout_s, env=environment)
+
+
+def _configuration(root: Path) -> dict[str, str]:
+    """Write the configuration of a store that stands alone, and return what points podman at it."""
+    work = root / "work"
+    (work / "tmp").mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_small(
+        work / "containers.conf", "[containers]\n" + engine_section(static_dir=root / "libpod", tmp_dir=work / "tmp")
+    )
+    write_small(
+        work / "storage.conf",
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{root}"\nrunroot = "{work / "run"}"\n',
+    )
+    return {
+        "CONTAINERS_CONF": str(work / "containers.conf"),
+        "CONTAINERS_STORAGE_CONF": str(work / "storage.conf"),
+        "TMPDIR": str(work / "tmp"),
+    }
+
+
+def run_root(store: Path) -> Path:
+    """Where podman keeps what it must not find after a reboot. Podman takes 50 characters, so the place is short and
+    follows from the store's: every agent that shares a store gives the same one."""
+    return RUN_ROOTS / hashlib.sha256(str(store).encode()).hexdigest()[:12]
 
 
 def _catatonit() -> bytes:
