@@ -6,7 +6,6 @@ podman wait for itself for ever, hence the host's lock: shared by creations, tak
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -37,9 +36,6 @@ _UNKNOWN = re.compile(
 )
 
 
-RUN_ROOTS = Path("/run/beemesh-images")
-
-
 @dataclass(frozen=True, slots=True)
 class StoredImage:
     """One image of the store."""
@@ -60,7 +56,7 @@ class ImageStore:
 
     async def prepare(self) -> str:
         """Make the store if there is none, and put the pause image into it. Returns the pause image's name."""
-        self._configure()
+        self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = _catatonit()
         name = f"localhost/beemesh-pause:{hashlib.sha256(content).hexdigest()[:12]}"
         if self.find(name) is None:
@@ -71,19 +67,6 @@ class ImageStore:
             await self._load(archive, name, image_id)
             archive.unlink(missing_ok=True)
         return name
-
-    def _configure(self) -> None:
-        """The directories and files by which podman finds this store."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._work.mkdir(mode=0o700, exist_ok=True)
-        write_small(
-            self._work / "containers.conf",
-            "[containers]\n" + engine_section(static_dir=self.path / "libpod", tmp_dir=self._work / "tmp"),
-        )
-        write_small(
-            self._work / "storage.conf",
-            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.path}"\nrunroot = "{run_root(self.path)}"\n',
-        )
 
     def images(self) -> tuple[StoredImage, ...]:
         """What the store holds; read again only when its index changed."""
@@ -124,7 +107,6 @@ class ImageStore:
         """Load an archive once, after checking its digest. Returns the image's name and whether anything changed."""
         if digest:
             check_digest(archive, digest)
-        self._configure()
         image = look_into(archive)
         name = image.names[0] if image.names else image.image_id
         if self.has_id(image.image_id) and all(self.find(known) for known in image.names):
@@ -155,7 +137,6 @@ class ImageStore:
         finally:
             await self._podman(staging, ["rmi", "-a", "-f"], self._settings.call_timeout_s)
             shutil.rmtree(staging, ignore_errors=True)
-            shutil.rmtree(run_root(staging), ignore_errors=True)
             staging.with_suffix(".tar").unlink(missing_ok=True)
 
     async def remove(self, reference: str) -> bool:
@@ -175,12 +156,6 @@ class ImageStore:
         if result.exit_code:
             raise failure_of(result.error_text, f"cannot remove image {reference!r}")
         return True
-
-    def forget(self) -> None:
-        """Remove what this store left outside its own directory."""
-        shutil.rmtree(run_root(self.path), ignore_errors=True)
-        with contextlib.suppress(OSError):  # other stores of the host may still have theirs
-            RUN_ROOTS.rmdir()
 
     @property
     def _work(self) -> Path:
@@ -228,12 +203,6 @@ def _configuration(root: Path) -> dict[str, str]:
         "CONTAINERS_STORAGE_CONF": str(work / "storage.conf"),
         "TMPDIR": str(work / "tmp"),
     }
-
-
-def run_root(store: Path) -> Path:
-    """Where podman keeps what it must not find after a reboot. Podman takes 50 characters, so the place is short and
-    follows from the store's: every agent that shares a store gives the same one."""
-    return RUN_ROOTS / hashlib.sha256(str(store).encode()).hexdigest()[:12]
 
 
 def _catatonit() -> bytes:

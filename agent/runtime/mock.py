@@ -183,7 +183,7 @@ class MockRuntime:
     ) -> ExecResult:
         """See `Runtime.exec`: knows `cat` (of standard input or a file) and `env`; anything else just works."""
         pod = self._pod(pod_id)
-        words = [word for word in argv if not word.endswith("busybox")]
+        words = [argv[0].rpartition("/")[2], *argv[1:]]
         item = next(item for item in containers(pod.spec) if item["name"] == container or not container)
         if words == ["env"]:
             return ExecResult(0, "".join(f"{key}={value}\n" for key, value in env_of(item).items()).encode(), b"")

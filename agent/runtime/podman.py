@@ -226,7 +226,6 @@ class PodmanRuntime:
         if self.setup.graph.exists():
             await self._podman(["pod", "rm", "-a", "-f", "-t", "0"], timeout_s=self.settings.call_timeout_s)
         await self.setup.destroy()
-        self.images.forget()
 
     # starting
 
