@@ -22,9 +22,12 @@ class LocalHealth:
         self._shift(-1)
 
     def probe_failed(self, *, helpers: int, nacks: int) -> None:
-        """A probe failed. Helpers that are well say so (a nack), so what they did not say is our own fault; without
-        helpers the failure itself counts."""
-        self._shift(helpers - nacks if helpers else 1)
+        """A probe failed. Helpers that are well say so (a nack): when none of them did, the fault may be our own.
+
+        Lifeguard adds every missing nack; here one nack clears us, and none costs one point. When many members die at
+        once most helpers are dead too, and a node that blamed itself for that would notice the others last."""
+        if not (helpers and nacks):
+            self._shift(1)
 
     def was_suspected(self) -> None:
         """Others suspect this node: it has been too slow for them."""

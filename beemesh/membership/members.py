@@ -315,9 +315,16 @@ class Members:
         if self.view.status(member.node_id) not in PRESENT:
             return []
         if member.suspicion and self.self_id in member.suspicion.accusers:
+            self._accuse_again(member.suspicion, member.node_id)
             return []
         claim = self.desk.sign("suspect", Suspect(self.self_id, member.node_id, member.incarnation, now.wall_ms))
         return [_count("swim_accusations", ""), *self._count_accuser(member, self.self_id, claim, now)]
+
+    def _accuse_again(self, suspicion: Suspicion, accused: NodeId) -> None:
+        """While there is no verdict, say it again: whoever missed it, or judged already, answers with its own word."""
+        mine = suspicion.accusers.get(self.self_id)
+        if mine is not None:
+            self.rumours.add(("suspect", accused, self.self_id), mine)
 
     def _count_accuser(self, member: Member, accuser: NodeId, claim: Claim, now: Now) -> Effects:
         suspicion = member.suspicion or self._open_suspicion(member, now)
@@ -353,6 +360,7 @@ class Members:
         if self.self_id not in suspicion.accusers and now.boot_s - suspicion.since_s >= suspicion.longest_s:
             self.view.set_status(node_id, "alive")
             return self._clear_suspicion(member)
+        self._accuse_again(suspicion, node_id)
         suspicion.check_s = now.boot_s + self._settings.probe_interval_s
         return [Schedule(timer, suspicion.check_s)]
 

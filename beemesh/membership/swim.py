@@ -261,7 +261,7 @@ class Swim:
         probe = self._probes.get(nonce)
         if probe is None or not probe.counts:
             return []
-        others = [peer for peer in self.members.present() if peer != probe.target]
+        others = [peer for peer in self._unsuspected() if peer != probe.target]
         count = min(self._settings.indirect_probes, len(others))
         probe.helpers = tuple(self._randomness.sample(others, count))
         return [Send(helper, PingReq(nonce, probe.target)) for helper in probe.helpers]
@@ -347,7 +347,7 @@ class Swim:
         return []
 
     def _gossip(self, now: Now) -> Effects:
-        present = self.members.present()
+        present = self._unsuspected()
         if not present or not len(self.members.rumours):
             self._gossiping = False
             return []
@@ -375,6 +375,11 @@ class Swim:
             return []
         chosen = self._randomness.random() * len(self._view.alive()) < GREETERS
         return self._ping_for_floor(card.node_id, now) if chosen else []
+
+    def _unsuspected(self) -> list[NodeId]:
+        """Present members, without suspects where there are others: those hear what concerns them from their pings."""
+        present = self.members.present()
+        return [peer for peer in present if self._view.status(peer) == "alive"] or present
 
     def _early(self, now: Now) -> bool:
         return now.boot_s - self._started_s < EARLY_S
