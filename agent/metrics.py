@@ -25,13 +25,14 @@ class Metrics:
     def count(self, observed: Observed) -> None:
         """Add to a counter, which is made when it is first seen."""
         names = tuple(sorted(observed.labels))
-        key = (observed.metric, names)
+        metric = observed.metric.removeprefix("beemesh_").removesuffix("_total")
+        key = (metric, names)
         counter = self._counters.get(key)
         if counter is None:
-            if len(self._counters) >= SERIES_MAX or any(known == observed.metric for known, _ in self._counters):
+            if len(self._counters) >= SERIES_MAX or any(known == metric for known, _ in self._counters):
                 return
-            text = observed.metric.replace("_", " ")
-            counter = Counter(f"beemesh_{observed.metric}", text, names, registry=self._registry)
+            text = metric.replace("_", " ")
+            counter = Counter(f"beemesh_{metric}", text, names, registry=self._registry)
             self._counters[key] = counter
         (counter.labels(*(observed.labels[name] for name in names)) if names else counter).inc(observed.amount)
 

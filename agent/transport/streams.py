@@ -34,6 +34,12 @@ OUTGOING_MAX = 512
 INCOMING_MAX = 1_024
 """Connections: a mesh of 1,000 nodes talks to some at a time; past it new ones are refused, never the old ones."""
 
+INCOMING_PER_PEER_MAX = 16
+"""Connections that one peer may open: one for requests, and one for each log or call that it follows through us."""
+
+DEADLINE_MAX_S = 600.0
+"""Whatever a peer says, nobody waits longer for one answer."""
+
 OPEN_REQUESTS_MAX = 1_024
 """Requests of one peer that wait for our answer; past it the peer is told so."""
 
@@ -128,7 +134,7 @@ class Connection:
             return
         self._serving[frame.id] = None
         token = self._hub.new_token(self, frame.id)
-        self._hub.on_request(self.peer, token, message, frame.deadline_ms / 1000)
+        self._hub.on_request(self.peer, token, message, min(frame.deadline_ms / 1000, DEADLINE_MAX_S))
 
     async def _serve_pieces(self, frame_id: int, pieces: AsyncIterator[msgspec.Struct]) -> None:
         try:
@@ -201,8 +207,8 @@ class Streams:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             peer = self._tls.peer(writer.get_extra_info("ssl_object"))
-            if peer.kind != "node" or len(self._incoming) >= INCOMING_MAX:
-                raise Untrusted(f"{peer.kind} {peer.name} may not open a stream")
+            if peer.kind != "node" or self._is_crowded(peer.id):
+                raise Untrusted(f"{peer.kind} {peer.name} may not open a stream, or no further one")
         except Untrusted as error:
             log.info("refused a stream from %s: %s", writer.get_extra_info("peername"), error.message)
             writer.close()
@@ -210,6 +216,10 @@ class Streams:
         connection = Connection(NodeId(peer.id), reader, writer, self)
         self._incoming.add(connection)
         await connection.run()
+
+    def _is_crowded(self, peer: bytes) -> bool:
+        own = sum(connection.peer == peer for connection in self._incoming)
+        return len(self._incoming) >= INCOMING_MAX or own >= INCOMING_PER_PEER_MAX
 
     async def connection(self, peer: NodeId, address: tuple[str, int]) -> Connection:
         """The open connection to a peer, or a new one; raises `Unreachable` or `Untrusted`."""
