@@ -1,0 +1,158 @@
+"""Whole nodes under a virtual clock: the job of the mesh from submission to running pods, and what it survives."""
+
+from __future__ import annotations
+
+import pytest
+
+from beemesh.custody.sealing import SealedContent, place_of, plan_custody, seal
+from beemesh.events import Submit, Submitted
+from beemesh.identity.grants import Grant
+from beemesh.ids import OperatorId
+from beemesh.intents.record import operator_key, workload_key
+from beemesh.workloads.record import Requirements, Workload
+from simulator.world import MESH, YEAR_MS, World
+
+KEY = workload_key("deployment/default/hello")
+
+
+def world_of(nodes: int, seed: int = 1, loss: float = 0.0) -> World:
+    """A running mesh whose nodes know each other and one operator."""
+    world = World(nodes, seed)
+    world.faults.loss = loss
+    operator = world.operator
+    grant = Grant(
+        MESH,
+        OperatorId(operator.signer_id),
+        "ops",
+        operator.sign_key,
+        operator.open_key,
+        "admin",
+        1,
+        world.wall_ms,
+        world.wall_ms + YEAR_MS,
+    )
+    world.records.append(world.sign_ca("grant", operator_key("ops"), grant))
+    world.start_all()
+    assert world.run_until(lambda: all(len(world.node(i).view.alive()) == nodes for i in range(nodes)), 30)
+    world.run_for(2)
+    return world
+
+
+def submit(world: World, replicas: int, at: int = 0) -> Submitted:
+    """Seal and submit a workload at one node; its outcome."""
+    plan = plan_custody(world.node(at).roster.keepers(), place_of(KEY))
+    content = SealedContent(b"{}")
+    sealed = seal(
+        world.operator, bytes(range(32)), content, plan, mesh=MESH, intent_key=KEY, number=1, fingerprint=b"f"
+    )
+    workload = Workload(
+        kind="Deployment",
+        namespace="default",
+        name="hello",
+        replicas=replicas,
+        revisions=(sealed.revision,),
+        requirements=Requirements(cpu_m=10, mem_mb=16),
+    )
+    record = world.sign(world.operator, "workload", KEY, workload)
+    world.event(at, Submit(7, record, sealed.ciphertext, sealed.boxes))
+    outcomes: list[Submitted] = []
+
+    def answered() -> bool:
+        outcomes[:] = [event for _, _, event in world.events if isinstance(event, Submitted)]
+        return bool(outcomes)
+
+    assert world.run_until(answered, 15)
+    return outcomes[-1]
+
+
+def running(world: World, *, dead: frozenset[int] = frozenset()) -> list[int]:
+    """Ordinals that run on machines whose agent lives."""
+    return sorted(
+        pod.replica for machine in world.machines if machine.index not in dead for pod in machine.pods.values()
+    )
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 5, 12])
+def test_what_is_accepted_runs(nodes: int) -> None:
+    """Meshes of any size accept a workload and run each replica once, within a second of the apply."""
+    world = world_of(nodes)
+
+    outcome = submit(world, replicas=3)
+
+    assert outcome.accepted, outcome.reason
+    assert world.run_until(lambda: running(world) == [0, 1, 2], 2)
+
+
+def test_replicas_spread_over_machines() -> None:
+    """Three replicas on three idle machines: one each."""
+    world = world_of(3)
+    submit(world, replicas=3)
+
+    assert world.run_until(lambda: [len(machine.pods) for machine in world.machines] == [1, 1, 1], 5)
+
+
+def test_the_same_seed_gives_the_same_trace() -> None:
+    """Two runs of one seed exchange the very same datagrams; another seed does not."""
+    traces = []
+    for seed in (4, 4, 5):
+        world = world_of(4, seed, loss=0.1)
+        submit(world, replicas=2)
+        world.run_for(5)
+        traces.append(world.trace)
+
+    assert traces[0] == traces[1] != traces[2]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_lossy_network_loses_no_accepted_work(seed: int) -> None:
+    """With a fifth of all datagrams lost, what is accepted runs."""
+    world = world_of(5, seed, loss=0.2)
+    outcome = submit(world, replicas=4)
+
+    assert outcome.accepted, outcome.reason
+    assert world.run_until(lambda: running(world) == [0, 1, 2, 3], 30)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_replicas_of_a_dead_machine_run_elsewhere(seed: int) -> None:
+    """A machine loses power for good: its replicas run on the others."""
+    world = world_of(5, seed)
+    submit(world, replicas=5)
+    assert world.run_until(lambda: running(world) == [0, 1, 2, 3, 4], 5)
+    victim = next(machine.index for machine in world.machines if machine.pods)
+
+    world.kill(victim, power=True)
+
+    assert world.run_until(lambda: running(world, dead=frozenset({victim})) == [0, 1, 2, 3, 4], 60)
+
+
+def test_a_power_cut_of_all_loses_nothing() -> None:
+    """All machines at once, off and on: every replica runs again, and only once."""
+    world = world_of(3)
+    submit(world, replicas=3)
+    assert world.run_until(lambda: running(world) == [0, 1, 2], 5)
+    for index in range(3):
+        world.kill(index, power=True)
+    world.run_for(10)
+
+    for index in range(3):
+        world.start(index, knows=[])
+
+    assert world.run_until(lambda: running(world) == [0, 1, 2], 60)
+    world.run_for(30)
+    assert running(world) == [0, 1, 2]
+
+
+def test_a_partition_that_heals_leaves_no_duplicates() -> None:
+    """Cut in two and joined again: ten seconds after the heal each replica runs once."""
+    world = world_of(5)
+    submit(world, replicas=4)
+    assert world.run_until(lambda: running(world) == [0, 1, 2, 3], 5)
+    world.faults.cut({0, 1}, {2, 3, 4})
+    world.run_for(90)
+
+    world.faults.heal()
+
+    assert world.run_until(lambda: running(world) == [0, 1, 2, 3], 30), running(world)
+    world.run_for(20)
+    assert running(world) == [0, 1, 2, 3]
