@@ -18,8 +18,9 @@ from pathlib import Path
 from agent.locks import LockTimeout
 from agent.runtime.archive import build, check_digest, look_into
 from agent.runtime.command import CallResult, call
-from agent.runtime.contract import FailureReason, Progress, RuntimeFailure
+from agent.runtime.contract import FailureReason, PodSpec, Progress, PullPolicy, RuntimeFailure
 from agent.runtime.podman_setup import PodmanSettings, engine_section, images_in_use, write_small
+from agent.runtime.podspec import containers
 
 LOCK_TIMEOUT_S = 120.0  # a load of a large image by another agent comes first
 LOAD_TIMEOUT_S = 600.0  # some gigabytes to a slow disk
@@ -113,6 +114,23 @@ class ImageStore:
             return name, False
         await self._load(archive, name, image.image_id)
         return name, True
+
+    async def obtain(self, spec: PodSpec, progress: Progress | None) -> dict[str, str]:
+        """Have the images of a pod here, pulled by policy; returns each container's image as podman knows it."""
+        found: dict[str, str] = {}
+        for item in containers(spec):
+            reference, policy = str(item["image"]), PullPolicy(item.get("imagePullPolicy") or spec.pull_policy)
+            known = self.find(reference)
+            if policy is PullPolicy.ALWAYS or (known is None and policy is not PullPolicy.NEVER):
+                known = await self.pull(reference, progress=progress)
+            if known is None:
+                raise RuntimeFailure(
+                    FailureReason.IMAGE_NOT_FOUND,
+                    f"image {reference!r} is not on this node, and its pull policy is Never",
+                    hint="load it (beemesh_images), or set imagePullPolicy: IfNotPresent",
+                )
+            found[str(item["name"])] = known
+        return found
 
     async def pull(self, reference: str, *, progress: Progress | None, timeout_s: float | None = None) -> str:
         """Fetch an image from its registry and return its name in the store."""

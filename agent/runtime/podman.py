@@ -35,7 +35,6 @@ from agent.runtime.contract import (
     PortStatus,
     Problems,
     Progress,
-    PullPolicy,
     RuntimeEvent,
     RuntimeFailure,
     StorageState,
@@ -66,6 +65,8 @@ SLOW_LOOK_S = 30.0  # how often podman is asked when no process ended; some 30 m
 DEBOUNCE_S = 0.25  # a container that ends is started again by conmon's call of podman, which takes about that long
 RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after an end whose restart is still to come
 LOCK_TIMEOUT_S = 120.0  # a load of a large image comes first
+CONMON_END_S = 2.0  # for conmon's own clean-up after a container's end, which takes some 100 ms
+CONMON_POLL_S = 0.02
 PORT_ATTEMPTS = 5  # for ports of our choosing that somebody else took meanwhile
 
 
@@ -123,7 +124,7 @@ class PodmanRuntime:
         self._touched.add(spec.pod_id)
         try:
             async with self._slots:
-                images = await self._obtain_images(spec, progress)
+                images = await self.images.obtain(spec, progress)
                 return await self._start(spec, images, progress, timeout_s or self.settings.start_timeout_s)
         finally:
             self._starting.discard(spec.pod_id)
@@ -199,8 +200,8 @@ class PodmanRuntime:
 
     async def stats(self, pod_id: str) -> PodStats:
         """See `Runtime.stats`. Read from the cgroups; podman is not asked."""
-        status = await self.status(pod_id)
-        return usage_of(pod_id, [container.pid for container in status.containers if container.pid])
+        await self._container(await self.status(pod_id), "")
+        return usage_of(pod_id, [item.pid for item in self._members(pod_id).values() if item.pid])
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         """See `Runtime.events`."""
@@ -224,26 +225,10 @@ class PodmanRuntime:
         """See `Runtime.teardown`. Works after a crash, too, and without `prepare`."""
         await self.close()
         if self.setup.graph.exists():
-            await self._podman(["pod", "rm", "-a", "-f", "-t", "0"], timeout_s=self.settings.call_timeout_s)
+            await self._remove_pods("-a")
         await self.setup.destroy()
 
     # starting
-
-    async def _obtain_images(self, spec: PodSpec, progress: Progress | None) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for item in (spec.pod.get("spec") or {})["containers"]:
-            reference, policy = str(item["image"]), PullPolicy(item.get("imagePullPolicy") or spec.pull_policy)
-            known = self.images.find(reference)
-            if policy is PullPolicy.ALWAYS or (known is None and policy is not PullPolicy.NEVER):
-                known = await self.images.pull(reference, progress=progress)
-            if known is None:
-                raise RuntimeFailure(
-                    FailureReason.IMAGE_NOT_FOUND,
-                    f"image {reference!r} is not on this node, and its pull policy is Never",
-                    hint="load it (beemesh_images), or set imagePullPolicy: IfNotPresent",
-                )
-            found[str(item["name"])] = known
-        return found
 
     async def _start(
         self, spec: PodSpec, images: Mapping[str, str], progress: Progress | None, timeout_s: float
@@ -325,15 +310,25 @@ class PodmanRuntime:
     async def _clean_up(self, pod_id: str) -> None:
         """Remove a pod and its files, whatever there is of it; what cannot be removed now is tried again later."""
         self._dirty.add(pod_id)
-        result = await self._podman(
-            ["pod", "rm", "-f", "-i", "-t", "0", pod_id], timeout_s=self.settings.call_timeout_s
-        )
+        result = await self._remove_pods(pod_id)
         if result.exit_code and "no such pod" not in result.error_text:
             raise start_failure(pod_id, result.error_text)
         places = self._places(pod_id)
         await asyncio.to_thread(_delete, places.files, places.memory, places.disk)
         (self._stopped_marks / pod_id).unlink(missing_ok=True)
         self._dirty.discard(pod_id)
+
+    async def _remove_pods(self, which: str) -> CallResult:
+        """Kill and remove one pod, or all with `-a`. Stopped first, because that is three seconds faster."""
+        timeout_s = self.settings.call_timeout_s
+        stopped = await self._podman(["pod", "stop", "-t", "0", which], timeout_s=timeout_s)
+        if "no such pod" in stopped.error_text:
+            return stopped
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONMON_END_S):
+                while self.setup.is_finishing():  # noqa: ASYNC110 - files of other programs raise no event
+                    await asyncio.sleep(CONMON_POLL_S)
+        return await self._podman(["pod", "rm", "-f", "-t", "0", which], timeout_s=timeout_s)
 
     async def _finish(self, cleaning: Any) -> None:
         """Clean up to the end even if whoever waits for it is cancelled; its own failure never hides the first one."""

@@ -122,6 +122,17 @@ class PodmanSetup:
         """Whether the store's directory is a mount of its own."""
         return os.path.ismount(self.root)
 
+    def is_finishing(self) -> bool:
+        """Whether a conmon is still busy with the end of its container.
+
+        Podman 4.3 waits three seconds for the pod's cgroup when a pod is removed while its conmons are.
+        """
+        for place in (self.runroot / "overlay-containers").glob("*/userdata"):
+            conmon, process = _pid_in(place / "conmon.pid"), _pid_in(place / "pidfile")
+            if conmon and not process:
+                return True
+        return False
+
     def _storage_conf(self) -> str:
         return (
             "[storage]\n"
@@ -260,6 +271,16 @@ def images_in_use(lock_dir: Path) -> set[str]:
         except FileNotFoundError:
             continue
     return used
+
+
+def _pid_in(path: Path) -> int:
+    """The live process that a pid file names; 0 for none."""
+    try:
+        pid = int(path.read_text())
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0 if state == "Z" else pid
 
 
 def write_small(path: Path, text: str) -> None:

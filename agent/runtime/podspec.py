@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agent.runtime.contract import MAX_POD_ID_CHARS, FileVolume, PodSpec, PortStatus
+from agent.runtime.contract import MAX_POD_ID_CHARS, FileVolume, PodSpec, PortStatus, PullPolicy
 from beemesh.secret import SecretText
 from beemesh.workloads.quantities import whole_bytes
 
@@ -247,6 +247,8 @@ def _container_problems(item: Mapping[str, Any], volumes: set[str]) -> Iterator[
         yield "expected a name of a-z, 0-9 and '-'"
     if not item.get("image"):
         yield "has no image"
+    if (policy := item.get("imagePullPolicy")) not in (None, "", *PullPolicy):
+        yield f"imagePullPolicy {policy!r}: expected one of {', '.join(PullPolicy)}"
     for entry in item.get("env") or []:
         if "valueFrom" in entry:
             yield f"env {entry.get('name')!r} is not resolved"
