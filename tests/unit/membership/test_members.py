@@ -1,0 +1,294 @@
+"""What changes a node's opinion of a member, and what does not."""
+
+from __future__ import annotations
+
+from beemesh.effects import Schedule
+from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp
+from beemesh.intents.record import Intent, node_key
+from beemesh.membership.claims import ClaimDesk
+from beemesh.membership.members import ACCUSATION_AGE_MAX_MS, STALL_S, Members
+from beemesh.membership.messages import Claim
+from beemesh.membership.summaries import Summary
+from beemesh.membership.suspicion import ACCUSATION_BURST
+from tests.unit.membership.cast import (
+    CA,
+    IDS,
+    KEYS,
+    MESH,
+    STRANGER,
+    WALL_MS,
+    alive,
+    at,
+    leave,
+    roster,
+    suspect,
+    table,
+    told,
+    told_kinds,
+)
+
+
+def _meshed(size: int = 5) -> Members:
+    """A table in which all others live at incarnation 1."""
+    members = table(size)
+    for index in range(1, size):
+        members.take(alive(index, 1), at(0))
+    return members
+
+
+def _due(members: Members, index: int, from_s: float, until_s: float) -> float | None:
+    """Answer the suspicion timers of one member until it is judged dead; when that was."""
+    timer_s = from_s
+    while timer_s <= until_s:
+        effects = members.suspicion_due(IDS[index], at(timer_s))
+        if MemberDown(IDS[index]) in told(effects):
+            return timer_s
+        following = [effect.at_boot_s for effect in effects if isinstance(effect, Schedule)]
+        if not following:
+            return None
+        timer_s = max(following[0], timer_s + 1e-6)
+    return None
+
+
+def test_a_signed_alive_makes_a_member_alive() -> None:
+    """Its own word is enough, and it is passed on."""
+    members = table()
+    effects = members.take(alive(1, 1, host="192.168.7.7"), at(0))
+
+    assert told(effects) == [MemberUp(IDS[1])]
+    assert members.view.is_alive(IDS[1])
+    assert members.view.address(IDS[1]) == ("192.168.7.7", 7946)
+    assert members.rumours.get(("alive", IDS[1], b"")) is not None
+
+
+def test_nobody_speaks_for_another() -> None:
+    """A claim that its author did not sign changes nothing, whoever relays it."""
+    members = _meshed()
+    for forged in (alive(1, 9, by=KEYS[2]), leave(1, 9, by=KEYS[2]), suspect(2, 1, by=KEYS[3])):
+        assert told_kinds(members.take(forged, at(1))) == []
+
+    assert members.view.status(IDS[1]) == "alive"
+    assert members.get(IDS[1]).incarnation == 1  # type: ignore[union-attr]
+
+
+def test_a_stale_incarnation_changes_nothing() -> None:
+    """An old Alive does not undo a leave, nor a newer address."""
+    members = _meshed()
+    members.take(alive(1, 5, host="new"), at(1))
+    members.take(alive(1, 4, host="old"), at(2))
+    assert members.view.address(IDS[1]) == ("new", 7946)
+
+    assert told(members.take(leave(1, 5), at(3))) == [MemberLeft(IDS[1])]
+    for stale in (4, 5):
+        members.take(alive(1, stale), at(4))
+        assert members.view.status(IDS[1]) == "left"
+
+    assert told(members.take(alive(1, 6), at(5))) == [MemberUp(IDS[1])]
+
+
+def test_garbage_is_refused() -> None:
+    """A claim of no known kind, or with a body of another shape, is counted and forgotten."""
+    members = _meshed()
+    for claim in (
+        Claim("alive", b"\xc1", bytes(64)),
+        Claim("alive", b"x" * 5_000, b""),
+        alive(1, 0),
+        alive(1, 1 << 63),
+    ):
+        assert told_kinds(members.take(claim, at(1))) == []
+    assert members.get(IDS[1]).incarnation == 1  # type: ignore[union-attr]
+
+
+def test_two_accusers_bring_death_within_the_bounds() -> None:
+    """With the second accuser the time shrinks; with the third it is the shortest."""
+    for accusers, latest_s in (((1, 2), 12.0), ((1, 2, 3), 4.1)):
+        members = _meshed(6)
+        for accuser in accusers:
+            members.take(suspect(accuser, 4, at_s=1), at(1))
+        assert members.view.status(IDS[4]) == "suspect"
+
+        died_s = _due(members, 4, 1.0, 30.0)
+
+        assert died_s is not None
+        assert 5.0 <= died_s <= 1.0 + latest_s
+        assert members.view.status(IDS[4]) == "dead"
+
+
+def test_one_accuser_cannot_kill() -> None:
+    """However long and often a single member accuses, nobody dies of it; afterwards the suspicion is dropped."""
+    members = _meshed(5)
+    for second in range(1, 60):
+        members.take(suspect(1, 4, at_s=second), at(second))
+        members.suspicion_due(IDS[4], at(second))
+
+    assert _due(members, 4, 60.0, 200.0) is None
+    assert members.view.is_alive(IDS[4])
+
+
+def test_an_accuser_has_a_budget() -> None:
+    """One that accuses everybody at once is believed a few times, no more."""
+    members = _meshed(8)
+    counted = 0
+    for incarnation in range(1, 10):
+        for accused in range(2, 8):
+            members.take(alive(accused, incarnation), at(1))
+            members.take(suspect(1, accused, incarnation, at_s=1), at(1))
+            counted += members.view.status(IDS[accused]) == "suspect"
+
+    assert counted == ACCUSATION_BURST
+
+
+def test_contact_beats_accusations() -> None:
+    """Whoever still reaches the accused ignores its accusers."""
+    members = _meshed(5)
+    for accuser in (1, 2, 3):
+        members.take(suspect(accuser, 4, at_s=1), at(1))
+    members.hear(IDS[4], at(2))
+
+    assert members.view.status(IDS[4]) == "alive"
+    assert _due(members, 4, 5.0, 60.0) is None
+
+
+def test_contact_brings_back_the_dead() -> None:
+    """A member that speaks to us lives, whatever we judged."""
+    members = _meshed(5)
+    for accuser in (1, 2, 3):
+        members.take(suspect(accuser, 4, at_s=1), at(1))
+    assert _due(members, 4, 5.0, 60.0) is not None
+
+    assert told(members.hear(IDS[4], at(70))) == [MemberUp(IDS[4])]
+
+
+def test_an_old_alive_does_not_bring_back_the_dead() -> None:
+    """Replaying what a dead node said before it died changes nothing; its next incarnation does."""
+    members = _meshed(5)
+    for accuser in (1, 2, 3):
+        members.take(suspect(accuser, 4, at_s=1), at(1))
+    _due(members, 4, 5.0, 60.0)
+
+    members.take(alive(4, 1), at(70))
+    assert members.view.status(IDS[4]) == "dead"
+    members.take(alive(4, 2), at(71))
+    assert members.view.status(IDS[4]) == "alive"
+
+
+def test_a_refutation_ends_the_suspicion() -> None:
+    """The accused says at a higher incarnation that it lives; accusations of the lower one count no more."""
+    members = _meshed(5)
+    members.take(suspect(1, 4, at_s=1), at(1))
+    members.take(alive(4, 2), at(2))
+    members.take(suspect(2, 4, at_s=2), at(2))
+
+    assert members.view.status(IDS[4]) == "alive"
+
+
+def test_accusations_are_for_now() -> None:
+    """One from minutes ago, or one at an incarnation that its subject never signed, is nobody's suspicion."""
+    members = _meshed(5)
+    old_s = ACCUSATION_AGE_MAX_MS / 1000 + 1
+    members.take(suspect(1, 4, at_s=0), at(old_s))
+    members.take(suspect(2, 4, incarnation=7, at_s=old_s), at(old_s))
+
+    assert members.view.status(IDS[4]) == "alive"
+
+
+def test_this_node_refutes_what_is_said_of_it() -> None:
+    """Suspected at its own incarnation, it speaks at the next; a forged or invented accusation moves nothing."""
+    members = _meshed()
+    members.take(suspect(1, 0, incarnation=1, by=KEYS[2]), at(1))
+    members.take(suspect(1, 0, incarnation=50), at(1))
+    assert members.own.incarnation == 1
+
+    members.take(suspect(1, 0, incarnation=1), at(1))
+
+    assert members.own.incarnation == 2
+    assert members.health.score == 1
+    assert members.rumours.get(("alive", IDS[0], b"")) == members.own.claim
+
+
+def test_our_own_earlier_life_is_outbid() -> None:
+    """After a restart the mesh may still hold our former word: ours becomes the higher one, once per second at most."""
+    members = table()
+    members.take(alive(0, 40, boot=9), at(1))
+    assert members.own.incarnation == 41
+
+    members.take(alive(0, 60, boot=9), at(1.5))
+    assert members.own.incarnation == 41
+
+
+def test_two_agents_with_one_identity_are_reported() -> None:
+    """A boot id that comes back after another took its place lives beside it: boot ids are never used again."""
+    members = _meshed()
+    for incarnation, boot in ((2, 2), (3, 3)):
+        assert told_kinds(members.take(alive(1, incarnation, boot=boot), at(incarnation))) == []
+
+    events = [event for event in told(members.take(alive(1, 4, boot=2), at(4))) if isinstance(event, EmitEvent)]
+
+    assert [event.event.status for event in events] == ["IdentityCloned"]
+    assert events[0].event.details == {"node": "n1"}
+    assert told_kinds(members.take(alive(1, 5, boot=3), at(5))) == []
+
+
+def test_standing_still_accuses_nobody() -> None:
+    """A suspicion whose timer fires much too late starts again: what happened meanwhile was never heard."""
+    members = _meshed(5)
+    for accuser in (1, 2, 3):
+        members.take(suspect(accuser, 4, at_s=1), at(1))
+    woke_s = 3_600.0
+
+    assert _due(members, 4, woke_s, woke_s) is None
+    assert members.view.status(IDS[4]) == "suspect"
+    assert members.health.score == 1
+    assert _due(members, 4, woke_s + 4.0 + STALL_S / 2, woke_s + 10) is not None
+
+
+def test_a_summary_is_written_by_its_owner_alone_and_the_newest_stands() -> None:
+    """Another's signature, or an older number, changes nothing."""
+    members = _meshed()
+
+    def claim(seq: int, by: int) -> Claim:
+        return ClaimDesk(KEYS[by], roster(0)).sign("summary", Summary(IDS[1], seq, WALL_MS, pods_running=seq))
+
+    for seq, by in ((5, 1), (4, 1), (9, 2)):
+        members.take(claim(seq, by), at(1))
+
+    summary = members.view.summary(IDS[1])
+    assert summary is not None
+    assert summary.pods_running == 5
+
+
+def test_who_leaves_the_roster_is_forgotten() -> None:
+    """A removed member is down for all who care, and its claims are no longer heard or told."""
+    members = _meshed()
+    members.roster.apply(Intent(MESH, "tombstone", node_key("n1"), 2, CA.signer_id, 0))
+
+    assert told(members.follow_roster()) == [MemberDown(IDS[1])]
+    assert members.view.status(IDS[1]) == "unknown"
+    assert members.rumours.get(("alive", IDS[1], b"")) is None
+    assert told(members.take(alive(1, 7), at(9))) == []
+
+
+def test_strangers_are_nobody() -> None:
+    """Without a card no claim counts, and no accusation either."""
+    members = _meshed(3)
+    for claim in (alive(6, 1), suspect(6, 1), leave(6, 1), suspect(1, 6)):
+        assert told_kinds(members.take(claim, at(1))) == []
+
+    assert members.view.status(IDS[1]) == "alive"
+    assert members.hear(STRANGER.signer_id, at(1)) == []  # type: ignore[arg-type]
+
+
+def test_the_dead_are_accused_again_by_who_knows() -> None:
+    """Whoever judged already answers a late accusation with its own word, so that the last to ask gets its second."""
+    members = _meshed(5)
+    member = members.get(IDS[4])
+    assert member is not None
+    members.accuse(member, at(1))
+    members.take(suspect(1, 4, at_s=1), at(1))
+    assert _due(members, 4, 5.0, 40.0) is not None
+    while members.rumours.take(members.retransmits):
+        pass
+
+    members.take(suspect(2, 4, at_s=40), at(40))
+
+    assert members.rumours.get(("suspect", IDS[4], IDS[0])) is not None

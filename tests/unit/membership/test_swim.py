@@ -1,0 +1,314 @@
+"""When a node probes, asks for help, answers, joins and leaves; and that every message fits its datagram."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import msgspec
+
+from beemesh.effects import Answered, Asked, Effects, Notify, Received, Reply, Request, Schedule, Send, TimerFired
+from beemesh.events import EmitEvent, FloorWanted, IntentChanged, LeaveMesh, MemberUp, PingEchoed, PutIntent
+from beemesh.ids import BootId
+from beemesh.intents.messages import FetchMembers, IntentRecords
+from beemesh.membership.claims import ClaimDesk, decode
+from beemesh.membership.messages import (
+    Ack,
+    Alive,
+    Claims,
+    Leave,
+    Nack,
+    Ping,
+    PingReq,
+    PushPull,
+    PushPullAnswer,
+    Suspect,
+)
+from beemesh.membership.summaries import SUMMARY_BODY_BYTES_MAX, Summary
+from beemesh.membership.swim import Swim
+from beemesh.membership.view import View
+from beemesh.wire.datagram import BODY_BYTES_MAX
+from tests.unit.membership.cast import IDS, KEYS, WALL_MS, alive, at, membership, roster, signed_card, suspect, told
+
+
+def _swim(size: int = 4, *, started: bool = True) -> Swim:
+    """Member 0 of a mesh of that size; all others have echoed when it is `started`."""
+    known = roster(size)
+    swim = Swim(
+        IDS[0],
+        BootId(bytes(16)),
+        ("10.0.0.0", 7946),
+        signed_card(0),
+        roster=known,
+        view=View(IDS[0], known),
+        crypto=KEYS[0],
+        randomness=random.Random(3),
+        new_request_id=itertools.count(1).__next__,
+    )
+    swim.start(at(0))
+    if started:
+        for index in range(1, size):
+            ping = _sent(swim.handle(FloorWanted(IDS[index]), at(0)), Ping)[0][1]
+            swim.handle(Received(IDS[index], Ack(ping.nonce, (alive(index, 1),))), at(0.01))
+    return swim
+
+
+def _sent(effects: Effects, kind: type[Any]) -> list[tuple[bytes, Any]]:
+    return [(each.to, each.message) for each in effects if isinstance(each, Send) and isinstance(each.message, kind)]
+
+
+def _timers(effects: Effects) -> dict[Any, float]:
+    return {effect.key: effect.at_boot_s for effect in effects if isinstance(effect, Schedule)}
+
+
+def _probe(swim: Swim, at_s: float) -> tuple[int, Ping, dict[Any, float]]:
+    effects = swim.handle(TimerFired(("swim", "probe")), at(at_s))
+    ((target, ping),) = _sent(effects, Ping)
+    return IDS.index(target), ping, _timers(effects)  # type: ignore[arg-type]
+
+
+def test_everybody_is_probed_once_per_round() -> None:
+    """Round robin in a shuffled order: detection time is bounded, not a matter of luck."""
+    swim = _swim(6)
+    for start_s in (1, 6):
+        targets = []
+        for second in range(start_s, start_s + 5):
+            target, ping, _ = _probe(swim, second)
+            swim.handle(Received(IDS[target], Ack(ping.nonce)), at(second + 0.01))
+            targets.append(target)
+        assert sorted(targets) == [1, 2, 3, 4, 5]
+
+
+def test_an_echo_of_our_own_nonce_sets_the_floor_and_the_round_trip() -> None:
+    """Only the member that was asked can echo, and only what was asked."""
+    swim = _swim(3, started=False)
+    ping = _sent(swim.handle(FloorWanted(IDS[1]), at(0)), Ping)[0][1]
+
+    assert PingEchoed(IDS[2]) not in told(swim.handle(Received(IDS[2], Ack(ping.nonce)), at(0.01)))
+    assert PingEchoed(IDS[1]) not in told(swim.handle(Received(IDS[1], Ack(bytes(8))), at(0.01)))
+    effects = swim.handle(Received(IDS[1], Ack(ping.nonce)), at(0.02))
+    assert PingEchoed(IDS[1]) in told(effects)
+    assert PingEchoed(IDS[1]) not in told(swim.handle(Received(IDS[1], Ack(ping.nonce)), at(0.03)))
+
+
+def test_a_failed_probe_is_repeated_through_others_and_then_accused() -> None:
+    """500 ms for the echo, then three helpers, and an accusation at the end of the interval."""
+    swim = _swim(6)
+    target, ping, timers = _probe(swim, 1.0)
+    assert timers["swim", "direct", ping.nonce] == 1.5
+
+    helpers = _sent(swim.handle(TimerFired(("swim", "direct", ping.nonce)), at(1.5)), PingReq)
+    assert len(helpers) == 3
+    assert all(request.target == IDS[target] and to != IDS[target] for to, request in helpers)
+    swim.handle(TimerFired(("swim", "over", ping.nonce)), at(2.0))
+
+    assert swim.members.view.status(IDS[target]) == "suspect"
+    claim = swim.members.rumours.get(("suspect", IDS[target], IDS[0]))
+    assert claim is not None
+    assert decode(claim) == Suspect(IDS[0], IDS[target], 1, WALL_MS + 2000)
+
+
+def test_a_helpers_word_saves_the_target() -> None:
+    """One helper that reaches the target is enough: it lives."""
+    swim = _swim(6)
+    target, ping, _ = _probe(swim, 1.0)
+    (helper, _), *_ = _sent(swim.handle(TimerFired(("swim", "direct", ping.nonce)), at(1.5)), PingReq)
+    swim.handle(Received(helper, Ack(ping.nonce)), at(1.6))  # type: ignore[arg-type]
+    swim.handle(TimerFired(("swim", "over", ping.nonce)), at(2.0))
+
+    assert swim.members.view.status(IDS[target]) == "alive"
+
+
+def test_a_bystander_cannot_save_the_target() -> None:
+    """An echo from a node that was not asked for help counts for nothing."""
+    swim = _swim(6)
+    target, ping, _ = _probe(swim, 1.0)
+    helpers = {to for to, _ in _sent(swim.handle(TimerFired(("swim", "direct", ping.nonce)), at(1.5)), PingReq)}
+    bystander = next(node for node in IDS[1:6] if node not in helpers and node != IDS[target])
+    swim.handle(Received(bystander, Ack(ping.nonce)), at(1.6))
+    swim.handle(TimerFired(("swim", "over", ping.nonce)), at(2.0))
+
+    assert swim.members.view.status(IDS[target]) == "suspect"
+
+
+def test_a_probe_whose_end_comes_late_accuses_nobody() -> None:
+    """After a pause of this machine the echo may wait in a queue of ours: local health pays, not the target."""
+    swim = _swim(6)
+    target, ping, _ = _probe(swim, 1.0)
+    swim.handle(TimerFired(("swim", "over", ping.nonce)), at(60.0))
+
+    assert swim.members.view.status(IDS[target]) == "alive"
+    assert swim.members.health.score == 1
+
+
+def test_bad_health_stretches_the_probes() -> None:
+    """A node that is unwell itself asks more slowly and waits longer."""
+    swim = _swim(6)
+    swim.members.health.score = 2
+    _, ping, timers = _probe(swim, 1.0)
+
+    assert timers["swim", "probe"] == 4.0
+    assert timers["swim", "direct", ping.nonce] == 2.5
+    assert timers["swim", "over", ping.nonce] == 4.0
+
+
+def test_a_helper_pings_and_reports() -> None:
+    """It forwards the echo with the asker's nonce, and says in time that it is well when there is none."""
+    swim = _swim(4)
+    effects = swim.handle(Received(IDS[1], PingReq(b"8 bytes!", IDS[2])), at(1.0))
+    ((to, ping),) = _sent(effects, Ping)
+    assert (to, ping.nonce != b"8 bytes!") == (IDS[2], True)
+
+    nacked = _sent(swim.handle(TimerFired(("swim", "nack", ping.nonce)), at(1.4)), Nack)
+    assert nacked == [(IDS[1], Nack(b"8 bytes!"))]
+    echoed = swim.handle(Received(IDS[2], Ack(ping.nonce)), at(1.45))
+    assert (IDS[1], Ack(b"8 bytes!")) in _sent(echoed, Ack)
+
+
+def test_the_suspect_hears_of_it_in_the_very_ping() -> None:
+    """Lifeguard's buddy: the ping to a suspect carries the accusation."""
+    swim = _swim(4)
+    accusation = suspect(1, 2)
+    effects = swim.handle(Received(IDS[1], Claims((accusation,))), at(1))
+    verifying = dict(_sent(effects, Ping))
+
+    assert accusation in verifying[IDS[2]].claims
+
+
+def test_a_ping_from_a_boot_that_never_echoed_proves_nothing() -> None:
+    """It may be a recording: it is answered, but nobody comes alive by it."""
+    swim = _swim(3, started=False)
+    effects = swim.handle(Received(IDS[1], Ping(b"8 bytes!")), at(1))
+
+    assert _sent(effects, Ack)
+    assert swim.members.view.status(IDS[1]) == "unknown"
+
+
+def test_a_joiner_is_answered_with_all_that_is_known() -> None:
+    """Its card goes to the intent map, its claims are taken, and it gets every claim that it lacks."""
+    swim = _swim(4)
+    claim = alive(1, 9)
+    effects = swim.handle(Asked(IDS[1], 7, PushPull((), (claim,), (signed_card(1),))), at(1))
+
+    assert PutIntent(signed_card(1)) in told(effects)
+    (reply,) = [effect.message for effect in effects if isinstance(effect, Reply)]
+    assert isinstance(reply, PushPullAnswer)
+    known = [statement for statement in map(decode, reply.claims) if isinstance(statement, Alive)]
+    assert {statement.node_id for statement in known} == set(IDS[:4])
+
+
+def test_a_lone_node_goes_on_looking_for_the_others() -> None:
+    """Until somebody answers, a few members are asked again and again, and the first answer joins."""
+    swim = _swim(5, started=False)
+    for second in (0, 100):
+        effects = swim.handle(TimerFired(("swim", "push-pull")), at(second))
+        asked = [effect for effect in effects if isinstance(effect, Request)]
+        assert len(asked) == 3
+        assert _timers(effects)["swim", "push-pull"] <= second + 6
+
+    answer = PushPullAnswer((alive(asked[0].to and IDS.index(asked[0].to), 1), alive(4, 1)))
+    effects = swim.handle(Answered(asked[0].request_id, asked[0].to, answer), at(101))
+    assert MemberUp(asked[0].to) in told(effects)
+    assert swim.members.view.is_alive(IDS[4])
+
+
+def test_the_card_of_a_stranger_is_fetched_from_who_relayed_its_claim() -> None:
+    """Its claim waits, bounded and asked for once, and counts as soon as the card is there."""
+    swim = _swim(3)
+    claim = alive(5, 1)
+    effects = swim.handle(Received(IDS[1], Claims((claim,))), at(1))
+    (request,) = [effect for effect in effects if isinstance(effect, Request)]
+    assert (request.to, request.message) == (IDS[1], FetchMembers((IDS[5],)))
+    assert not [e for e in swim.handle(Received(IDS[2], Claims((claim,))), at(1.1)) if isinstance(e, Request)]
+
+    effects = swim.handle(Answered(request.request_id, IDS[1], IntentRecords((signed_card(5),))), at(1.2))
+    assert told(effects) == [PutIntent(signed_card(5))]
+    swim.members.roster.apply(membership(5))
+    effects = swim.handle(IntentChanged(membership(5), signed_card(5), None), at(1.2))
+    assert MemberUp(IDS[5]) in told(effects)
+
+
+def test_absent_members_are_called_and_those_that_left_are_not() -> None:
+    """The dead and the never seen are pinged now and then, so that a healed partition is noticed."""
+    swim = _swim(4)
+    for index, status in ((1, "dead"), (2, "left"), (3, "unknown")):
+        swim.members.view.set_status(IDS[index], status)  # type: ignore[arg-type]
+    pings = _sent(swim.handle(TimerFired(("swim", "announce")), at(40)), Ping)
+
+    assert {to for to, _ in pings} == {IDS[1], IDS[3]}
+    assert all(ping.hello for _, ping in pings)
+
+
+def test_leaving_is_told_to_those_present() -> None:
+    """A signed Leave to everybody of a small mesh, and an event."""
+    swim = _swim(4)
+    effects = swim.handle(LeaveMesh(), at(5))
+
+    goodbyes = _sent(effects, Claims)
+    assert {to for to, _ in goodbyes} == set(IDS[1:4])
+    assert isinstance(decode(goodbyes[0][1].claims[0]), Leave)
+    statuses = [event.event.status for event in told(effects) if isinstance(event, EmitEvent)]
+    assert statuses == ["NodeLeft"]
+
+
+def test_gossip_rests_when_there_is_nothing_to_tell() -> None:
+    """No rumours, no timer: a quiet mesh does not wake its machines five times a second."""
+    swim = _swim(4)
+    for second in range(1, 60):
+        effects = swim.handle(TimerFired(("swim", "gossip")), at(second))
+        if ("swim", "gossip") not in _timers(effects):
+            break
+
+    assert ("swim", "gossip") not in _timers(effects)
+    assert _timers(swim.handle(Received(IDS[1], Claims((alive(2, 5),))), at(61)))["swim", "gossip"] == 61.2
+
+
+def test_every_message_fits_its_datagram() -> None:
+    """However much there is to tell, pings, echoes and gossip stay below the wire's limit for a body."""
+    swim = _swim(8)
+    long_host = "h" * 100
+    for index in range(1, 8):
+        swim.members.take(alive(index, 3, host=long_host), at(1))
+        for accuser in range(1, 8):
+            swim.members.take(suspect(accuser, index, 3, at_s=1), at(1))
+        swim.members.take(ClaimDesk(KEYS[index], roster(0)).sign("summary", _largest_summary(index)), at(1))
+    events = [
+        *(Received(IDS[index], Ping(bytes(8), (), True)) for index in range(1, 8)),
+        *(FloorWanted(IDS[index]) for index in range(1, 8)),
+        TimerFired(("swim", "gossip")),
+        Received(IDS[1], PingReq(bytes(8), IDS[2])),
+    ]
+    for second, event in enumerate(events, start=2):
+        for effect in swim.handle(event, at(second)):
+            if isinstance(effect, Send):
+                assert len(msgspec.msgpack.encode(effect.message)) <= BODY_BYTES_MAX
+
+
+def _largest_summary(index: int) -> Summary:
+    many = 1 << 40
+    return Summary(
+        *(IDS[index], many, many, many, many, many, many, many, many, many, many, many, 0.123456789, many, many, True),
+        engine="e" * 32,
+        agent_version="v" * 32,
+        labels_digest=bytes(8),
+        api_port=65535,
+        started_ms=many,
+    )
+
+
+def test_the_largest_summary_is_small() -> None:
+    """Three summaries share a datagram."""
+    assert len(msgspec.msgpack.encode(_largest_summary(1))) <= SUMMARY_BODY_BYTES_MAX
+
+
+def test_the_first_echo_tells_that_the_node_joined() -> None:
+    """Once per start."""
+    swim = _swim(3, started=False)
+    statuses = []
+    for index in (1, 2):
+        ping = _sent(swim.handle(FloorWanted(IDS[index]), at(0)), Ping)[0][1]
+        effects = swim.handle(Received(IDS[index], Ack(ping.nonce)), at(0.1))
+        statuses += [e.event.event.status for e in effects if isinstance(e, Notify) and isinstance(e.event, EmitEvent)]
+
+    assert statuses == ["NodeJoined"]
