@@ -25,7 +25,6 @@ from agent.runtime.contract import (
     DEFAULT_GRACE_S,
     LABEL_POD,
     MAX_EXEC_OUTPUT_BYTES,
-    ContainerState,
     ContainerStatus,
     ExecResult,
     FailureReason,
@@ -45,7 +44,7 @@ from agent.runtime.health import swap_findings
 from agent.runtime.hub import EventHub, PidWatch, differences
 from agent.runtime.logfile import read_log
 from agent.runtime.mounts import ensure_tmpfs, filesystem_of, unmount_all
-from agent.runtime.podman_state import LABEL_ENGINE, EngineNote, exit_reason, note_of, phase_of
+from agent.runtime.podman_state import LABEL_ENGINE, EngineNote, note_of, phase_of
 from agent.runtime.podspec import (
     PortWish,
     VolumePlaces,
@@ -59,11 +58,19 @@ from agent.runtime.podspec import (
     published_ports,
 )
 from agent.runtime.ports import DEFAULT_PORT_RANGE, PortPicker
+from agent.runtime.process_state import (
+    container_status,
+    environment_of,
+    give_to,
+    is_alive,
+    owner_of,
+    read_json,
+    user_of,
+)
 from agent.runtime.rootfs import RootfsStore, UnpackedImage
 from agent.runtime.usage import usage_of_processes
 from agent.runtime.volumes import write_files
 
-NOBODY = 65534
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RECHECK_S = 0.25  # while a container waits for its restart; reads some small files in memory
 SLOW_LOOK_S = 30.0
@@ -208,9 +215,9 @@ class ProcessRuntime:
         found = _one(await self.status(pod_id), container)
         if not found.pid:
             raise RuntimeFailure(FailureReason.START_FAILED, f"container {found.name!r} of pod {pod_id} does not run")
-        words, env = list(argv), _environment(found.pid)
+        words, env = list(argv), environment_of(found.pid)
         if os.geteuid() == 0:
-            owner = _owner(found.pid)
+            owner = owner_of(found.pid)
             words = ["nsenter", "-t", str(found.pid), "-m", "-n", "-u", "-i", "-r", "-w"]
             words += ["-S", str(owner.st_uid), "-G", str(owner.st_gid), "--", *argv]
         result = await call(words, timeout_s=timeout_s, stdin=stdin, env=env)
@@ -317,7 +324,7 @@ class ProcessRuntime:
         (home / "pod.json").write_text(json.dumps(labels))
         write_files(spec, places, empty_dirs(spec, places))
         for item in items:
-            _give(places.files, item["uid"], item["gid"])
+            give_to(places.files, item["uid"], item["gid"])
         document = {
             "dir": str(home),
             "restart": spec.restart_policy,
@@ -363,7 +370,7 @@ class ProcessRuntime:
             raise RuntimeFailure(FailureReason.INVALID_SPEC, f"container {item['name']!r} has nothing to run")
         rooted = image is not None and os.geteuid() == 0
         image_env = dict(str(pair).split("=", 1) for pair in config.get("Env") or [] if "=" in str(pair))
-        uid, gid = _user(item, spec.pod, config)
+        uid, gid = user_of(item, spec.pod, config)
         return {
             "name": str(item["name"]),
             "argv": argv,
@@ -390,15 +397,15 @@ class ProcessRuntime:
     async def _signal_monitor(self, pod_id: str, grace_s: float) -> None:
         """Tell the monitor to end the pod; if it does not within the grace and a margin, end everything."""
         home = self._pods_dir / pod_id
-        state = _read_json(home / "state.json")
+        state = read_json(home / "state.json")
         pid = int(state.get("pid", 0))
-        if not _alive(pid, int(state.get("ticks", 0))):
+        if not is_alive(pid, int(state.get("ticks", 0))):
             return
         (home / "grace").write_text(str(grace_s))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = asyncio.get_running_loop().time() + grace_s + STOP_MARGIN_S
-        while _alive(pid, int(state["ticks"])):
+        while is_alive(pid, int(state["ticks"])):
             if asyncio.get_running_loop().time() > deadline:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)  # its children die with it
@@ -420,13 +427,13 @@ class ProcessRuntime:
             self._pids.watch(item.pid for pod in after.values() for item in pod.containers if item.pid)
 
     def _read(self, place: Path) -> PodStatus | None:
-        labels, state = _read_json(place / "pod.json"), _read_json(place / "state.json")
+        labels, state = read_json(place / "pod.json"), read_json(place / "state.json")
         if not state:
             return None
         note = EngineNote.decode(labels.get(LABEL_ENGINE, ""))
-        monitored = _alive(int(state["pid"]), int(state["ticks"])) or bool(state["ended"])
+        monitored = is_alive(int(state["pid"]), int(state["ticks"])) or bool(state["ended"])
         statuses = tuple(
-            _container_status(item, note, monitored=monitored, stopped=bool(state["stopped"]))
+            container_status(item, note, monitored=monitored, stopped=bool(state["stopped"]))
             for item in state["containers"]
         )
         return PodStatus(
@@ -454,59 +461,6 @@ class ProcessRuntime:
         return VolumePlaces(home / "files", self.settings.data_dir / "volumes" / pod_id, home / "volumes")
 
 
-def _container_status(item: Mapping[str, Any], note: EngineNote, *, monitored: bool, stopped: bool) -> ContainerStatus:
-    name, code = str(item["name"]), item["exit_code"]
-    running = bool(item["pid"]) and _alive(int(item["pid"]), int(item["ticks"]))
-    if running:
-        state, reason = ContainerState.RUNNING, ""
-    elif monitored and not stopped and (item["waiting"] or item["pid"]):
-        state, reason = ContainerState.WAITING, "Restarting"
-    else:
-        code = 137 if code is None else int(code)
-        state, reason = ContainerState.EXITED, exit_reason(code, oom=False, stopped=stopped)
-    return ContainerStatus(
-        name=name,
-        image=note.images.get(name, ""),
-        state=state,
-        exit_code=code,
-        restarts=int(item["restarts"]),
-        started_at_ms=int(item["started_at_ms"]),
-        finished_at_ms=int(item["finished_at_ms"]),
-        reason=reason,
-        pid=int(item["pid"]) if running else 0,
-    )
-
-
-def _alive(pid: int, ticks: int) -> bool:
-    """Whether the process still is the one that started at that tick, and is no zombie."""
-    if not pid:
-        return False
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return int(fields[19]) == ticks and fields[0] != "Z"
-
-
-def _user(item: Mapping[str, Any], pod: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, int]:
-    """The user that the pod or its image asks for by number; nobody for none and for root."""
-    outer = (pod.get("spec") or {}).get("securityContext") or {}
-    context = {**outer, **(item.get("securityContext") or {})}
-    image_user, _, image_group = str(config.get("User") or "").partition(":")
-    uid = context.get("runAsUser") or (int(image_user) if image_user.isdigit() else 0) or NOBODY
-    gid = context.get("runAsGroup") or (int(image_group) if image_group.isdigit() else 0) or NOBODY
-    return int(uid), int(gid)
-
-
-def _owner(pid: int) -> os.stat_result:
-    return Path(f"/proc/{pid}").stat()
-
-
-def _environment(pid: int) -> dict[str, str]:
-    pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(pair.decode("utf-8", "replace").split("=", 1) for pair in pairs if b"=" in pair)
-
-
 def _one(status: PodStatus, name: str) -> ContainerStatus:
     for container in status.containers:
         if container.name == name or not name:
@@ -517,21 +471,6 @@ def _one(status: PodStatus, name: str) -> ContainerStatus:
     )
 
 
-def _give(folder: Path, uid: int, gid: int) -> None:
-    """Let the pod's user read its files whatever their mode."""
-    if os.geteuid() == 0:
-        for path in folder.rglob("*"):
-            os.chown(path, uid, gid, follow_symlinks=False)
-
-
 def _delete(*folders: Path) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return body if isinstance(body, dict) else {}

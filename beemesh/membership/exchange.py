@@ -140,7 +140,7 @@ class Exchange:
         return effects
 
     def _keep_stranger(self, claim: Claim, now: Now) -> NodeId | None:
-        """Keep an Alive whose author has no card here; the author when its card is to be asked for now."""
+        """Keep an Alive whose author has no card here; the author when its card is to be asked for at once."""
         if claim.kind != "alive" or len(claim.body) > GOSSIP_BYTES_MAX:
             return None
         alive = decode(claim)
