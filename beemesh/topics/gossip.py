@@ -43,10 +43,16 @@ KEPT_BYTES_MAX = 8 * 1024 * 1024
 SEEN_MAX = 65_536
 """Ids by which repetitions are recognised: far longer than any message is still under way."""
 
+MISSING_MAX = 4_096
+"""Messages that are asked for at the same time: as many as anybody keeps."""
+
 HOPS_MAX = 16
 BODY_BYTES_MAX = 60 * 1024
-ASK_AGAIN_S = 0.5
-"""A message that was asked for and did not come is asked for again from somebody else who mentions it."""
+ASK_AGAIN_S = 0.15
+"""A message that was asked for and did not come is asked for again, in turn from those who mentioned it."""
+ASKED_TIMES_MAX = 12
+HOLDERS_MAX = 4
+"""Members remembered for a missing message, newest first."""
 
 AWAY_S = 120.0
 AWAY_BYTES_MAX = 256 * 1024
@@ -67,6 +73,13 @@ class _Kept:
     message: TopicMessage
     until_s: float
     mentions_left: int
+
+
+@dataclass(slots=True)
+class _Missing:
+    holders: list[NodeId]
+    asked: int
+    again_s: float
 
 
 class Gossip:
@@ -97,7 +110,7 @@ class Gossip:
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._kept_bytes = 0
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self._asked: dict[bytes, float] = {}
+        self._missing: OrderedDict[bytes, _Missing] = OrderedDict()
         self._away: dict[NodeId, tuple[float, list[TopicMessage]]] = {}
         self._ticking = False
         self._relayed = Rates(RELAY_PER_S, RELAY_BURST)
@@ -157,10 +170,13 @@ class Gossip:
             effects += [Send(peer, onward) for peer in self._push_targets(sender, wrapped.hops)]
         if wrapped.topic in self._stored_topics:
             self._store_for_absent(wrapped, now)
-        if not self._ticking:
-            self._ticking = True
-            effects.append(Schedule(_TICK, now.boot_s + MENTION_EVERY_S))
-        return effects
+        return effects + self._tick_soon(now)
+
+    def _tick_soon(self, now: Now) -> Effects:
+        if self._ticking:
+            return []
+        self._ticking = True
+        return [Schedule(_TICK, now.boot_s + MENTION_EVERY_S)]
 
     def _push_targets(self, sender: NodeId, hops: int) -> list[NodeId]:
         others = [peer for peer in self._view.alive() if peer not in (self._self_id, sender)]
@@ -172,7 +188,7 @@ class Gossip:
         self._seen[wrapped.id] = None
         if len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
-        self._asked.pop(wrapped.id, None)
+        self._missing.pop(wrapped.id, None)
         self._kept[wrapped.id] = _Kept(wrapped, now.boot_s + KEPT_S, MENTIONS)
         self._kept_bytes += len(wrapped.body)
         while len(self._kept) > KEPT_MESSAGES_MAX or self._kept_bytes > KEPT_BYTES_MAX:
@@ -187,25 +203,49 @@ class Gossip:
     def _tick(self, now: Now) -> Effects:
         while self._kept and next(iter(self._kept.values())).until_s <= now.boot_s:
             self._drop_oldest()
-        self._asked = {key: until_s for key, until_s in self._asked.items() if until_s > now.boot_s}
+        effects = self._ask_again(now)
         ids = [key for key, kept in self._kept.items() if kept.mentions_left > 0][-IDS_PER_MENTION_MAX:]
-        if not ids:
-            self._ticking = False  # the next message sets the timer anew, and sooner
-            return [Schedule(_TICK, now.boot_s + KEPT_S)] if self._kept else []
         for key in ids:
             self._kept[key].mentions_left -= 1
-        others = [peer for peer in self._view.alive() if peer != self._self_id]
-        chosen = self._randomness.sample(others, min(MENTION_TO, len(others)))
-        again = Schedule(_TICK, now.boot_s + MENTION_EVERY_S)
-        return [*(Send(peer, IHave(tuple(ids))) for peer in chosen), again]
+        if ids:
+            others = [peer for peer in self._view.alive() if peer != self._self_id]
+            chosen = self._randomness.sample(others, min(MENTION_TO, len(others)))
+            effects += [Send(peer, IHave(tuple(ids))) for peer in chosen]
+        if ids or self._missing:
+            return [*effects, Schedule(_TICK, now.boot_s + MENTION_EVERY_S)]
+        self._ticking = False  # the next message sets the timer anew, and sooner
+        return [*effects, Schedule(_TICK, now.boot_s + KEPT_S)] if self._kept else effects
 
     def _mentioned(self, sender: NodeId, ids: tuple[bytes, ...], now: Now) -> Effects:
-        missing = []
+        fresh = []
         for key in ids[:IDS_PER_MENTION_MAX]:
-            if key not in self._seen and self._asked.get(key, 0.0) <= now.boot_s and len(self._asked) < SEEN_MAX:
-                self._asked[key] = now.boot_s + ASK_AGAIN_S
-                missing.append(key)
-        return [Send(sender, IWant(tuple(missing)))] if missing else []
+            if key in self._seen:
+                continue
+            missing = self._missing.get(key)
+            if missing is None and len(key) == MESSAGE_ID_BYTES and len(self._missing) < MISSING_MAX:
+                self._missing[key] = _Missing([sender], 1, now.boot_s + ASK_AGAIN_S)
+                fresh.append(key)
+            elif missing is not None and sender not in missing.holders:
+                missing.holders = [sender, *missing.holders][:HOLDERS_MAX]
+        return [Send(sender, IWant(tuple(fresh))), *self._tick_soon(now)] if fresh else []
+
+    def _ask_again(self, now: Now) -> Effects:
+        """Ask the next holder of each message that did not come."""
+        by_holder: dict[NodeId, list[bytes]] = {}
+        for key, missing in list(self._missing.items()):
+            if missing.again_s > now.boot_s:
+                continue
+            if missing.asked >= ASKED_TIMES_MAX:
+                del self._missing[key]
+                continue
+            holder = missing.holders[missing.asked % len(missing.holders)]
+            missing.asked, missing.again_s = missing.asked + 1, now.boot_s + ASK_AGAIN_S
+            by_holder.setdefault(holder, []).append(key)
+        return [
+            Send(holder, IWant(tuple(keys[start : start + IDS_PER_MENTION_MAX])))
+            for holder, keys in by_holder.items()
+            for start in range(0, len(keys), IDS_PER_MENTION_MAX)
+        ]
 
     def _wanted(self, sender: NodeId, ids: tuple[bytes, ...], now: Now) -> Effects:
         effects: Effects = []

@@ -1,0 +1,282 @@
+"""Every message reaches every member, at most once, whatever the network loses."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+
+from beemesh.effects import Effects, Notify, Now, Received, Schedule, Send, TimerFired
+from beemesh.events import Delivered, MemberDown, MemberUp
+from beemesh.ids import NodeId
+from beemesh.topics.gossip import (
+    AWAY_BYTES_MAX,
+    AWAY_S,
+    BODY_BYTES_MAX,
+    FANOUT,
+    HOPS_MAX,
+    KEPT_BYTES_MAX,
+    RELAY_BURST,
+    SEEN_MAX,
+    Gossip,
+    message_id,
+)
+from beemesh.topics.messages import IHave, IWant, TopicMessage
+from tests.unit.membership.cast import WALL_MS
+
+EVENTS, TASKS = "scheduler-events", "scheduler-tasks"
+
+
+class Word(msgspec.Struct, frozen=True):
+    """What is published here."""
+
+    text: str
+
+
+def _encode(message: msgspec.Struct) -> bytes:
+    return msgspec.msgpack.encode(message)
+
+
+def _decode(body: bytes) -> msgspec.Struct | None:
+    try:
+        return msgspec.msgpack.decode(body, type=Word)
+    except msgspec.DecodeError:
+        return None
+
+
+def _at(boot_s: float) -> Now:
+    return Now(boot_s, WALL_MS + int(boot_s * 1000))
+
+
+class FakeView:
+    """A view in which the test says who lives."""
+
+    def __init__(self, ids: list[NodeId]) -> None:
+        self.ids = ids
+
+    def alive(self) -> tuple[NodeId, ...]:
+        """As `View.alive`."""
+        return tuple(sorted(self.ids))
+
+
+def _id(index: int) -> NodeId:
+    return NodeId(index.to_bytes(32, "big"))
+
+
+class Mesh:
+    """Gossips joined by a lossy network under a virtual clock."""
+
+    def __init__(self, nodes: int, seed: int, loss: float = 0.0) -> None:
+        self.random, self.loss, self.now_s = random.Random(seed), loss, 0.0
+        view: Any = FakeView([_id(index) for index in range(nodes)])
+        self.nodes = {node: Gossip(node, view, self.random, _encode, _decode, frozenset({EVENTS})) for node in view.ids}
+        self.delivered: dict[NodeId, Counter[str]] = {node: Counter() for node in self.nodes}
+        self.sent: Counter[str] = Counter()
+        self._heap: list[tuple[float, int, NodeId, Any]] = []
+        self._timers: dict[tuple[NodeId, Any], int] = {}
+        self._count = itertools.count()
+
+    def carry(self, node: NodeId, effects: Effects) -> None:
+        """Carry out effects."""
+        for effect in effects:
+            match effect:
+                case Send(to=to, message=message):
+                    self.sent[type(message).__name__] += 1
+                    if self.random.random() >= self.loss:
+                        later_s = self.now_s + self.random.uniform(0.001, 0.01)
+                        heapq.heappush(self._heap, (later_s, next(self._count), to, Received(node, message)))
+                case Schedule(key=key, at_boot_s=at_s):
+                    number = self._timers[node, key] = next(self._count)
+                    heapq.heappush(self._heap, (at_s, number, node, TimerFired(key)))
+                case Notify(event=Delivered(message=Word(text=text))):
+                    self.delivered[node][text] += 1
+
+    def publish(self, index: int, text: str, topic: str = TASKS) -> None:
+        """Publish a word."""
+        self.carry(_id(index), self.nodes[_id(index)].publish(topic, Word(text), _at(self.now_s)))
+
+    def run(self, until_s: float) -> None:
+        """Advance the clock."""
+        while self._heap and self._heap[0][0] <= until_s:
+            self.now_s, number, node, event = heapq.heappop(self._heap)
+            if isinstance(event, TimerFired) and self._timers.get((node, event.key)) != number:
+                continue
+            self.carry(node, self.nodes[node].handle(event, _at(self.now_s)))
+        self.now_s = until_s
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 8, 9, 40])
+def test_everybody_gets_it_once_and_at_once(nodes: int) -> None:
+    """Without loss: within a few hops, exactly once, the publisher included."""
+    mesh = Mesh(nodes, seed=nodes)
+    mesh.publish(0, "a")
+    mesh.run(0.1 if nodes <= 8 else 0.5)
+
+    assert all(counted == {"a": 1} for counted in mesh.delivered.values())
+
+
+@pytest.mark.parametrize("nodes", [3, 8, 20, 60])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_lost_is_repaired(nodes: int, seed: int) -> None:
+    """20 % loss: every message still reaches everybody, once each, within two seconds."""
+    mesh = Mesh(nodes, seed, loss=0.2)
+    for number in range(10):
+        mesh.publish(number % nodes, f"w{number}")
+    mesh.run(2.0)
+
+    assert all(counted == {f"w{number}": 1 for number in range(10)} for counted in mesh.delivered.values())
+
+
+def test_a_message_after_a_quiet_minute_is_repaired_as_quickly() -> None:
+    """The pause between mentions of old messages does not hold up a new one."""
+    for seed in range(10):
+        mesh = Mesh(3, seed)
+        mesh.publish(0, "first")
+        mesh.run(10)
+        mesh.loss = 0.5
+        mesh.publish(0, "second")
+        mesh.run(10.8)
+        mesh.loss = 0.0
+        mesh.run(13)
+
+        assert all(counted["second"] == 1 for counted in mesh.delivered.values()), seed
+
+
+def test_a_small_mesh_pushes_once() -> None:
+    """Up to eight members the publisher tells each of them, and nobody repeats it to all."""
+    mesh = Mesh(8, seed=1)
+    mesh.publish(0, "a")
+    mesh.run(0.1)
+
+    assert mesh.sent["TopicMessage"] == 7
+
+
+def test_a_large_mesh_pushes_to_a_few() -> None:
+    """Each member tells a bounded number of others, whatever the size."""
+    mesh = Mesh(60, seed=1)
+    mesh.publish(0, "a")
+    mesh.run(3)
+
+    assert mesh.sent["TopicMessage"] <= 60 * (FANOUT + 1)
+
+
+def _one(stored: frozenset[str] = frozenset()) -> Gossip:
+    view: Any = FakeView([_id(index) for index in range(4)])
+    return Gossip(_id(0), view, random.Random(1), _encode, _decode, stored)
+
+
+def _wrapped(text: str, topic: str = TASKS, hops: int = 1) -> TopicMessage:
+    body = _encode(Word(text))
+    return TopicMessage(topic, message_id(topic, body), body, hops)
+
+
+def _delivered(effects: Effects) -> list[Any]:
+    return [effect.event for effect in effects if isinstance(effect, Notify) and isinstance(effect.event, Delivered)]
+
+
+def test_an_id_names_its_content() -> None:
+    """A message under another's id, with an unreadable body or one that is too large is not delivered or relayed."""
+    gossip = _one()
+    good, other = _wrapped("good"), _wrapped("other")
+    large = b"x" * (BODY_BYTES_MAX + 1)
+    for forged in (
+        TopicMessage(TASKS, other.id, good.body),
+        TopicMessage(EVENTS, good.id, good.body),
+        TopicMessage(TASKS, message_id(TASKS, b"\xc1"), b"\xc1"),
+        TopicMessage(TASKS, message_id(TASKS, large), large),
+    ):
+        effects = gossip.handle(Received(_id(1), forged), _at(0))
+        assert not _delivered(effects)
+        assert not [effect for effect in effects if isinstance(effect, Send)]
+
+    assert _delivered(gossip.handle(Received(_id(1), good), _at(0)))
+
+
+def test_the_relay_is_named_and_hops_end() -> None:
+    """`Delivered` says who handed it over; after the last hop nobody passes it on."""
+    gossip = _one()
+    effects = gossip.handle(Received(_id(2), _wrapped("a", hops=HOPS_MAX)), _at(0))
+
+    assert [event.relay for event in _delivered(effects)] == [_id(2)]
+    assert not [effect for effect in effects if isinstance(effect, Send)]
+
+
+def test_a_missing_message_is_asked_for_until_it_comes() -> None:
+    """Several mentions lead to one request at a time, to each holder in turn, and not for ever."""
+    gossip = _one()
+    ids = (_wrapped("a").id, _wrapped("b").id)
+
+    def asked(effects: Effects) -> list[Any]:
+        return [(each.to, each.message) for each in effects if isinstance(each, Send) and type(each.message) is IWant]
+
+    assert asked(gossip.handle(Received(_id(1), IHave(ids)), _at(0.0))) == [(_id(1), IWant(ids))]
+    assert asked(gossip.handle(Received(_id(2), IHave(ids)), _at(0.1))) == []
+    assert asked(gossip.handle(TimerFired(("topics", "tick")), _at(0.2))) == [(_id(1), IWant(ids))]
+    assert asked(gossip.handle(TimerFired(("topics", "tick")), _at(0.4))) == [(_id(2), IWant(ids))]
+    gossip.handle(Received(_id(3), _wrapped("a")), _at(0.5))
+    later = [asked(gossip.handle(TimerFired(("topics", "tick")), _at(0.6 + number / 5))) for number in range(50)]
+    assert {request for requests in later for _, request in requests} == {IWant(ids[1:])}
+    assert later[-1] == []
+
+
+def test_a_member_is_handed_a_bounded_amount() -> None:
+    """Asking again and again for the same large messages does not make this node send without end."""
+    gossip = _one()
+    ids = []
+    for number in range(40):
+        text = f"{number}" + "x" * 50_000
+        gossip.publish(TASKS, Word(text), _at(0))
+        ids.append(_wrapped(text).id)
+    handed = 0
+    for _ in range(100):
+        effects = gossip.handle(Received(_id(1), IWant(tuple(ids))), _at(1))
+        handed += sum(len(effect.message.body) for effect in effects if isinstance(effect, Send))
+
+    assert 0 < handed <= KEPT_BYTES_MAX
+
+
+def test_a_flood_by_one_relay_stops_at_its_rate() -> None:
+    """One member cannot make this node deliver and relay more than its share; others are not affected."""
+    gossip = _one()
+    delivered = sum(
+        len(_delivered(gossip.handle(Received(_id(1), _wrapped(f"{number}")), _at(0)))) for number in range(3_000)
+    )
+
+    assert delivered == RELAY_BURST
+    assert _delivered(gossip.handle(Received(_id(2), _wrapped("honest")), _at(0)))
+
+
+def test_memory_is_bounded() -> None:
+    """Ids, kept messages and their bytes stay below their limits."""
+    gossip = _one()
+    for number in range(3_000):
+        gossip.publish(TASKS, Word(f"{number}" + "x" * 5_000), _at(number))
+
+    assert gossip._kept_bytes <= KEPT_BYTES_MAX
+    assert gossip._kept_bytes == sum(len(kept.message.body) for kept in gossip._kept.values())
+    assert len(gossip._seen) <= SEEN_MAX
+
+
+def test_events_wait_for_a_member_that_is_briefly_away() -> None:
+    """Messages of a stored topic are handed over on return, for two minutes and a bounded number of bytes."""
+    gossip = _one(frozenset({EVENTS}))
+    gossip.handle(MemberDown(_id(1)), _at(0))
+    gossip.publish(EVENTS, Word("event"), _at(1))
+    gossip.publish(TASKS, Word("task"), _at(1))
+    returned = gossip.handle(MemberUp(_id(1)), _at(2))
+    assert [effect.message.topic for effect in returned if isinstance(effect, Send)] == [EVENTS]
+
+    gossip.handle(MemberDown(_id(1)), _at(10))
+    for number in range(20):
+        gossip.publish(EVENTS, Word(f"{number}" + "x" * 50_000), _at(11))
+    returned = gossip.handle(MemberUp(_id(1)), _at(12))
+    assert 0 < sum(len(effect.message.body) for effect in returned if isinstance(effect, Send)) <= AWAY_BYTES_MAX
+
+    gossip.handle(MemberDown(_id(1)), _at(20))
+    gossip.publish(EVENTS, Word("late"), _at(21))
+    assert gossip.handle(MemberUp(_id(1)), _at(21 + AWAY_S)) == []
