@@ -49,7 +49,7 @@ def _output(command: str, home: str) -> list[tuple[str, str]]:
     result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
     texts = result.stdout.rstrip().splitlines()
     shown = texts[:LINES_PER_COMMAND_MAX]
-    lines = [("head" if text.isupper() or text.startswith(("NAME", "NODE ")) else "", text[:COLUMNS_MAX]) for text in shown]
+    lines = [("head" if text.startswith(("NAME", "NODE ")) else "", text[:COLUMNS_MAX]) for text in shown]
     return lines + ([("", "…")] if len(texts) > len(shown) else [])
 
 
