@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ TABLE = "intents"
 
 RECORDS_MAX = 50_000
 """Keys: five times the largest mesh's worth; past it new keys are refused and old ones still change."""
+
+AUTHOR_RECORDS_MAX = 20_000
+"""Keys of one operator: twice the largest mesh's worth, so that one stolen key cannot fill the map for all."""
 
 TOMBSTONE_KEPT_MS = 90 * 86_400_000
 """How long a removal is remembered; a node that was silent for longer drops its records on return."""
@@ -63,6 +67,7 @@ class IntentMap:
         self._roster = roster
         self._entries: dict[str, _Entry] = {}
         self._sorted: list[str] = []
+        self._of_author: Counter[bytes] = Counter()
         self._buckets: list[bytes | None] = [None] * BUCKETS
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -129,8 +134,8 @@ class IntentMap:
         entry = self._entries.get(intent.key)
         if entry is not None and version <= entry.version:
             return self._lost(intent, version, entry)
-        if entry is None and len(self._entries) >= RECORDS_MAX:
-            return Merged(False, False, [], f"this mesh holds {RECORDS_MAX} records and takes no more", intent)
+        if entry is None and (full := self._why_full(intent)):
+            return Merged(False, False, [], full, intent)
         before = entry.intent if entry else None
         self._put(intent, signed, version)
         effects: Effects = [Save(TABLE, intent.key.encode(), msgspec.msgpack.encode(signed))]
@@ -138,6 +143,16 @@ class IntentMap:
             effects.append(Notify(IntentLost(loser=before, winner=intent)))
         effects.append(Notify(IntentChanged(intent, signed, before)))
         return Merged(True, True, effects, intent=intent)
+
+    def _why_full(self, intent: Intent) -> str:
+        """Why no new key fits; the CA's records are the roster, and as many as there are machines and people."""
+        if intent.author == self._roster.ca_id:
+            return ""
+        if len(self._entries) >= RECORDS_MAX:
+            return f"this mesh holds {RECORDS_MAX} records and takes no more"
+        if self._of_author[intent.author] >= AUTHOR_RECORDS_MAX:
+            return f"one operator may keep {AUTHOR_RECORDS_MAX} records, and its are all used"
+        return ""
 
     def _known(self, signed: Signed) -> Intent | None:
         """The record that stands, if it is this very one."""
@@ -157,8 +172,12 @@ class IntentMap:
         return Merged(False, False, effects, reason, intent)
 
     def _put(self, intent: Intent, signed: Signed, version: IntentVersion) -> None:
-        if intent.key not in self._entries:
+        before = self._entries.get(intent.key)
+        if before is None:
             insort(self._sorted, intent.key)
+        else:
+            self._of_author[before.intent.author] -= 1
+        self._of_author[intent.author] += 1
         self._entries[intent.key] = _Entry(intent, signed, version)
         self._buckets[bucket_of(intent.key)] = None
         self._roster.apply(intent)
@@ -183,7 +202,7 @@ class IntentMap:
         """Forget records that the mesh removed so long ago that it no longer remembers; never what the CA signed."""
         gone = [key for key in keys if key in self._entries and self._entries[key].signed.signer != self._roster.ca_id]
         for key in gone:
-            del self._entries[key]
+            self._of_author[self._entries.pop(key).intent.author] -= 1
             self._sorted.remove(key)
             self._buckets[bucket_of(key)] = None
         return [Erase(TABLE, key.encode()) for key in gone]

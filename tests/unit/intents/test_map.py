@@ -1,0 +1,228 @@
+"""The map of what operators want: the same winner on every node, saved before it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beemesh.effects import Effects, Erase, Notify, Now, Save
+from beemesh.events import IntentChanged, IntentLost
+from beemesh.identity.signing import Signed
+from beemesh.intents import map as map_module
+from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap
+from beemesh.intents.record import Intent, version_of
+from beemesh.membership.roster import Roster
+from tests.unit.intents.cast import (
+    ADMIN,
+    DEPLOYER,
+    cordon,
+    grant,
+    grants,
+    intent_map,
+    member,
+    revocation,
+    tombstone,
+    workload,
+)
+from tests.unit.membership.cast import CA, IDS, MESH, WALL_MS
+
+WEB = "workload/deployment/default/web"
+
+
+def _decoded(signed: Signed) -> Intent:
+    return msgspec.msgpack.decode(signed.body, type=Intent)
+
+
+def _told(effects: Effects) -> list[Any]:
+    return [effect.event for effect in effects if isinstance(effect, Notify)]
+
+
+def _pool() -> list[Signed]:
+    """Records that compete: equal numbers with different content, later epochs, removals, forgeries."""
+    made = []
+    for name in ("web", "api", "db"):
+        for seq in (1, 2, 3):
+            for replicas in (1, 2):
+                made.append(workload(ADMIN, name, seq, replicas=replicas))
+        made.append(workload(ADMIN, name, 1, replicas=5, epoch=1))
+        made.append(tombstone(ADMIN, f"workload/deployment/default/{name}", seq=3))
+        made.append(workload(DEPLOYER, name, 9))
+    return [*made, *(cordon(ADMIN, seq=seq) for seq in (1, 2)), *(member(index) for index in range(3))]
+
+
+POOL = _pool()
+
+
+def _dumb_twin(records: list[Signed]) -> dict[str, bytes]:
+    """The rule, said naively: of all entitled records of a key, the greatest (epoch, seq, hash)."""
+    best: dict[str, Any] = {}
+    for signed in (*grants(), *records):
+        intent = _decoded(signed)
+        if intent.author == DEPLOYER.signer_id:
+            continue
+        version = version_of(intent, signed)
+        if intent.key not in best or version > best[intent.key][0]:
+            best[intent.key] = (version, signed)
+    return {key: signed.body for key, (_, signed) in best.items()}
+
+
+@given(st.permutations(POOL), st.lists(st.sampled_from(POOL), max_size=20))
+def test_any_order_and_any_repetition_gives_the_same_map(order: list[Signed], again: list[Signed]) -> None:
+    """Maps that heard the same records are equal, hashes included, and equal to the dumb twin's."""
+    first, second = intent_map(), intent_map()
+    for signed in POOL:
+        first.merge(signed)
+    for signed in (*order, *again):
+        second.merge(signed)
+
+    held = {intent.key: signed.body for intent, signed in second.items()}
+    assert held == _dumb_twin(POOL)
+    assert first.bucket_hashes() == second.bucket_hashes()
+
+
+def test_a_record_is_saved_before_anybody_is_told() -> None:
+    """The effects are a save, then the news; and what was saved restores the same map."""
+    known = intent_map()
+    effects = known.merge(workload()).effects
+
+    assert isinstance(effects[0], Save)
+    assert (effects[0].table, effects[0].key) == (TABLE, WEB.encode())
+    assert [type(event) for event in _told(effects)] == [IntentChanged]
+
+    again = IntentMap(CA, Roster(MESH, CA.sign_key))
+    rows = [(intent.key.encode(), msgspec.msgpack.encode(signed)) for intent, signed in known.items()]
+    assert again.restore(reversed(rows)) == []
+    assert again.bucket_hashes() == known.bucket_hashes()
+
+
+def test_what_a_broken_disk_garbled_is_dropped() -> None:
+    """An agent starts with what is left, erases the rest, and no forged card gets into the roster from disk."""
+    forged = msgspec.structs.replace(member(1), signature=bytes(64))
+    rows = [
+        (b"a", b"\xc1"),
+        (b"b", msgspec.msgpack.encode(Signed("intent", b"\xc1", CA.signer_id, b""))),
+        (b"node/n1", msgspec.msgpack.encode(forged)),
+        (b"node/n2", msgspec.msgpack.encode(member(2))),
+    ]
+    roster = Roster(MESH, CA.sign_key)
+    known = IntentMap(CA, roster)
+
+    dropped = known.restore(rows)
+
+    assert [effect.key for effect in dropped if isinstance(effect, Erase)] == [b"a", b"b", b"node/n1"]
+    assert [card.name for card in roster.members()] == ["n2"]
+
+
+def test_the_same_record_again_stands_and_changes_nothing() -> None:
+    """Gossip repeats itself; repeating costs no save, no news and no signature check."""
+    known = intent_map(workload())
+    merged = known.merge(workload())
+
+    assert (merged.stands, merged.changed, merged.effects) == (True, False, [])
+
+
+def test_a_known_body_with_another_signature_is_still_checked() -> None:
+    """The short way is for the very record that stands, not for one that looks like it."""
+    known = intent_map(workload())
+    forged = msgspec.structs.replace(workload(), signature=bytes(64))
+
+    assert not known.merge(forged).stands
+
+
+def test_an_older_record_does_not_stand() -> None:
+    """Its author is told what stands."""
+    merged = intent_map(workload(seq=3)).merge(workload(seq=2))
+
+    assert not merged.stands
+    assert "(0, 3)" in merged.reason
+    assert _told(merged.effects) == []
+
+
+def test_two_records_of_one_number_report_the_loser() -> None:
+    """Whichever comes first, the one with the greater hash wins and the other is told."""
+    one, two = workload(replicas=1), workload(replicas=2)
+    low, high = sorted((one, two), key=lambda signed: version_of(_decoded(signed), signed))
+    for first, second in ((low, high), (high, low)):
+        known = intent_map(first)
+        lost = [event for event in _told(known.merge(second).effects) if isinstance(event, IntentLost)]
+
+        assert [(event.loser, event.winner) for event in lost] == [(_decoded(low), _decoded(high))]
+        assert known.get(WEB) == (_decoded(high), high)
+
+
+def test_a_removal_competes_by_number() -> None:
+    """A tombstone beats what is older and loses to what is newer."""
+    known = intent_map(workload(seq=1))
+    assert known.merge(tombstone(ADMIN, WEB, seq=2)).changed
+    assert known.get(WEB)[0].kind == "tombstone"  # type: ignore[index]
+    assert not known.merge(workload(seq=1)).stands
+    assert known.merge(workload(seq=3)).changed
+
+
+def test_the_roster_follows_the_map() -> None:
+    """Cards, grants and revocations that win are in the roster at once."""
+    roster = Roster(MESH, CA.sign_key)
+    known = IntentMap(CA, roster)
+    known.merge(member(1))
+    known.merge(grant(ADMIN, "adm", "admin"))
+    assert roster.member(IDS[1]) is not None
+    assert roster.grant(ADMIN.signer_id) is not None
+
+    known.merge(revocation(ADMIN, "adm", WALL_MS))
+    assert roster.grant(ADMIN.signer_id) is None
+
+
+def test_reading_by_key_and_prefix() -> None:
+    """Lists are sorted, and a prefix finds what begins with it and nothing else."""
+    known = intent_map(workload(name="b"), workload(name="a"), member(1))
+
+    assert [intent.key for intent, _ in known.items("workload/")] == [
+        "workload/deployment/default/a",
+        "workload/deployment/default/b",
+    ]
+    assert len(list(known.items())) == len(known) == 6
+    assert known.get("nothing") is None
+    assert known.version("nothing") is None
+
+
+def test_removals_are_remembered_for_ninety_days() -> None:
+    """Then they are dropped, on disk as well; nothing else is."""
+    known = intent_map(workload(name="kept"), tombstone(ADMIN, WEB))
+    assert known.forget_old_tombstones(Now(0, WALL_MS + TOMBSTONE_KEPT_MS)) == []
+
+    assert known.forget_old_tombstones(Now(0, WALL_MS + TOMBSTONE_KEPT_MS + 1)) == [Erase(TABLE, WEB.encode())]
+    assert known.get(WEB) is None
+    assert known.bucket_hashes() == intent_map(workload(name="kept")).bucket_hashes()
+
+
+def test_a_full_map_takes_no_new_keys_and_still_changes(monkeypatch: Any) -> None:
+    """The number of keys is bounded; what is there can be changed and removed."""
+    known = intent_map(workload())
+    monkeypatch.setattr(map_module, "RECORDS_MAX", len(known))
+    assert known.merge(member(1)).changed
+
+    assert "takes no more" in known.merge(workload(name="another")).reason
+    assert known.merge(workload(seq=2)).changed
+
+
+def test_one_operator_cannot_fill_the_map_for_all(monkeypatch: Any) -> None:
+    """Each author has a share; what it gives up by removal's oblivion, or to another author, counts no more."""
+    monkeypatch.setattr(map_module, "AUTHOR_RECORDS_MAX", 2)
+    known = intent_map(workload(name="a"), workload(name="b"), grant(DEPLOYER, "dep", "admin", seq=2))
+
+    assert "are all used" in known.merge(workload(name="c")).reason
+    assert known.merge(workload(DEPLOYER, name="c")).changed
+    assert known.merge(workload(DEPLOYER, name="a", seq=2)).changed
+    assert known.merge(workload(name="d")).changed
+    assert known.merge(member(1)).changed
+
+
+def test_nothing_that_the_ca_signed_is_ever_dropped() -> None:
+    """Forgetting after a long absence is for operators' records; cards and revocations stay."""
+    known = intent_map(workload(), member(1))
+
+    assert known.drop([WEB, "node/n1", "nothing"]) == [Erase(TABLE, WEB.encode())]
+    assert known.get("node/n1") is not None

@@ -1,0 +1,365 @@
+"""Maps come together: by news at once, by comparison in the end, within bounds, and without raising the dead."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from beemesh.effects import (
+    Answered,
+    Asked,
+    Broadcast,
+    Effects,
+    Erase,
+    Notify,
+    Reply,
+    Request,
+    Save,
+    Schedule,
+    TimerFired,
+)
+from beemesh.events import Delivered, EmitEvent, IntentPut, MemberUp, PutIntent
+from beemesh.identity.signing import Signed
+from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap
+from beemesh.intents.messages import (
+    ANSWER_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    KEYS_PER_FETCH_MAX,
+    TOPIC_INTENTS,
+    FetchIntents,
+    FetchMembers,
+    IntentNews,
+    IntentRecords,
+    IntentsAck,
+    PushIntents,
+)
+from beemesh.intents.sync import CONTACT_KEY, CONTACT_TABLE, NEWS_PER_EXCHANGE_MAX, IntentSync
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
+from beemesh.wire.registry import encode_message
+from tests.unit.intents.cast import ADMIN, DEPLOYER, grant, grants, member, tombstone, workload
+from tests.unit.membership.cast import CA, IDS, MESH, WALL_MS, at
+
+WEB = "workload/deployment/default/web"
+STREAM_BYTES_MAX = 1024 * 1024
+CARDS = [member(index) for index in range(4)]
+BASE = [*grants(), *CARDS]
+
+
+class Place:
+    """One node's map and its protocol."""
+
+    def __init__(self, index: int, *records: Signed, alive: tuple[int, ...] = (0, 1)) -> None:
+        self.node_id = IDS[index]
+        roster = Roster(MESH, CA.sign_key)
+        view = View(self.node_id, roster)
+        self.map = IntentMap(CA, roster)
+        for record in (*BASE, *records):
+            self.map.merge(record)
+        for other in alive:
+            view.set_status(IDS[other], "alive")
+        self.sync = IntentSync(self.node_id, self.map, roster, view, random.Random(index), itertools.count(1).__next__)
+
+    def held(self) -> dict[str, bytes]:
+        """Key → body of what stands."""
+        return {intent.key: signed.body for intent, signed in self.map.items()}
+
+    def put(self, record: Signed, token: int = 7) -> Effects:
+        """A record from a command."""
+        return self.sync.handle(PutIntent(record, token), at(0))
+
+
+def _compare(asker: Place, answerer: Place, at_s: float = 1.0, rounds: int = 50) -> int:
+    """Let the asker compare itself with the answerer until it asks no more; the number of requests."""
+    effects = asker.sync._compare(answerer.node_id)
+    requests = 0
+    for _ in range(rounds):
+        following: Effects = []
+        for effect in effects:
+            if isinstance(effect, Request):
+                requests += 1
+                assert len(encode_message(effect.message)[1]) <= STREAM_BYTES_MAX
+                answered = answerer.sync.handle(Asked(asker.node_id, 1, effect.message), at(at_s))
+                (reply,) = [each for each in answered if isinstance(each, Reply)]
+                assert len(encode_message(reply.message)[1]) <= STREAM_BYTES_MAX
+                answer = Answered(effect.request_id, answerer.node_id, reply.message)
+                following += asker.sync.handle(answer, at(at_s))
+            elif isinstance(effect, Schedule) and effect.key == ("intents", "compare-soon"):
+                following += asker.sync.handle(TimerFired(effect.key), at(at_s))
+        effects = following
+        if not effects:
+            break
+    return requests
+
+
+def test_equal_maps_cost_one_small_question() -> None:
+    """Nothing but hashes is exchanged."""
+    assert _compare(Place(0, workload()), Place(1, workload())) == 1
+
+
+def test_a_comparison_brings_both_sides_together() -> None:
+    """What is newer there is fetched, what is newer here is pushed, in whichever direction."""
+    one = Place(0, workload(name="a", seq=2), workload(name="b"), workload(name="only-here"))
+    two = Place(1, workload(name="a"), workload(name="b", seq=5), tombstone(ADMIN, WEB))
+    _compare(one, two)
+
+    assert one.held() == two.held()
+    assert _compare(one, two) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_maps_converge_by_random_comparisons(seed: int) -> None:
+    """Four nodes with arbitrary parts of the truth end with the same map."""
+    chance = random.Random(seed)
+    pool = [workload(name=f"w{n}", seq=s, replicas=r) for n in range(12) for s in (1, 2) for r in (1, 2)]
+    pool += [tombstone(ADMIN, f"workload/deployment/default/w{n}", seq=chance.choice((1, 3))) for n in range(6)]
+    places = [Place(index, *chance.sample(pool, 15)) for index in range(4)]
+    for _ in range(3):
+        for asker, answerer in itertools.permutations(places, 2):
+            _compare(asker, answerer)
+
+    assert all(place.held() == places[0].held() for place in places)
+
+
+def test_a_node_that_was_away_gets_everything_in_pieces() -> None:
+    """Two thousand records, some of them large: no message is larger than a stream takes, and nothing is missing."""
+    many = [workload(name=f"w{number}") for number in range(2_000)]
+    large = [workload(name=f"large{number}", padding=50_000) for number in range(15)]
+    full, empty = Place(0, *many, *large), Place(1)
+    _compare(empty, full, rounds=200)
+    assert empty.held() == full.held()
+
+    another = Place(2)
+    _compare(full, another, rounds=200)
+    assert another.held() == full.held()
+
+
+def test_refused_records_do_not_make_it_ask_for_ever() -> None:
+    """A peer that holds what we may not take is asked, and then left in peace until the next time."""
+    one, two = Place(0), Place(1)
+    two.map.merge(grant(DEPLOYER, "dep", "admin", seq=2))
+    two.map.merge(workload(DEPLOYER))
+    one.map.merge(grant(DEPLOYER, "dep", "viewer", seq=3))
+    requests = _compare(one, two)
+
+    assert requests < 10
+    assert one.map.get(WEB) is None
+
+
+def test_a_put_is_told_to_all_and_answered() -> None:
+    """Saved, announced with the record inside where it is small, and answered; once."""
+    place = Place(0)
+    effects = place.put(workload())
+
+    kinds = [type(effect).__name__ for effect in effects if not isinstance(effect, Notify)]
+    assert kinds == ["Save", "Broadcast"]
+    (news,) = [effect.message for effect in effects if isinstance(effect, Broadcast)]
+    assert news.record == workload()
+    assert [e.event for e in effects if isinstance(e, Notify) and isinstance(e.event, IntentPut)] == [
+        IntentPut(7, True)
+    ]
+    again = place.put(workload())
+    assert [e.event for e in again if isinstance(e, Notify)] == [IntentPut(7, True)]
+    refused = place.put(workload(DEPLOYER))
+    assert [e.event.accepted for e in refused if isinstance(e, Notify) and isinstance(e.event, IntentPut)] == [False]
+
+
+def _news(record: Signed) -> IntentNews:
+    (news,) = [effect.message for effect in Place(0).put(record) if isinstance(effect, Broadcast)]
+    assert isinstance(news, IntentNews)
+    return news
+
+
+def test_news_of_a_small_record_is_merged_at_once() -> None:
+    """It carries the record; hearing it again does nothing."""
+    place = Place(1)
+    event = Delivered(TOPIC_INTENTS, _news(workload()), IDS[0])
+
+    assert isinstance(place.sync.handle(event, at(1))[0], Save)
+    assert place.sync.handle(event, at(2)) == []
+
+
+def test_news_of_a_large_record_is_fetched_from_who_told() -> None:
+    """It does not fit a datagram: only key and version travel."""
+    big = workload(padding=INLINE_BYTES_MAX)
+    news = _news(big)
+    assert news.record is None
+
+    effects = Place(1).sync.handle(Delivered(TOPIC_INTENTS, news, IDS[3]), at(1))
+    assert [(e.to, e.message) for e in effects if isinstance(e, Request)] == [(IDS[3], FetchIntents((news.entry.key,)))]
+
+
+def test_forged_news_changes_nothing() -> None:
+    """The record inside is judged like any other."""
+    place = Place(1)
+    forged = msgspec.structs.replace(_news(workload()), record=workload(DEPLOYER, seq=9))
+    place.sync.handle(Delivered(TOPIC_INTENTS, forged, IDS[0]), at(1))
+
+    assert place.map.get(WEB) is None
+
+
+def test_a_push_is_saved_before_it_is_acknowledged() -> None:
+    """The answer names what stands and is saved, and why the rest was refused; saves come first."""
+    place = Place(1)
+    effects = place.sync.handle(Asked(IDS[0], 5, PushIntents((workload(), workload(DEPLOYER, "other")))), at(1))
+    order = [type(effect).__name__ for effect in effects if isinstance(effect, Save | Reply)]
+    (ack,) = [effect.message for effect in effects if isinstance(effect, Reply)]
+
+    assert order == ["Save", "Reply"]
+    assert isinstance(ack, IntentsAck)
+    assert [(entry.key, entry.version) for entry in ack.saved] == [(WEB, place.map.version(WEB))]
+    assert len(ack.refused) == 1
+
+
+def test_a_grant_and_what_it_allows_may_come_together() -> None:
+    """What the CA signed is merged first, whatever the order of a push."""
+    newcomer = Place(1)
+    allowing = grant(DEPLOYER, "dep", "deployer", seq=2)
+    newcomer.sync.handle(Asked(IDS[0], 5, PushIntents((workload(DEPLOYER), allowing))), at(1))
+
+    assert newcomer.map.get(WEB) is not None
+
+
+def test_few_changes_from_an_exchange_are_told_on_and_many_are_not() -> None:
+    """A healed partition is quick about what changed; a node that comes back with a year's records is not shouted."""
+    for count, told in ((NEWS_PER_EXCHANGE_MAX, NEWS_PER_EXCHANGE_MAX), (NEWS_PER_EXCHANGE_MAX + 1, 0)):
+        records = tuple(workload(name=f"w{number}") for number in range(count))
+        effects = Place(1).sync.handle(Asked(IDS[0], 5, PushIntents(records)), at(1))
+
+        assert sum(isinstance(effect, Broadcast) for effect in effects) == told
+
+
+def test_cards_are_handed_out_by_node_id() -> None:
+    """Whoever heard of a stranger gets its record from whoever relayed the claim."""
+    effects = Place(0).sync.handle(Asked(IDS[1], 5, FetchMembers((IDS[2], IDS[7]))), at(1))
+
+    assert effects == [Reply(5, IntentRecords((CARDS[2],)))]
+
+
+def test_an_answer_is_bounded() -> None:
+    """However many large records are asked for, one answer stays within its limit."""
+    large = [workload(name=f"l{number}", padding=50_000) for number in range(20)]
+    keys = tuple(f"workload/deployment/default/l{number}" for number in range(20))
+    (reply,) = Place(0, *large).sync.handle(Asked(IDS[1], 5, FetchIntents(keys[:KEYS_PER_FETCH_MAX])), at(1))
+
+    assert isinstance(reply, Reply)
+    assert 0 < sum(len(record.body) for record in reply.message.records) <= ANSWER_BYTES_MAX  # type: ignore[attr-defined]
+
+
+def test_a_conflict_is_reported_where_the_loser_was_accepted() -> None:
+    """Two operators write one version at once: the author of the loser gets an event, once."""
+    other = grant(DEPLOYER, "dep", "admin", seq=2)
+    ours, theirs = workload(replicas=1), workload(DEPLOYER, replicas=2)
+    places = {signed.signer: Place(0, other) for signed in (ours, theirs)}
+    reports = []
+    for first, second in ((ours, theirs), (theirs, ours)):
+        place = places[first.signer]
+        effects = [*place.put(first), *place.sync.handle(Delivered(TOPIC_INTENTS, _as_news(second), IDS[1]), at(1))]
+        for effect in list(effects):
+            if isinstance(effect, Notify):
+                effects += place.sync.handle(effect.event, at(1))
+        reports += [e.event.event for e in effects if isinstance(e, Notify) and isinstance(e.event, EmitEvent)]
+
+    assert [event.status for event in reports] == ["IntentConflict"]
+    assert "changed it at the same time and won" in reports[0].reason
+
+
+def _as_news(record: Signed) -> IntentNews:
+    place = Place(2, grant(DEPLOYER, "dep", "admin", seq=2), record)
+    entry = place.map.entry(WEB)
+    assert entry is not None
+    return IntentNews(entry, record)
+
+
+def test_who_came_back_is_compared_with_soon() -> None:
+    """In a small mesh by everybody, each at its own moment; this node itself never."""
+    place = Place(0, alive=(0, 1))
+    effects = place.sync.handle(MemberUp(IDS[1]), at(10))
+    (timer,) = [effect for effect in effects if isinstance(effect, Schedule)]
+    assert 10 <= timer.at_boot_s <= 10.5
+
+    asked = place.sync.handle(TimerFired(timer.key), at(10.2))
+    assert [effect.to for effect in asked if isinstance(effect, Request)] == [IDS[1]]
+    assert place.sync.handle(MemberUp(IDS[0]), at(11)) == []
+
+
+# --- long absences ----------------------------------------------------------------------------------------------------
+
+LONG_S = TOMBSTONE_KEPT_MS / 1000 + 10
+
+
+def _returned(*records: Signed) -> Place:
+    """A node that was last in touch long ago, with what it held then."""
+    place = Place(0, *records, alive=(0, 1))
+    rows: list[tuple[bytes, bytes]] = [(CONTACT_KEY, str(WALL_MS + 1).encode())]
+    place.sync.restore(CONTACT_TABLE, rows, at(LONG_S))
+    return place
+
+
+def _steady(index: int, *records: Signed) -> Place:
+    """A node that was in touch all the time."""
+    place = Place(index, *records, alive=(0, 1))
+    place.sync.restore(CONTACT_TABLE, [(CONTACT_KEY, str(at(LONG_S).wall_ms).encode())], at(LONG_S))
+    return place
+
+
+def test_a_long_absence_does_not_bring_back_what_was_removed() -> None:
+    """The mesh has forgotten the removal; the node that returns drops the record and keeps the rest."""
+    back, mesh = _returned(workload(), workload(name="kept")), _steady(1, workload(name="kept"))
+    _compare(back, mesh, LONG_S)
+
+    assert back.map.get(WEB) is None
+    assert back.map.get("workload/deployment/default/kept") is not None
+    assert back.held() == mesh.held()
+
+
+def test_nothing_is_taken_from_who_was_away_too_long() -> None:
+    """Also when the mesh asks first."""
+    back, mesh = _returned(workload()), _steady(1)
+    _compare(mesh, back, LONG_S)
+
+    assert mesh.map.get(WEB) is None
+
+
+def test_what_was_wanted_since_is_kept() -> None:
+    """A record entered on the returned node after its return is newer than its absence: it spreads."""
+    fresh = workload(issued_ms=at(LONG_S).wall_ms)
+    back, mesh = _returned(workload(name="old")), _steady(1)
+    back.put(fresh)
+    _compare(back, mesh, LONG_S)
+
+    assert mesh.map.get(WEB) is not None
+    assert mesh.map.get("workload/deployment/default/old") is None
+    assert back.held() == mesh.held()
+
+
+def test_a_mesh_that_was_off_altogether_loses_nothing() -> None:
+    """All were away, so nobody can say that something was removed: everything stands, whoever joins later."""
+    one, two = _returned(workload()), _returned(workload(name="b"))
+    two.node_id = IDS[1]
+    _compare(one, two, LONG_S)
+    assert one.held() == two.held()
+    assert one.map.get(WEB) is not None
+
+    newcomer = Place(2, alive=(0, 1, 2))
+    _compare(one, newcomer, LONG_S)
+    _compare(newcomer, one, LONG_S)
+    assert newcomer.held() == one.held() == two.held()
+
+
+def test_contact_is_noted_so_that_an_absence_can_be_measured() -> None:
+    """Every hour, while another member is there."""
+    together, alone = _steady(0), _steady(0)
+    alone.sync._view.set_status(IDS[1], "dead")
+
+    def noted(place: Place) -> list[Any]:
+        effects = place.sync.handle(TimerFired(("intents", "housekeeping")), at(LONG_S + 5))
+        return [effect for effect in effects if isinstance(effect, Save | Erase)]
+
+    assert [effect.table for effect in noted(together)] == [CONTACT_TABLE]
+    assert noted(alone) == []
+    assert TABLE in together.sync.tables
