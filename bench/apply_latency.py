@@ -1,0 +1,230 @@
+"""How long an apply takes on the demo mesh, stage by stage, beside a bare `podman kube play` of the same pod.
+
+`make demo`, then `python bench/apply_latency.py`. The process is warm: what is measured begins with the parsed manifest
+and ends with podman's start of the container. Stages come from the mesh's own signed events. The bare podman works on a
+memory-backed store of its own with the same images, in turn with the applies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agent.runtime.podman import PodmanRuntime  # noqa: E402
+from agent.runtime.podman_setup import PodmanSettings  # noqa: E402
+from beemesh.workloads.resolve import resolve  # noqa: E402
+from beemeshctl import applying  # noqa: E402
+from beemeshctl.client import Client  # noqa: E402
+from beemeshctl.context import Home  # noqa: E402
+from beemeshctl.manifests import ManifestSet, read_manifests  # noqa: E402
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: main
+      image: localhost/hello:1
+      imagePullPolicy: Never
+      command: ["/bin/sleep", "600"]
+      resources: {{limits: {{memory: 32Mi}}}}
+"""
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+PATIENCE_S = 30.0
+
+
+def main() -> int:
+    """Measure, print a table, and JSON as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=20, help="applies (default 20)")
+    runs = parser.parse_args().n
+    home = Path(os.environ.get("BEEMESH_HOME", str(ROOT / ".demo")))
+    if not (home / "context.yaml").exists():
+        print("needs the demo mesh: run `make demo` first", file=sys.stderr)
+        return 1
+    client = Client(Home(home))
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Bare(Path(folder), home / "nodes")
+        try:
+            rows, bares = [], []
+            for index in range(runs):
+                rows.append(one_apply(client, Path(folder), f"lat-{index}"))
+                bares.append(bare.play(f"bare-{index}"))
+        finally:
+            bare.close()
+    report(rows, bares, cli_start_ms())
+    return 0
+
+
+def one_apply(client: Client, folder: Path, name: str) -> dict[str, float]:
+    """Apply one pod and take its times (ms) apart; removes it again."""
+    file = folder / f"{name}.yaml"
+    file.write_text(POD.format(name=name))
+    manifests = read_manifests((str(file),), default_namespace="default")
+    started_ns = time.time_ns()
+    change = plan(client, manifests)
+    sealed_ns = time.time_ns()
+    applying.submit(client, change)
+    accepted_ns = time.time_ns()
+    workload = change.key.partition("/")[2]
+    events = wait_deployed(client, workload)
+    told = {event["action"]: event for event in events}
+    at_ms = {action: event_ms(event) for action, event in told.items()}
+    task_ms = ulid_ms(told["Scheduled"]["details"]["task"])
+    base_ms = started_ns / 1e6
+    released_ms = min(event_ms(event) for event in events if event["action"] == "ShareReleased")
+    marks = [sealed_ns / 1e6, accepted_ns / 1e6, task_ms, at_ms["Scheduled"], released_ms, at_ms["Deployed"]]
+    remove(client, name)
+    return {
+        "seal": marks[0] - base_ms,
+        "accept": marks[1] - marks[0],
+        "task": marks[2] - marks[1],
+        "bids+lease": marks[3] - marks[2],
+        "release": marks[4] - marks[3],
+        "podman": marks[5] - marks[4],
+        "whole": marks[5] - base_ms,
+    }
+
+
+def plan(client: Client, manifests: ManifestSet) -> applying.Change:
+    """Resolve and seal the one workload of a manifest, with the mesh read anew as `apply` does."""
+    planner = applying.Planner(client, applying.Mesh.read(client))
+    (workload,) = resolve(manifests.objects).workloads
+    return planner.workload(workload)
+
+
+def wait_deployed(client: Client, workload: str) -> list[dict[str, Any]]:
+    """The events of a workload once it is deployed."""
+    name = workload.rpartition("/")[2]
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = client.get("/api/v1/events")["items"]
+        own = [event for event in found if event["involvedObject"]["name"] == name]
+        if any(event["action"] == "Deployed" for event in own):
+            return own
+        time.sleep(0.02)
+    raise SystemExit(f"{name} was not deployed within {PATIENCE_S:g} s")
+
+
+def event_ms(event: dict[str, Any]) -> float:
+    """When an event was issued: its name is a ULID, which begins with the time in milliseconds."""
+    return ulid_ms(event["metadata"]["name"])
+
+
+def ulid_ms(text: str) -> float:
+    """The wall milliseconds in a ULID."""
+    value = 0
+    for character in text.upper()[:10]:
+        value = value * 32 + CROCKFORD.index(character)
+    return float(value)
+
+
+def remove(client: Client, name: str) -> None:
+    """Withdraw the pod and wait until it is gone, so that applies do not add up."""
+    change = applying.Planner(client, applying.Mesh.read(client)).removal("Pod", "default", name)
+    if change is not None:
+        applying.submit(client, change)
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        pods = client.get("/api/v1/pods")["items"]
+        if all(pod["metadata"]["name"] != name for pod in pods):
+            return
+        time.sleep(0.1)
+
+
+class Bare:
+    """Podman alone, with its containers on a tmpfs as an agent has them."""
+
+    def __init__(self, folder: Path, nodes: Path) -> None:
+        store = next(nodes.glob("*/images"))
+        self._storage = Path("/run/beemesh-bench")
+        settings = PodmanSettings(
+            storage_dir=self._storage, data_dir=folder / "data", image_store=store, lock_dir=folder / "locks"
+        )
+        self._runtime = PodmanRuntime(settings)
+        asyncio.run(self._prepare())
+
+    async def _prepare(self) -> None:
+        await self._runtime.prepare()
+        await self._runtime.close()
+
+    def play(self, name: str) -> float:
+        """Milliseconds of one `podman kube play`; the pod is removed again, uncounted."""
+        started = time.perf_counter()
+        self._podman(["kube", "play", "--network", "none", "-"], POD.format(name=name))
+        took_ms = (time.perf_counter() - started) * 1000
+        self._podman(["pod", "rm", "-f", "-t", "0", name], "")
+        return took_ms
+
+    def _podman(self, words: Sequence[str], stdin: str) -> None:
+        subprocess.run(
+            ["podman", *words],
+            input=stdin,
+            text=True,
+            env=self._runtime.setup.environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        asyncio.run(self._runtime.teardown())
+        if self._storage.is_dir():
+            self._storage.rmdir()
+
+
+def cli_start_ms() -> float:
+    """Median milliseconds of `beemeshctl --help`: what a person waits for before any of this begins."""
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "beemeshctl.main", "--help"], cwd=ROOT, check=True, capture_output=True)
+        times.append((time.perf_counter() - started) * 1000)
+    return statistics.median(times)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of the values lies (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def report(rows: list[dict[str, float]], bares: list[float], start_ms: float) -> None:
+    """A table for people, JSON for scripts."""
+    print(f"{'stage':<12} {'p50 ms':>8} {'p99 ms':>8}")
+    result: dict[str, Any] = {"applies": len(rows)}
+    for stage in rows[0]:
+        values = [row[stage] for row in rows]
+        result[stage] = {"p50_ms": round(quantile(values, 0.5), 1), "p99_ms": round(quantile(values, 0.99), 1)}
+        print(f"{stage:<12} {result[stage]['p50_ms']:>8.1f} {result[stage]['p99_ms']:>8.1f}")
+    bare_ms = quantile(bares, 0.5)
+    overhead = [row["whole"] - row["podman"] for row in rows]
+    result["bare_podman_p50_ms"] = round(bare_ms, 1)
+    result["ratio_to_bare_podman"] = round(result["whole"]["p50_ms"] / bare_ms, 2)
+    result["overhead_p50_ms"] = round(quantile([row["whole"] for row in rows], 0.5) - bare_ms, 1)
+    result["before_podman_p50_ms"] = round(quantile(overhead, 0.5), 1)
+    result["cli_start_ms"] = round(start_ms, 1)
+    print(f"bare podman  {bare_ms:>8.1f}   whole / bare: {result['ratio_to_bare_podman']}")
+    print(f"overhead above bare podman, p50: {result['overhead_p50_ms']} ms; the CLI's own start: {start_ms:.0f} ms")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
