@@ -42,7 +42,6 @@ spec:
     - name: main
       image: localhost/hello:1
       imagePullPolicy: Never
-      command: ["/bin/sleep", "600"]
       resources: {{limits: {{memory: 32Mi}}}}
 """
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -83,7 +82,7 @@ def one_apply(client: Client, folder: Path, name: str) -> dict[str, float]:
     applying.submit(client, change)
     accepted_ns = time.time_ns()
     workload = change.key.partition("/")[2]
-    events = wait_deployed(client, workload)
+    events = wait_deployed(client, workload, started_ns // 1_000_000)
     told = {event["action"]: event for event in events}
     at_ms = {action: event_ms(event) for action, event in told.items()}
     task_ms = ulid_ms(told["Scheduled"]["details"]["task"])
@@ -94,8 +93,8 @@ def one_apply(client: Client, folder: Path, name: str) -> dict[str, float]:
     return {
         "seal": marks[0] - base_ms,
         "accept": marks[1] - marks[0],
-        "task": marks[2] - marks[1],
-        "bids+lease": marks[3] - marks[2],
+        "task": max(0.0, marks[2] - marks[1]),  # often there before the second node's word that it saved the record
+        "bids+lease": marks[3] - max(marks[1], marks[2]),
         "release": marks[4] - marks[3],
         "podman": marks[5] - marks[4],
         "whole": marks[5] - base_ms,
@@ -109,13 +108,13 @@ def plan(client: Client, manifests: ManifestSet) -> applying.Change:
     return planner.workload(workload)
 
 
-def wait_deployed(client: Client, workload: str) -> list[dict[str, Any]]:
+def wait_deployed(client: Client, workload: str, since_ms: float) -> list[dict[str, Any]]:
     """The events of a workload once it is deployed."""
     name = workload.rpartition("/")[2]
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found = client.get("/api/v1/events")["items"]
-        own = [event for event in found if event["involvedObject"]["name"] == name]
+        own = [event for event in found if event["involvedObject"]["name"] == name and event_ms(event) >= since_ms]
         if any(event["action"] == "Deployed" for event in own):
             return own
         time.sleep(0.02)

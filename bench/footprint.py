@@ -39,9 +39,8 @@ def main() -> int:
         )
     help_ms = statistics.median(help_times_ms())
     for row in rows:
-        print(
-            f"agent {row['pid']:<8} {row['rss_mib']:>6.1f} MiB (aim {RSS_AIM_MIB})   {row['cpu_percent']:>5.2f} % (aim {CPU_AIM_PERCENT:g})"
-        )
+        memory = f"{row['rss_mib']:>6.1f} MiB (aim {RSS_AIM_MIB})"
+        print(f"agent {row['pid']:<8} {memory}   {row['cpu_percent']:>5.2f} % (aim {CPU_AIM_PERCENT:g})")
     print(f"beemeshctl --help {help_ms:>6.0f} ms (aim {HELP_AIM_MS})")
     print(json.dumps({"agents": rows, "help_ms": round(help_ms, 1), "seconds": seconds}))
     return 0
