@@ -36,6 +36,7 @@ from beemesh.intents.messages import (
     IntentRecords,
     IntentsAck,
     PushIntents,
+    SyncIntents,
 )
 from beemesh.intents.sync import CONTACT_KEY, CONTACT_TABLE, NEWS_PER_EXCHANGE_MAX, IntentSync
 from beemesh.membership.roster import Roster
@@ -349,6 +350,24 @@ def test_a_mesh_that_was_off_altogether_loses_nothing() -> None:
     _compare(one, newcomer, LONG_S)
     _compare(newcomer, one, LONG_S)
     assert newcomer.held() == one.held() == two.held()
+
+
+def test_doubts_end_when_maps_are_equal() -> None:
+    """With a member that was there all the time, or with most of the mesh: from then on its word counts again."""
+    back, mesh = _returned(workload()), _steady(1)
+    _compare(back, mesh, LONG_S)
+    back.put(workload(name="later"))
+    _compare(mesh, back, LONG_S)
+    assert mesh.map.get("workload/deployment/default/later") is not None
+
+    few, many = _returned(), _returned()
+    for index in (2, 3):
+        many.sync._view.set_status(IDS[index], "alive")
+    for place, doubts in ((few, True), (many, False)):
+        _compare(place, Place(1), LONG_S)
+        (reply,) = place.sync.handle(Asked(IDS[1], 1, SyncIntents(())), at(LONG_S))
+        assert isinstance(reply, Reply)
+        assert reply.message.doubtful is doubts  # type: ignore[attr-defined]
 
 
 def test_contact_is_noted_so_that_an_absence_can_be_measured() -> None:

@@ -292,3 +292,16 @@ def test_the_dead_are_accused_again_by_who_knows() -> None:
     members.take(suspect(2, 4, at_s=40), at(40))
 
     assert members.rumours.get(("suspect", IDS[4], IDS[0])) is not None
+
+
+def test_an_accusation_is_repeated_while_there_is_no_verdict() -> None:
+    """Every further failed probe says it again: whoever missed it gets another chance to hear it."""
+    members = _meshed(5)
+    member = members.get(IDS[4])
+    assert member is not None
+    members.accuse(member, at(1))
+    while members.rumours.take(members.retransmits):
+        pass
+    members.accuse(member, at(3))
+
+    assert members.rumours.get(("suspect", IDS[4], IDS[0])) is not None

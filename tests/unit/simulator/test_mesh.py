@@ -152,7 +152,7 @@ def test_a_restart_is_no_death(seed: int) -> None:
     assert world.run_until(lambda: _all_know(world, range(5), 5), 10)
     world.run_for(30)
     assert _deaths(world) == []
-    boots = {world.node(index).swim.members.get(world.machines[2].membership.node_id).boot_id for index in (0, 1, 3, 4)}  # type: ignore[union-attr]
+    boots = {_boot_seen_by(world, index) for index in (0, 1, 3, 4)}
     assert boots == {world.node(2).node.boot_id}
 
 
