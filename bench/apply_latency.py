@@ -94,7 +94,7 @@ def one_apply(client: Client, folder: Path, name: str) -> dict[str, float]:
         "seal": marks[0] - base_ms,
         "accept": marks[1] - marks[0],
         "task": max(0.0, marks[2] - marks[1]),  # often there before the second node's word that it saved the record
-        "bids+lease": marks[3] - max(marks[1], marks[2]),
+        "bids+lease": max(0.0, marks[3] - max(marks[1], marks[2])),
         "release": marks[4] - marks[3],
         "podman": marks[5] - marks[4],
         "whole": marks[5] - base_ms,

@@ -32,6 +32,12 @@ def _formed(nodes: int, seed: int, *, loss: float = 0.0, settle_s: float = 5.0) 
     return world
 
 
+def _boot_seen_by(world: World, index: int) -> object:
+    member = world.node(index).swim.members.get(world.machines[2].membership.node_id)
+    assert member is not None
+    return member.boot_id
+
+
 def _deaths(world: World, since_s: float = 0.0) -> list[tuple[int, NodeId]]:
     return [(index, e.node_id) for at_s, index, e in world.events if isinstance(e, MemberDown) and at_s >= since_s]
 
