@@ -248,7 +248,8 @@ def test_an_answer_is_bounded() -> None:
     (reply,) = Place(0, *large).sync.handle(Asked(IDS[1], 5, FetchIntents(keys[:KEYS_PER_FETCH_MAX])), at(1))
 
     assert isinstance(reply, Reply)
-    assert 0 < sum(len(record.body) for record in reply.message.records) <= ANSWER_BYTES_MAX  # type: ignore[attr-defined]
+    assert isinstance(reply.message, IntentRecords)
+    assert 0 < sum(len(record.body) for record in reply.message.records) <= ANSWER_BYTES_MAX
 
 
 def test_a_conflict_is_reported_where_the_loser_was_accepted() -> None:
