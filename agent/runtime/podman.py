@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +48,9 @@ from agent.runtime.podman_state import (
     EngineNote,
     PodmanContainer,
     note_of,
-    parse_inspect,
-    parse_ps,
-    pod_statuses,
     start_failure,
-    with_details,
 )
+from agent.runtime.podman_table import PodmanTable
 from agent.runtime.podspec import VolumePlaces, decided, empty_dirs, kube_document, problems, published_ports
 from agent.runtime.ports import PortPicker
 from agent.runtime.usage import usage_of
@@ -86,7 +82,7 @@ class PodmanRuntime:
         self._pids = PidWatch(self._process_ended)
         self._wake = asyncio.Event()
         self._refreshing = asyncio.Lock()
-        self._containers: dict[str, PodmanContainer] = {}
+        self._table = PodmanTable(self._podman, settings.call_timeout_s)
         self._pods: dict[str, PodStatus] = {}
         self._looked_at_s = -FRESH_S
         self._ended_since_look = True
@@ -194,14 +190,14 @@ class PodmanRuntime:
         await self._clean_up(pod_id)
         self._touched.add(pod_id)
         gone = self._pods.pop(pod_id, None)
-        self._containers = {key: item for key, item in self._containers.items() if item.pod_id != pod_id}
+        self._table.drop(pod_id)
         if gone is not None:
             self._hub.publish(RuntimeEvent(EventKind.REMOVED, pod_id, gone))
 
     async def stats(self, pod_id: str) -> PodStats:
         """See `Runtime.stats`. Read from the cgroups; podman is not asked."""
         await self._container(await self.status(pod_id), "")
-        return usage_of(pod_id, [item.pid for item in self._members(pod_id).values() if item.pid])
+        return usage_of(pod_id, [item.pid for item in self._table.members(pod_id).values() if item.pid])
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         """See `Runtime.events`."""
@@ -359,57 +355,32 @@ class PodmanRuntime:
             self._ended_since_look = False
             before = time.monotonic()
             self._touched.clear()
-            result = await self._podman(["ps", "-a", "--format", "json"], timeout_s=self.settings.call_timeout_s)
-            if result.exit_code:
+            try:
+                found = await self._table.look()
+            except RuntimeFailure:
                 self._ended_since_look = True
-                raise start_failure("list", result.error_text)
-            found = await self._with_details(parse_ps(result.stdout))
-            after = pod_statuses(found, self._stopped())
+                raise
+            after = self._table.statuses(self._stopped())
             for pod_id in self._starting | self._touched:  # what changed during the look is not judged by it
                 after.pop(pod_id, None)
                 if pod_id in self._pods:
                     after[pod_id] = self._pods[pod_id]
-            self._containers = {item.container_id: item for item in found}
             for event in differences(self._pods, after):
                 self._hub.publish(event)
             self._pods = after
             self._looked_at_s = before
             self._pids.watch(item.pid for item in found if item.state == "running" and not item.infra)
 
-    async def _with_details(self, found: Sequence[PodmanContainer]) -> Sequence[PodmanContainer]:
-        """Ask more about those that are new or changed: that is one call for all of them, and seldom."""
-        asked: list[str] = []
-        merged: dict[str, PodmanContainer] = {}
-        for item in found:
-            known = self._containers.get(item.container_id)
-            if known is not None and (known.state, known.pid, known.exit_code) == (
-                item.state,
-                item.pid,
-                item.exit_code,
-            ):
-                merged[item.container_id] = replace(
-                    item, started_at_ms=known.started_at_ms, restarts=known.restarts, oom=known.oom, ip=known.ip
-                )
-            else:
-                merged[item.container_id] = item
-                asked.append(item.container_id)
-        if asked:
-            result = await self._podman(["container", "inspect", *asked], timeout_s=self.settings.call_timeout_s)
-            for container_id, details in parse_inspect(result.stdout).items():
-                if container_id in merged:
-                    merged[container_id] = with_details(merged[container_id], details)
-        return tuple(merged.values())
-
     async def _watch(self) -> None:
         rechecks: Sequence[float] = ()
         while True:
-            wait_s = rechecks[0] if rechecks else SLOW_LOOK_S
+            wait_s = min(rechecks[0] if rechecks else SLOW_LOOK_S, self._table.next_start_s())
             woken = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     woken = await self._wake.wait()
             self._wake.clear()
-            if not woken and not rechecks and not self._pods and not self._dirty:
+            if not woken and not self._pods and not self._dirty:
                 continue
             if woken:
                 self._ended_since_look = True
@@ -418,6 +389,8 @@ class PodmanRuntime:
             with suppress(RuntimeFailure):
                 await self._refresh()
                 await self._clean_dirty()
+                if await self._table.tend(self._stopped(), self._starting):
+                    self._wake.set()
             if not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
                 rechecks = ()
 
@@ -444,10 +417,10 @@ class PodmanRuntime:
         return await call([self.settings.podman, *words], timeout_s=timeout_s, stdin=stdin, env=self.setup.environment)
 
     async def _container(self, status: PodStatus, name: str) -> PodmanContainer:
-        members = self._members(status.pod_id)
+        members = self._table.members(status.pod_id)
         if not members:  # it has only just been started
             await self._refresh()
-            members = self._members(status.pod_id)
+            members = self._table.members(status.pod_id)
         wanted = name or next(iter(sorted(members)), "")
         if wanted not in members:
             raise RuntimeFailure(
@@ -457,13 +430,9 @@ class PodmanRuntime:
             )
         return members[wanted]
 
-    def _members(self, pod_id: str) -> dict[str, PodmanContainer]:
-        mine = (item for item in self._containers.values() if item.pod_id == pod_id)
-        return {item.name.removeprefix(f"{pod_id}-"): item for item in mine}
-
     def _is_whole(self, pod_id: str) -> bool:
         """Whether every container of the pod was made and started."""
-        members = self._members(pod_id)
+        members = self._table.members(pod_id)
         note = EngineNote.decode(next((item.labels.get(LABEL_ENGINE, "") for item in members.values()), ""))
         created = any(item.reason == "Created" for item in self._pods[pod_id].containers)
         return not created and len(members) >= len(note.images)

@@ -25,7 +25,9 @@ from agent.runtime.logfile import time_ms
 LABEL_ENGINE = "beemesh.io/engine"
 """What the engine must know again after a restart, as JSON: no value of it is secret."""
 
-OOM_EXIT_CODE = 137
+RESTARTING = "Restarting"
+RESTING = "CrashLoopBackOff"
+"""Kubernetes' word for a container that ends so often that it has to wait before its next start."""
 _PORT = re.compile(r":(\d+): bind: address already in use|port (\d+)\S* (?:is )?already allocated")
 
 
@@ -130,8 +132,13 @@ def parse_inspect(output: bytes) -> dict[str, Mapping[str, Any]]:
     return {str(item["Id"]): item for item in _documents(output)}
 
 
-def pod_statuses(found: Iterable[PodmanContainer], stopped: Iterable[str]) -> dict[str, PodStatus]:
-    """The pods that these containers make up; `stopped` names the pods that were asked to stop."""
+def pod_statuses(
+    found: Iterable[PodmanContainer], stopped: Iterable[str], resting: Iterable[str] = ()
+) -> dict[str, PodStatus]:
+    """The pods that these containers make up.
+
+    `stopped` names the pods that were asked to stop, `resting` the containers that fail so often that they must wait.
+    """
     groups: dict[str, list[PodmanContainer]] = {}
     addresses: dict[str, str] = {}
     for container in found:
@@ -139,17 +146,18 @@ def pod_statuses(found: Iterable[PodmanContainer], stopped: Iterable[str]) -> di
             addresses[container.podman_pod] = container.ip
         elif container.pod_id:
             groups.setdefault(container.pod_id, []).append(container)
-    halted = set(stopped)
+    halted, waiting = set(stopped), set(resting)
     return {
-        pod_id: _pod_status(pod_id, members, pod_id in halted, addresses.get(members[0].podman_pod, ""))
+        pod_id: _pod_status(pod_id, members, pod_id in halted, waiting, addresses.get(members[0].podman_pod, ""))
         for pod_id, members in groups.items()
     }
 
 
-def _pod_status(pod_id: str, members: list[PodmanContainer], stopped: bool, ip: str) -> PodStatus:
+def _pod_status(pod_id: str, members: list[PodmanContainer], stopped: bool, resting: set[str], ip: str) -> PodStatus:
     note = EngineNote.decode(members[0].labels.get(LABEL_ENGINE, ""))
     statuses = tuple(
-        _container_status(member, pod_id, note, stopped) for member in sorted(members, key=lambda member: member.name)
+        _container_status(member, pod_id, note, stopped, member.container_id in resting)
+        for member in sorted(members, key=lambda member: member.name)
     )
     started = [status.started_at_ms for status in statuses if status.started_at_ms]
     phase = phase_of(statuses)
@@ -165,7 +173,9 @@ def _pod_status(pod_id: str, members: list[PodmanContainer], stopped: bool, ip: 
     )
 
 
-def _container_status(member: PodmanContainer, pod_id: str, note: EngineNote, stopped: bool) -> ContainerStatus:
+def _container_status(
+    member: PodmanContainer, pod_id: str, note: EngineNote, stopped: bool, resting: bool
+) -> ContainerStatus:
     name = member.name.removeprefix(f"{pod_id}-")
     ran = member.state in ("exited", "stopped", "dead") or member.restarts > 0
     state, reason = ContainerState.EXITED, ""
@@ -174,7 +184,7 @@ def _container_status(member: PodmanContainer, pod_id: str, note: EngineNote, st
     elif member.state in ("created", "configured", "initialized", "unknown", ""):
         state, reason = ContainerState.WAITING, "Created"
     elif will_restart(note.restart_policy, member.exit_code) and not stopped:
-        state, reason = ContainerState.WAITING, "Restarting"
+        state, reason = ContainerState.WAITING, RESTING if resting else RESTARTING
     else:
         reason = exit_reason(member.exit_code, oom=member.oom, stopped=stopped)
     return ContainerStatus(
@@ -207,7 +217,7 @@ def exit_reason(exit_code: int, *, oom: bool, stopped: bool) -> str:
 def phase_of(statuses: Iterable[ContainerStatus]) -> PodPhase:
     """The phase that Kubernetes derives from containers in these states."""
     listed = list(statuses)
-    if any(status.state is ContainerState.RUNNING or status.reason == "Restarting" for status in listed):
+    if any(status.state is ContainerState.RUNNING or status.reason in (RESTARTING, RESTING) for status in listed):
         return PodPhase.RUNNING
     if not listed or any(status.state is ContainerState.WAITING for status in listed):
         return PodPhase.PENDING
