@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_every_way_to_text_hides_the_value() -> None:
 
 
 def test_secrets_compare_but_cannot_be_kept_by_accident() -> None:
-    """Equal values are equal, kinds differ, and neither hashing nor pickling works."""
+    """Equal values are equal, kinds differ, and neither hashing nor serialising works."""
     assert SecretText("a") == SecretText("a")
     assert SecretText("a") != SecretText("b")
     assert SecretText("a") != SecretBytes(b"a")
@@ -27,4 +27,4 @@ def test_secrets_compare_but_cannot_be_kept_by_accident() -> None:
     with pytest.raises(TypeError):
         hash(SecretText("a"))
     with pytest.raises(TypeError, match="not pickled"):
-        pickle.dumps(SecretBytes(b"a"))
+        copy.copy(SecretBytes(b"a"))
