@@ -201,8 +201,8 @@ class Claims:
         possible = len(current.grants) + len(current.waiting)
         if possible >= majority(len(current.members)):
             return effects
-        if current.waiting and not current.silent:
-            return effects  # what the others say tells how to go on
+        if current.waiting and (claim.wish.tentative_ok or not current.silent):
+            return effects  # what the others say tells how to go on, or is all that there will be
         return [*effects, *self._failed(claim, current, now)]
 
     def _count(self, claim: _Claim, current: _Round, event: Answered) -> Effects:
@@ -280,7 +280,8 @@ class Claims:
             return self._deny(claim, "another node holds it", current.holder, current.held_ms / 1000, now)
         if current.silent and claim.wish.tentative_ok and current.grants and not current.abstained:
             return self._granted(claim, current, now, tentative=True)
-        if claim.rounds < ROUNDS_MAX and not current.silent and not current.abstained:
+        taught = claim.wish.tentative_ok and not current.grants and self._was_stale(current)
+        if claim.rounds < ROUNDS_MAX and not current.abstained and (taught or not current.silent):
             claim.phase = "pausing"
             first = claim.rounds == 1 and current.holder is None
             pause_s = 0.0 if first else self._randomness.uniform(*RACE_PAUSE_S)
@@ -289,6 +290,11 @@ class Claims:
             return self._deny(claim, "too many replicas abstain at present", None, ABSTAIN_RETRY_S, now)
         why = f"too few replicas answered: {current.why}" if current.silent else current.why or "lost a race"
         return self._deny(claim, why, current.holder, UNREACHABLE_RETRY_S, now)
+
+    def _was_stale(self, current: _Round) -> bool:
+        """Whether the replicas that answered know a later version or fence: the next round can be right."""
+        known = self._known[current.lease.key]
+        return known.version >= current.lease.version or known.fence_seen >= current.lease.fence
 
     def _deny(self, claim: _Claim, why: str, holder: NodeId | None, retry_s: float, now: Now) -> Effects:
         """Give up, and take back what some replicas granted meanwhile."""
