@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,9 +26,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to look (default 30)")
     seconds = parser.parse_args().seconds
-    agents = [process for process in psutil.process_iter(["cmdline"]) if is_agent(process)]
+    home = Path(os.environ.get("BEEMESH_HOME", str(ROOT / ".demo"))).resolve()
+    agents = [process for process in psutil.process_iter(["cmdline"]) if is_agent(process, home)]
     if not agents:
-        print("needs the demo mesh: run `make demo` first", file=sys.stderr)
+        print("needs a running mesh: run `make demo`, or name its folder in BEEMESH_HOME", file=sys.stderr)
         return 1
     before = {process.pid: cpu_s(process) for process in agents}
     time.sleep(seconds)
@@ -46,10 +48,12 @@ def main() -> int:
     return 0
 
 
-def is_agent(process: psutil.Process) -> bool:
-    """An agent itself, not its supervisor."""
+def is_agent(process: psutil.Process, home: Path) -> bool:
+    """An agent of that mesh itself, not its supervisor."""
     words = process.info["cmdline"] or []
-    return "agent.main" in words and "run" in words and "agent.supervise" not in words
+    if not {"agent.main", "run", "--config-dir"} <= set(words) or "agent.supervise" in words:
+        return False
+    return Path(words[words.index("--config-dir") + 1]).resolve().is_relative_to(home)
 
 
 def cpu_s(process: psutil.Process) -> float:
