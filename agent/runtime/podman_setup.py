@@ -6,12 +6,16 @@ host's default store. Podman is pointed here by its environment.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import ipaddress
 import json
 import os
 import shutil
+import socket
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +121,8 @@ class PodmanSetup:
         await unmount_all(self.root)
         for folder in (self.root, self.disk_volumes):
             shutil.rmtree(folder, ignore_errors=True)
+        if Path("/sys/class/net", self.bridge).exists():  # podman removes it with the last pod, except now and then
+            delete_bridge(self.bridge)
 
     def is_mounted(self) -> bool:
         """Whether the store's directory is a mount of its own."""
@@ -192,6 +198,14 @@ class PodmanSetup:
             "dns_enabled": False,
             "ipam_options": {"driver": "host-local"},
         }
+
+
+def delete_bridge(name: str) -> None:
+    """Take a bridge of ours down and away (netdevice(7), linux/sockios.h); one that is gone already is fine."""
+    request = struct.pack("16sH14x", name.encode(), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control, suppress(OSError):
+        fcntl.ioctl(control, SIOCSIFFLAGS, request)
+        fcntl.ioctl(control, SIOCBRDELBR, request)
 
 
 def engine_section(*, static_dir: Path, tmp_dir: Path) -> str:
