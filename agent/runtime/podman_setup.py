@@ -121,8 +121,7 @@ class PodmanSetup:
         await unmount_all(self.root)
         for folder in (self.root, self.disk_volumes):
             shutil.rmtree(folder, ignore_errors=True)
-        if Path("/sys/class/net", self.bridge).exists():  # podman removes it with the last pod, except now and then
-            delete_bridge(self.bridge)
+        delete_bridge(self.bridge)  # podman removes it with the last pod, except now and then
 
     def is_mounted(self) -> bool:
         """Whether the store's directory is a mount of its own."""
@@ -198,6 +197,9 @@ class PodmanSetup:
             "dns_enabled": False,
             "ipam_options": {"driver": "host-local"},
         }
+
+
+SIOCSIFFLAGS, SIOCBRDELBR = 0x8914, 0x89A1
 
 
 def delete_bridge(name: str) -> None:
