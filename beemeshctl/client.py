@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -64,6 +65,15 @@ ELSEWHERE = (502, 503, 504)
 """Answers that another agent may better."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A status with the whole body, or, of a good answer that is streamed, none yet."""
+
+    status: int
+    body: bytes
+    response: Any
+
+
 class Client:
     """One operator's way into one mesh. Tries the agents in order and stays with the first that answers.
 
@@ -102,16 +112,15 @@ class Client:
 
     def request(self, method: str, path: str, query: dict[str, Any], body: bytes = b"") -> bytes:
         """One request to whichever agent answers first; the body of a good answer."""
-        _, response = self._send(method, path, query, body, stream=False)
-        return bytes(response.data)
+        return self._send(method, path, query, body, stream=False)[1].body
 
     def lines(self, path: str, **query: Any) -> Iterator[bytes]:
         """The lines of an answer that comes bit by bit (logs, watches), until it ends. Raises `Unreachable` when the
         connection breaks off."""
         import urllib3
 
-        agent, response = self._send("GET", path, query, b"", stream=True)
-        buffer = b""
+        agent, answer = self._send("GET", path, query, b"", stream=True)
+        response, buffer = answer.response, b""
         try:
             for part in response.stream(65_536, decode_content=False):
                 *complete, buffer = (buffer + part).split(b"\n")
@@ -146,19 +155,19 @@ class Client:
 
     def _send(
         self, method: str, path: str, query: dict[str, Any], body: bytes, *, stream: bool
-    ) -> tuple[AgentEntry, Any]:
+    ) -> tuple[AgentEntry, _Answer]:
         """The first good answer; raises `Unreachable` with each agent's reason, or the error that was answered."""
         target = _target(path, query)
         failures: list[str] = []
         refusal: BeemeshError | None = None
         for agent in tuple(self._agents):
             try:
-                response = self._ask(agent, method, target, body, stream=stream)
-                if response.status < 400:
+                answer = self._ask(agent, method, target, body, stream=stream)
+                if answer.status < 400:
                     self._prefer(agent)
-                    return agent, response
-                refusal = error_of(response.status, _bounded(response))
-                if response.status not in ELSEWHERE or method != "GET":
+                    return agent, answer
+                refusal = error_of(answer.status, answer.body)
+                if answer.status not in ELSEWHERE or method != "GET":
                     raise refusal
                 failures.append(f"{_named(agent)}: {refusal.message}")
             except _transport_errors() as error:
@@ -175,21 +184,25 @@ class Client:
             hint="are the machines up, and their agents? `beemeshctl bootstrap` says what is wrong with each",
         )
 
-    def _ask(self, agent: AgentEntry, method: str, target: str, body: bytes, *, stream: bool) -> Any:
+    def _ask(self, agent: AgentEntry, method: str, target: str, body: bytes, *, stream: bool) -> _Answer:
         import urllib3
 
         now_ms = time.time_ns() // 1_000_000
         headers = sign_request(self.operator, method, target, body, now_ms, secrets.token_bytes(NONCE_BYTES))
         patience = urllib3.Timeout(connect=CONNECT_PATIENCE_S, read=None if stream else ANSWER_PATIENCE_S)
-        return self._pool(agent).urlopen(
-            method,
-            target,
-            body=body or None,
-            headers=headers,
-            timeout=patience,
-            retries=False,
-            preload_content=not stream,
+        response: Any = self._pool(agent).urlopen(
+            method, target, body=body or None, headers=headers, timeout=patience, retries=False, preload_content=False
         )
+        if stream and response.status < 400:
+            return _Answer(response.status, b"", response)
+        content = bytes(response.read(ANSWER_BYTES_MAX + 1))
+        if len(content) > ANSWER_BYTES_MAX:
+            response.close()
+            raise BeemeshError(
+                f"the answer of {_named(agent)} is larger than {ANSWER_BYTES_MAX} bytes", hint="ask for less"
+            )
+        response.release_conn()
+        return _Answer(response.status, content, response)
 
     def _prefer(self, agent: AgentEntry) -> None:
         with self._lock:
@@ -251,8 +264,8 @@ def error_of(status: int, body: bytes) -> BeemeshError:
     hint = str(known.get("hint", ""))
     kind = ERRORS.get(status, BeemeshError)
     if kind is InvalidInput:
-        causes = [cause for cause in known.get("causes") or () if isinstance(cause, dict)]
-        return InvalidInput(message, hint=hint, problems=tuple(Problem(str(each.get("message", ""))) for each in causes))
+        causes = [str(each.get("message", "")) for each in known.get("causes") or () if isinstance(each, dict)]
+        return InvalidInput(message, hint=hint, problems=tuple(Problem(cause) for cause in causes))
     return kind(message, hint=hint)
 
 
@@ -264,11 +277,6 @@ def _target(path: str, query: dict[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return "true" if value is True else str(value)
-
-
-def _bounded(response: Any) -> bytes:
-    """The body of a refusal, whether it was read at once or not."""
-    return bytes(response.read(ANSWER_BYTES_MAX) if not response.closed and not response._body else response.data)
 
 
 def _fresh(change: dict[str, Any], told: OrderedDict[tuple[str, str], int]) -> dict[str, Any] | None:
