@@ -19,6 +19,7 @@ from agent.network import AgentNetwork
 from agent.pods import PodWatch, runtime_pod_id
 from agent.runtime.contract import Finding, Runtime, RuntimeFailure, Severity
 from agent.shell import Shell
+from agent.tasks import TaskReader
 from beemesh.composition import Composition
 from beemesh.custody.custodians import revisions_of
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
@@ -28,7 +29,6 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.record import Intent
-from beemesh.scheduling.messages import SilenceAnswer, SilenceQuestion
 from beemesh.workloads.kubeshape import TaskView
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Door:
         self._clock = clock
         self._submissions: dict[int, asyncio.Future[Submitted]] = {}
         self._next_token = 1
+        self._tasks = TaskReader(composition, self._ask)
 
     def wall_ms(self) -> int:
         """The agent's wall clock."""
@@ -180,77 +181,12 @@ class Door:
     # --- tasks ----------------------------------------------------------------------------------------------------
 
     def tasks(self) -> list[TaskView]:
-        """The tasks that this agent heard of, newest last."""
-        views = []
-        for entry in self._composition.bidder.book.entries():
-            events = self._composition.journal.events(task_id=entry.task.task_id)
-            last = events[-1] if events else None
-            best = entry.best()
-            node = self._name(last.node_id) if last is not None and last.status != "Pending" else ""
-            views.append(
-                TaskView(
-                    task_id=entry.task.task_id,
-                    workload_id=entry.task.workload_id,
-                    namespace=entry.task.namespace,
-                    revision=entry.task.revision,
-                    replica=entry.task.replica,
-                    attempt=entry.task.attempt,
-                    state=last.status if last is not None else "Bidding",
-                    node=node or (self._name(best.node_id) if best is not None and last is None else ""),
-                    reason=last.reason if last is not None else "",
-                    bids=len(entry.bids),
-                    created_ms=entry.task.issued_ms,
-                )
-            )
-        return sorted(views, key=lambda view: view.task_id)
+        """See `TaskReader.tasks`."""
+        return self._tasks.tasks()
 
     async def explain(self, task_id: str) -> dict[str, Any]:
-        """Everything known of a task's placement; raises `NotFound`."""
-        entry = self._composition.bidder.book.get(task_id)
-        events = self._composition.journal.events(task_id=task_id)
-        if entry is None and not events:
-            raise NotFound(
-                f'tasks "{task_id.lower()}" not found', hint="`beemeshctl get tasks` lists those that are remembered"
-            )
-        bids = sorted(entry.bids.values(), key=lambda bid: (-bid.score, bid.node_id)) if entry is not None else []
-        bidders = {bid.node_id for bid in bids}
-        silent = await self._silent(task_id, bidders)
-        view = next((view for view in self.tasks() if view.task_id == task_id), None)
-        return {
-            "task": msgspec.to_builtins(view) if view is not None else {"task_id": task_id},
-            "bids": [
-                {
-                    "node": self._name(bid.node_id),
-                    "score": bid.score,
-                    "fit": bid.fit,
-                    "parts": bid.reasons,
-                    "at_ms": bid.issued_ms,
-                }
-                for bid in bids
-            ],
-            "silent": silent,
-            "events": [
-                {
-                    "status": event.status,
-                    "node": self._name(event.node_id),
-                    "reason": event.reason,
-                    "at_ms": event.issued_ms,
-                    "details": event.details,
-                }
-                for event in events
-            ],
-        }
-
-    async def _silent(self, task_id: str, bidders: set[NodeId]) -> list[dict[str, Any]]:
-        nodes = [node_id for node_id in self._composition.view.alive() if node_id not in bidders]
-        answers = await asyncio.gather(*(self._ask(node_id, SilenceQuestion(task_id)) for node_id in nodes))
-        told = []
-        for node_id, answer in zip(nodes, answers, strict=True):
-            reasons = list(answer.reasons) if isinstance(answer, SilenceAnswer) else ["it does not answer"]
-            if isinstance(answer, SilenceAnswer) and not answer.seen:
-                reasons = ["it never heard of the task"]
-            told.append({"node": self._name(node_id), "reasons": reasons or ["others bid better first"]})
-        return told
+        """See `TaskReader.explain`."""
+        return await self._tasks.explain(task_id)
 
     def _name(self, node_id: bytes) -> str:
         member = self._composition.roster.member(node_id)

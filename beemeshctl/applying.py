@@ -37,6 +37,7 @@ from beemesh.workloads.objects import CONFIG_KINDS, ManifestObject, ObjectKey
 from beemesh.workloads.record import REVISIONS_KEPT, Revision, SealedObject, Workload
 from beemesh.workloads.resolve import ResolvedWorkload
 from beemeshctl.client import BEEMESH, Client
+from beemeshctl.workload_identity import WorkloadIssuer, WorkRoot
 
 Verb = Literal["created", "configured", "unchanged", "deleted"]
 
@@ -107,6 +108,7 @@ class Planner:
         self._mesh = mesh
         self._managed_by = managed_by
         self._fingerprint_key = client.home.fingerprint_key()
+        self._work_root: WorkRoot | None = None
 
     def workload(self, wanted: ResolvedWorkload) -> Change:
         """What becomes of a workload."""
@@ -114,8 +116,10 @@ class Planner:
         intent = self._mesh.standing(key)
         before = msgspec.msgpack.decode(intent.body, type=Workload) if intent is not None else None
         print_ = fingerprint(self._fingerprint_key, wanted.template)
-        same = before is not None and before.current.fingerprint == print_
         draft = self._draft(wanted, before)
+        identity = self._issuing(draft)
+        draft = msgspec.structs.replace(draft, issuing_key=identity.public_key)
+        same = before is not None and (before.current.fingerprint, before.issuing_key) == (print_, draft.issuing_key)
         if same and before is not None and msgspec.structs.replace(draft, revisions=before.revisions) == before:
             return Change(
                 wanted.kind, wanted.namespace, wanted.name, "unchanged", key,
@@ -127,7 +131,8 @@ class Planner:
             revisions = before.revisions
         else:
             number = before.current.number + 1 if before is not None else 1
-            content = SealedContent(wanted.template.reveal())
+            pem = identity.certify(draft.namespace, draft.name, _now_ms())
+            content = SealedContent(wanted.template.reveal(), identity.private_key.reveal(), pem)
             sealed = self._seal(content, key, number, print_)
             ciphertext, boxes = sealed.ciphertext, sealed.boxes
             kept = before.revisions if before is not None else ()
@@ -170,6 +175,11 @@ class Planner:
             created_ms=before.created_ms if before is not None else _now_ms(),
             managed_by=self._managed_by or (before.managed_by if before is not None else ""),
         )
+
+    def _issuing(self, workload: Workload) -> WorkloadIssuer:
+        if self._work_root is None:
+            self._work_root = WorkRoot.of(self._client.home, self._client.mesh)
+        return self._work_root.issuer(workload.workload_id, workload.created_ms)
 
     def config(self, item: ManifestObject) -> Change:
         """What becomes of a ConfigMap or Secret."""

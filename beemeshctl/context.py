@@ -95,6 +95,16 @@ class Home:
         return self.path / "fingerprint.key"
 
     @property
+    def work_key_file(self) -> Path:
+        """The work root's Ed25519 seed (32 bytes), which certifies workloads: for operators, never for agents."""
+        return self.path / "work.key"
+
+    @property
+    def work_pem_file(self) -> Path:
+        """The work root's certificate."""
+        return self.path / "work.pem"
+
+    @property
     def context_file(self) -> Path:
         """See `Context`."""
         return self.path / "context.yaml"
@@ -169,6 +179,14 @@ class Home:
     def fingerprint_key(self) -> bytes:
         """The key of manifest fingerprints."""
         return read_secret(self.fingerprint_file, Passphrase())
+
+    def work_root_seed(self) -> bytes:
+        """The seed of the work root."""
+        return read_secret(self.work_key_file, Passphrase())
+
+    def work_pem(self) -> bytes:
+        """The work root's certificate in PEM."""
+        return self._read(self.work_pem_file)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -33,6 +33,9 @@ CA_LIFETIME_MS = 30 * 365 * 86_400_000
 BACKDATED_MS = 600_000
 """Certificates begin ten minutes ago: a peer's clock may be behind ours by that much and still accept them."""
 
+WORKLOAD_ISSUING_MS = 10 * 365 * 86_400_000
+"""A workload that nobody touches must go on for years; what ends its identity early is a revocation."""
+
 ISSUING_GRACE_MS = 90 * 86_400_000
 """An issuing certificate lives through its membership's grace: only revocation or the end of grace shuts a node out."""
 

@@ -457,8 +457,12 @@ class Bidder:
         entry = self.book.get(task_id)
         if entry is None:
             return SilenceAnswer(task_id, seen=False)
-        spoke = self._self_id in entry.bids
-        return SilenceAnswer(task_id, seen=True, reasons=() if spoke else entry.reasons or (entry.outcome,))
+        if self._self_id in entry.bids:
+            return SilenceAnswer(task_id, seen=True)
+        settled = f"it was settled before this node's turn to speak ({entry.outcome})"
+        return SilenceAnswer(
+            task_id, seen=True, reasons=entry.reasons or (settled if entry.outcome else "it has not decided yet",)
+        )
 
     # --- time -------------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def explain(
     ours = [event for event in events if (event.revision, event.replica) == (task.revision, task.replica)]
     ours.sort(key=lambda event: (event.issued_ms, event.event_id))
     own = [event for event in ours if event.task_id == task.task_id]
-    last = next((event for event in reversed(own) if event.status in STATES), None)
+    state, node, reason = state_of(own, name_of)
     tasks = {each.task.task_id for each in siblings if _same(each.task, task)} | {task.task_id}
     tasks |= {event.task_id for event in ours if event.task_id}
     return Explanation(
@@ -98,9 +98,9 @@ def explain(
         revision=task.revision,
         replica=task.replica,
         attempt=task.attempt,
-        state=last.status if last else "Pending",
-        node=name_of(last.node_id) if last and last.status in ("Scheduled", "Deployed") else "",
-        reason=_reason(last),
+        state=state,
+        node=node,
+        reason=reason,
         issued_ms=task.issued_ms,
         steward=name_of(NodeId(entry.signed.signer)),
         bids=_bids(entry, name_of),
@@ -113,6 +113,14 @@ def explain(
         attempts=tuple(sorted(tasks)),
         events=tuple(_line(event, name_of) for event in ours),
     )
+
+
+def state_of(events: Sequence[Event], name_of: NameOf) -> tuple[str, str, str]:
+    """(state, the node that has the task, the reason) by the events of one task, oldest first."""
+    last = next((event for event in reversed(events) if event.status in STATES), None)
+    if last is None:
+        return "Pending", "", _reason(None)
+    return last.status, name_of(last.node_id) if last.status in ("Scheduled", "Deployed") else "", _reason(last)
 
 
 def _same(one: Task, other: Task) -> bool:

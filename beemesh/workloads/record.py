@@ -146,6 +146,9 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     created_ms: int = 0
     managed_by: str = ""
     """Set by `reconcile`: the source that owns this record and may prune it."""
+    issuing_key: bytes = b""
+    """The public half of the key that issues this workload's replica identities (Ed25519); the private half is sealed
+    with the manifest."""
 
     @property
     def workload_id(self) -> str:

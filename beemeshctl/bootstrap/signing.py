@@ -37,6 +37,7 @@ from beemesh.settings import NodeSettings
 from beemeshctl.context import Context, Home
 from beemeshctl.inventory.desired import DesiredNode
 from beemeshctl.keyfile import Passphrase, read_secret, write_private, write_secret
+from beemeshctl.workload_identity import create_work_root
 
 CONFIG_FILES = (
     "node.yaml",
@@ -92,7 +93,7 @@ class Authority:
         self._ring: GossipRing | None = None
 
     def create(self, mesh: str, operator: str, now_ms: int) -> bool:
-        """Make CA, gossip key, fingerprint key and operator of a new mesh; False when they are all there.
+        """Make CA, work root, gossip key, fingerprint key and operator of a new mesh; False when they are all there.
 
         An interrupted creation goes on with the keys that it already made.
         """
@@ -110,6 +111,7 @@ class Authority:
             write_secret(home.operator_key_file, sign_private.reveal() + open_private.reveal(), "")
         if not home.ca_pem_file.exists():
             write_private(home.ca_pem_file, certificates.ca_certificate(self.signer, mesh, now_ms))
+        create_work_root(home, mesh, now_ms)
         if not home.operator_pem_file.exists():
             self._certify_operator(mesh, operator, now_ms)
         if home.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import click
@@ -60,35 +59,52 @@ def _replica(item: dict[str, Any]) -> int:
     return int(item["spec"].get("replica", 0))
 
 
-def _print(explanation: dict[str, Any]) -> None:
+def _print(story: dict[str, Any]) -> None:
+    click.echo(f"task {story['task_id']}: replica {story['replica']} of {story['workload_id']}")
+    where = f" on {story['node']}" if story["node"] else ""
+    click.echo(f"{story['state']}{where}, revision {story['revision']}, attempt {story['attempt'] + 1}")
+    if story["reason"] and not story["node"]:
+        click.echo(f"reason: {story['reason']}")
+    click.echo(f"asked for by steward {story['steward']}\n")
+    _print_bids(story["bids"])
+    if story["silent"]:
+        click.echo("\nkept silent:")
+        for node, reasons in story["silent"].items():
+            _wrapped(f"  {node:<12} ", "; ".join(reasons))
+    for lease in story["leases"]:
+        until = f"for {lease['until_ms'] - lease['from_ms']} ms" if lease["until_ms"] else "and holds it"
+        kind = ", tentative" if lease["tentative"] else ""
+        click.echo(
+            f"\nlease: {lease['node']} got it after {lease['from_ms'] - story['issued_ms']} ms {until}"
+            f" (fence {lease['fence']}{kind})"
+        )
+    if story["events"]:
+        click.echo("\nwhat happened (ms since the task was published):")
+        for event in story["events"]:
+            text = ": ".join(part for part in (event["reason"], event["details"].get("message", "")) if part)
+            after_ms = event["at_ms"] - story["issued_ms"]
+            _wrapped(f"  {after_ms:>+8} {event['node']:<12} {event['status']:<14} ", text)
+    click.echo()
+
+
+def _print_bids(bids: list[dict[str, Any]]) -> None:
     from beemeshctl.render import print_table
 
-    task = explanation["task"]
-    where = f"replica {task.get('replica', 0)} of {task.get('workload_id', '?')}, revision {task.get('revision', '?')}"
-    click.echo(f"task {task['task_id']}: {where}")
-    click.echo(f"state: {task.get('state', '?')}" + (f" on {task['node']}" if task.get("node") else ""))
-    bids = explanation["bids"]
-    if bids:
-        parts = sorted({name for bid in bids for name in bid["parts"]})
-        rows = [
-            [bid["node"], f"{bid['score']:.3f}", *(f"{bid['parts'].get(name, 0.0):.3f}" for name in parts)]
-            for bid in bids
-        ]
-        click.echo("\nbids, best first:")
-        print_table(["NODE", "SCORE", *(name.upper() for name in parts)], rows)
-    else:
-        click.echo("\nnobody bid.")
-    if explanation["silent"]:
-        click.echo("\nsilent:")
-        for each in explanation["silent"]:
-            click.echo(f"  {each['node']}: {'; '.join(each['reasons'])}")
-    if explanation["events"]:
-        click.echo("\nwhat happened:")
-        start_ms = explanation["events"][0]["at_ms"]
-        for event in explanation["events"]:
-            clock = time.strftime("%H:%M:%S", time.localtime(event["at_ms"] / 1000))
-            reason = event["reason"] or event["details"].get("message", "")
-            click.echo(
-                f"  {clock} +{event['at_ms'] - start_ms:>5} ms  {event['node']:<12} {event['status']:<14} {reason}"
-            )
-    click.echo()
+    if not bids:
+        click.echo("nobody bid.")
+        return
+    parts = sorted({name for bid in bids for name in bid["parts"]})
+    rows = [
+        [bid["node"], f"{bid['score']:.3f}", *(f"{bid['parts'].get(name, 0.0):.3f}" for name in parts)] for bid in bids
+    ]
+    click.echo("bids, best first:")
+    print_table(["NODE", "SCORE", *(name.upper() for name in parts)], rows)
+
+
+def _wrapped(head: str, text: str) -> None:
+    """A line with a hanging indent, 80 columns wide where the terminal is."""
+    import shutil
+    import textwrap
+
+    width = max(60, shutil.get_terminal_size().columns)
+    click.echo(textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head)) or head.rstrip())
