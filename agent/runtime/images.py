@@ -290,6 +290,11 @@ def failure_of(text: str, what: str) -> RuntimeFailure:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("Error:")]
+    causes = [line for line in lines if line.startswith("starting container ")]
+    if causes and errors and "failed to start" in errors[-1]:
+        # `kube play` counts the failures last, and tells why before; a dependant only repeats that its pod has none.
+        first = next((line for line in causes if "dependency" not in line), causes[0])
+        return first.partition(": ")[2][:500]
     return (errors or lines or ["podman gave no reason"])[-1].removeprefix("Error:").strip()[:500]
 
 

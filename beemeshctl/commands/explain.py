@@ -62,7 +62,7 @@ def _replica(item: dict[str, Any]) -> int:
 def _print(story: dict[str, Any]) -> None:
     click.echo(f"task {story['task_id']}: replica {story['replica']} of {story['workload_id']}")
     where = f" on {story['node']}" if story["node"] else ""
-    click.echo(f"{story['state']}{where}, revision {story['revision']}, attempt {story['attempt'] + 1}")
+    click.echo(f"{story['state']}{where}, revision {story['revision']}, attempt {story['attempt']}")
     if story["reason"] and not story["node"]:
         click.echo(f"reason: {story['reason']}")
     click.echo(f"asked for by steward {story['steward']}\n")

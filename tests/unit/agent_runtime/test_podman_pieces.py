@@ -114,6 +114,15 @@ def test_podmans_errors_get_a_reason(text: str, reason: str) -> None:
     assert failed.hint
 
 
+def test_a_failed_start_says_why() -> None:
+    """Podman counts failed containers on its last line; the cause stands before, and is what people read."""
+    text = (
+        "starting container 4f: a dependency of container 4f failed to start: container state improper\n"
+        "starting container 9a: netavark: bridge exists\nError: failed to start 2 containers\n"
+    )
+    assert start_failure("p", text).message == "pod p did not start: netavark: bridge exists"
+
+
 def test_a_registry_that_is_away_is_not_a_missing_image() -> None:
     """`unreachable` and `unknown` lead to different reasons."""
     away = pull_failure("r.example/a:1", "Error: dial tcp: lookup r.example: no such host")
