@@ -1,14 +1,10 @@
-"""Makes the engine that `node.yaml` asks for."""
+"""Makes the engine that `node.yaml` asks for. Only that one is imported: an agent's memory is counted."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from agent.runtime.contract import Runtime, StorageState
-from agent.runtime.mock import MockRuntime
-from agent.runtime.podman import PodmanRuntime
-from agent.runtime.podman_setup import PodmanSettings
-from agent.runtime.process import ProcessRuntime, ProcessSettings
 from beemesh.settings import NodeSettings
 
 MEBIBYTE = 1024 * 1024
@@ -19,8 +15,12 @@ def runtime_for(settings: NodeSettings, *, image_store: Path | None = None) -> R
     data, storage = Path(settings.paths.data), Path(settings.paths.state)
     size = settings.runtime.state_size_mb * MEBIBYTE
     if settings.runtime.engine == "mock":
+        from agent.runtime.mock import MockRuntime
+
         return MockRuntime()
     if settings.runtime.engine == "process":
+        from agent.runtime.process import ProcessRuntime, ProcessSettings
+
         return ProcessRuntime(
             ProcessSettings(
                 storage_dir=storage,
@@ -29,6 +29,9 @@ def runtime_for(settings: NodeSettings, *, image_store: Path | None = None) -> R
                 max_concurrent=settings.runtime.max_concurrent_deployments,
             )
         )
+    from agent.runtime.podman import PodmanRuntime
+    from agent.runtime.podman_setup import PodmanSettings
+
     return PodmanRuntime(
         PodmanSettings(
             storage_dir=storage,
