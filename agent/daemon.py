@@ -26,6 +26,7 @@ from agent.door import Door
 from agent.metrics import Metrics
 from agent.network import AgentNetwork
 from agent.pods import PodJobs, PodWatch
+from agent.privacy import keep_memory_private
 from agent.runtime.contract import RuntimeFailure
 from agent.runtime.factory import runtime_for
 from agent.shell import Shell
@@ -50,6 +51,7 @@ RUNTIME_RETRY_S = 10.0
 
 def run_agent(config_directory: Path) -> int:
     """Run until SIGTERM or SIGINT; raises `BeemeshError` for what must be mended before it can start."""
+    keep_memory_private()
     loaded = node_files.load(config_directory)
     set_up_logging(loaded.settings.log)
     loop_factory = None

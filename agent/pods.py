@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ from beemesh.events import DeployPod, PodsObserved, StopPod
 from beemesh.ids import NodeId
 from beemesh.workloads.observation import ContainerReport, Endpoint, ReplicaReport
 from beemesh.workloads.podspec import ReplicaIdentity, open_template, plan_pod
+from beemesh.workloads.redaction import redact
 
 log = logging.getLogger("beemesh.pods")
 
@@ -92,14 +94,17 @@ class PodJobs:
         except BeemeshError as failure:
             error = f"InvalidSpec: {failure}"
         except Exception as failure:  # a bug of ours must not leave a replica waiting for ever
-            log.exception("job %s failed", effect.job_id)
+            # Its place without its message: that may quote what is sealed.
+            where = "".join(traceback.format_tb(failure.__traceback__))
+            log.error("job %s failed with %s at\n%s", effect.job_id, type(failure).__name__, where)
             error = f"EngineError: internal error of the agent: {type(failure).__name__}"
         self._feed(JobFinished(effect.job_id, result, error))
 
     async def _deploy(self, job: DeployPod) -> ReplicaReport:
         task = job.task
         identity = ReplicaIdentity(pod_name=job.pod, namespace=task.namespace, node_name=self._node_name)
-        plan = plan_pod(open_template(decode_content(job.plaintext).manifest), identity)
+        template = open_template(decode_content(job.plaintext).manifest)
+        plan = plan_pod(template, identity)
         spec = PodSpec(
             pod_id=runtime_pod_id(task.namespace, job.pod),
             labels={**self._labels(job), **_pod_labels(plan.pod["metadata"]["labels"])},
@@ -110,7 +115,10 @@ class PodJobs:
             writable_layer_bytes=plan.writable_layer_bytes,
             state=StorageState(plan.state),
         )
-        status = await self._runtime.deploy(spec)
+        try:
+            status = await self._runtime.deploy(spec)
+        except RuntimeFailure as failure:
+            raise RuntimeFailure(failure.reason, redact(failure.message, template), hint=failure.hint) from None
         return self._watch.deployed(status)
 
     def _labels(self, job: DeployPod) -> dict[str, str]:

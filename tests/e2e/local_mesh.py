@@ -60,8 +60,8 @@ class LocalMesh:
 
     def write_inventory(self, **changes: Any) -> None:
         """Write the inventory; `changes` are variables of all hosts."""
-        if not hasattr(self, "_ports"):
-            self._ports = {name: (free_port(), free_port()) for name in NAMES}
+        if not hasattr(self, "ports"):
+            self.ports = {name: (free_port(), free_port()) for name in NAMES}
         variables = {
             "ansible_connection": "local",
             "beemesh_mesh": "e2e",
@@ -80,8 +80,7 @@ class LocalMesh:
             **changes,
         }
         hosts = {
-            name: {"beemesh_gossip_port": gossip, "beemesh_api_port": api}
-            for name, (gossip, api) in self._ports.items()
+            name: {"beemesh_gossip_port": gossip, "beemesh_api_port": api} for name, (gossip, api) in self.ports.items()
         }
         self.inventory.write_text(json.dumps({"all": {"vars": variables, "hosts": hosts}}))
 
@@ -130,6 +129,10 @@ class LocalMesh:
         items = self.json("get", "pods")["items"]
         return {pod["metadata"]["name"]: pod for pod in items if pod["spec"].get("nodeName")}
 
+    def in_memory(self, word: str) -> bool:
+        """Whether a process in some container of this mesh has the word in its environment."""
+        return any(word.encode() in _environment_of(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
+
     def down(self) -> None:
         """End it all."""
         for name in NAMES:
@@ -144,3 +147,10 @@ def _command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
         return ""
+
+
+def _environment_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
