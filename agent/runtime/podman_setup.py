@@ -50,7 +50,8 @@ class PodmanSettings:
     max_concurrent: int = 10
     podman: str = "podman"
     call_timeout_s: float = 30.0
-    start_timeout_s: float = 60.0
+    start_timeout_s: float = 20.0
+    """For a pod whose images are here; 0.3 s is usual, and a slow board with cold caches takes some five."""
     pull_timeout_s: float = 900.0
     log_max_bytes: int = 8 * 1024 * 1024
     containers_conf: str = ""

@@ -112,6 +112,8 @@ def capacity_refusals(reqs: Requirements, resources: Resources) -> list[str]:
             gap = "" if unit == "m" else " "
             have = f"this node has {total}{gap}{unit}, {max(0, free)} free"
             reasons.append(f"needs {need}{gap}{unit} of {what}, {have}")
+    if resources.storage_mb_free <= 0:
+        reasons.append("this node's disk is full, up to what it keeps in reserve")
     if reqs.gpus:
         reasons.append(f"needs {reqs.gpus} GPUs, this node offers none")
     for port in reqs.ports:

@@ -56,6 +56,7 @@ class Judge:
             wished_zone=task.hints.get("zone", ""),
             softly_repelled=repelled_softly(task.constraints, card),
             crowd=max(crowd, 1 if self._self_id in task.avoid else 0),
+            failed=self._self_id in task.failed,
         )
         return score(task.reqs, resources, place, self._settings.scheduler.weights)
 

@@ -41,7 +41,9 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     qos: Qos = Qos()
     constraints: Constraints = Constraints()
     avoid: tuple[NodeId, ...] = ()
-    """Nodes that already run this workload, or failed this replica: they may bid, but rank behind the others."""
+    """Nodes that run another replica of this workload: they may bid, but rank behind those that run none."""
+    failed: tuple[NodeId, ...] = ()
+    """Nodes on which this replica failed: they may bid, but rank behind all others."""
     hints: dict[str, str] = {}
     duplicate_tolerant: bool = True
     restart: Literal["alone", "with-peers"] = "alone"

@@ -22,6 +22,10 @@ UNKNOWN_RELIABILITY = 0.5
 """Reliability is earned from witnessed outcomes, never self-reported: without any, everybody is average."""
 
 CROWD_MAX = 1_000
+"""Replicas of one workload on one node that are told apart."""
+
+FAILED_CROWD = 100
+"""A failure here weighs as much as so many other replicas: more than a node of an ordinary mesh ever has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Place:
     reliability: float = UNKNOWN_RELIABILITY
     crowd: int = 0
     """Other replicas of the workload here, promised ones too; a node in the task's `avoid` counts as one at least."""
+    failed: bool = False
+    """The replica failed here before: see `FAILED_CROWD`."""
 
 
 def score(reqs: Requirements, resources: Resources, place: Place, weights: Weights) -> Score:
@@ -60,9 +66,10 @@ def score(reqs: Requirements, resources: Resources, place: Place, weights: Weigh
     whole = sum(shares.values())
     inside = sum(parts[name] * share for name, share in shares.items()) / whole if whole else parts["fit"]
     crowd = min(max(0, place.crowd), CROWD_MAX)
+    told = {**parts, "crowd": float(crowd)} | ({"failed": 1.0} if place.failed else {})
     return Score(
-        total=round(_banded(inside, crowd), DIGITS),
-        parts={**{name: round(value, DIGITS) for name, value in parts.items()}, "crowd": float(crowd)},
+        total=round(_banded(inside, crowd + FAILED_CROWD if place.failed else crowd), DIGITS),
+        parts={name: round(value, DIGITS) for name, value in told.items()},
         fit={name: round(value, DIGITS) for name, value in fit.items()},
     )
 

@@ -351,9 +351,7 @@ class Steward:
 
     def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
         assert hosted.workload is not None, "nothing is started of a deleted workload"
-        task = make_task(
-            hosted.workload, hosted.record, action.replica, action.attempt, action.avoid, now.wall_ms, self._randomness
-        )
+        task = make_task(hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
         signed = sign_statement(self._crypto, TASK_KIND, task)
         self.ledger.heard(task, signed, now.boot_s)
         timing = self._settings.scheduler

@@ -9,10 +9,11 @@ import msgspec
 from beemesh.effects import Randomness
 from beemesh.errors import Untrusted
 from beemesh.identity.signing import Body, Signed, Verifier, decode_body, open_statement
-from beemesh.ids import ULID_RANDOM_BYTES, NodeId, digest_of, is_ulid, ulid
+from beemesh.ids import ULID_RANDOM_BYTES, digest_of, is_ulid, ulid
 from beemesh.intents.record import Intent, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.messages import TASK_KIND, SignedTask, Task
+from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Workload
 
 IntentLookup = Callable[[str], tuple[Intent, Signed] | None]
@@ -22,6 +23,9 @@ TASK_LIFETIME_MS = 30_000
 """How long a task may be bid for and claimed: several lease lifetimes, so that losers can step in for a dead winner."""
 
 NONCE_BYTES = 8
+FAILED_MAX = 8
+"""Nodes in a task's `failed`: as many as attempts are made."""
+
 AVOID_MAX = 32
 """Nodes in a task's `avoid`: 1 KiB of it. With more replicas than that, each node's own count of them spreads."""
 
@@ -36,30 +40,30 @@ def workload_of(found: tuple[Intent, Signed] | None) -> Workload | None:
 def make_task(
     workload: Workload,
     record: Signed,
-    replica: int,
-    attempt: int,
-    avoid: tuple[NodeId, ...],
+    start: StartReplica,
     wall_ms: int,
     randomness: Randomness,
 ) -> Task:
-    """A task for one replica of the current revision of `workload`, whose signed intent is `record`."""
+    """A task for the replica that the reconciler wants to `start` of the current revision of `workload`, whose signed
+    intent is `record`."""
     return Task(
         task_id=ulid(wall_ms, randomness.randbytes(ULID_RANDOM_BYTES)),
         workload_id=workload.workload_id,
         namespace=workload.namespace,
         kind=workload.kind,
         revision=workload.current.number,
-        replica=replica,
+        replica=start.replica,
         manifest_ref=workload.current.manifest,
         record_digest=digest_of(record.body),
         expires_ms=wall_ms + TASK_LIFETIME_MS,
         issued_ms=wall_ms,
         nonce=randomness.randbytes(NONCE_BYTES),
-        attempt=attempt,
+        attempt=start.attempt,
         reqs=workload.requirements,
         qos=workload.qos,
         constraints=workload.constraints,
-        avoid=avoid[:AVOID_MAX],
+        avoid=start.avoid[:AVOID_MAX],
+        failed=start.failed[-FAILED_MAX:],
         duplicate_tolerant=workload.duplicate_tolerant,
         restart=workload.restart,
     )

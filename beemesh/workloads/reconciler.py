@@ -80,6 +80,9 @@ class StartReplica:
     replica: int
     attempt: int = 1
     avoid: tuple[NodeId, ...] = ()
+    """Nodes that run other ordinals."""
+    failed: tuple[NodeId, ...] = ()
+    """Nodes where this slot failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +242,9 @@ class _Plan:
                     return  # a revision that fails must not be tried on every ordinal in turn
             elif room > 0:
                 room -= 1
-                failures = self.observed.failures.get(slot)
-                yield StartReplica(revision, ordinal, (failures.count if failures else 0) + 1, self._avoid(slot))
+                failures = self.observed.failures.get(slot, Failures(0, self.now_s))
+                siblings = tuple(self._siblings_of(ordinal))
+                yield StartReplica(revision, ordinal, failures.count + 1, siblings, failures.nodes)
 
     # --- what is there ----------------------------------------------------------------------------------------------
 
@@ -275,12 +279,6 @@ class _Plan:
         if self.now_s >= until_s:
             return None
         return Wait(*slot, until_s, failures.reasons, failures.count, exhausted)
-
-    def _avoid(self, slot: Slot) -> tuple[NodeId, ...]:
-        """Nodes where this slot failed, then those that run other ordinals."""
-        failures = self.observed.failures.get(slot)
-        failed = failures.nodes if failures else ()
-        return tuple(dict.fromkeys((*failed, *self._siblings_of(slot[1]))))
 
     def _siblings_of(self, ordinal: int) -> Iterable[NodeId]:
         return sorted(reports[0].node_id for slot, reports in self.active.items() if slot[1] != ordinal)

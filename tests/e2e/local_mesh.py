@@ -133,6 +133,27 @@ class LocalMesh:
         """Whether a process in some container of this mesh has the word in its environment."""
         return any(word.encode() in _environment_of(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
 
+    def containers(self, word: str) -> list[str]:
+        """Names of this mesh's pods in podman's own stores that hold the word."""
+        found = []
+        for name in NAMES:
+            graph, run = self.state / name / "graph", self.state / name / "run"
+            command = ["podman", "--root", str(graph), "--runroot", str(run), "pod", "ps", "--format", "{{.Name}}"]
+            listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+            found += [each for each in listed.split() if word in each]
+        return found
+
+    def running_word(self, deployment: str, variable: str) -> str:
+        """The value of a variable in the one process of a Deployment's pods; empty unless there is exactly one."""
+        prefix = f"{variable}=".encode()
+        values = [
+            line.removeprefix(prefix).decode()
+            for path in Path("/proc").glob("[0-9]*")
+            for line in _environment_of(int(path.name)).split(b"\0")
+            if line.startswith(prefix) and f"HOSTNAME={deployment}-".encode() in _environment_of(int(path.name))
+        ]
+        return values[0] if len(set(values)) == 1 else ""
+
     def down(self) -> None:
         """End it all."""
         for name in NAMES:

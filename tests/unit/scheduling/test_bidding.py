@@ -42,6 +42,7 @@ from beemesh.scheduling.messages import (
     Task,
 )
 from beemesh.scheduling.tasks import TASK_LIFETIME_MS, make_task
+from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Constraints, Requirements
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.samples import (
@@ -98,7 +99,7 @@ class Desk:
 
     def task(self, **changes: Any) -> Task:
         """A task for the record."""
-        made = make_task(self.wanted, self.record[1], 0, 1, (), self.now.wall_ms, random.Random(2))
+        made = make_task(self.wanted, self.record[1], StartReplica(1, 0), self.now.wall_ms, random.Random(2))
         return msgspec.structs.replace(made, **changes)
 
     def publish(self, task: Task, by: str = "two") -> Effects:

@@ -90,3 +90,16 @@ def test_needing_more_never_scores_better(machine: Resources, need: int, more: i
     large = score(Requirements(cpu_m=need + more, mem_mb=need + more), machine, Place(), Weights()).total
 
     assert large <= small
+
+
+@given(machines(), machines(), st.integers(0, 99), unit, unit)
+def test_where_it_failed_comes_last(
+    one: Resources, other: Resources, crowd: int, trust: float, distrust: float
+) -> None:
+    """A crowded node where the replica never failed ranks before an empty one where it did."""
+    crowded = score(REQS, one, Place(crowd=crowd, reliability=distrust), Weights())
+    failed = score(REQS, other, Place(failed=True, reliability=trust), Weights())
+
+    assert 0.0 < failed.total < crowded.total
+    assert failed.parts["failed"] == 1.0
+    assert "failed" not in crowded.parts

@@ -86,11 +86,11 @@ def test_what_is_as_wanted_is_left_alone() -> None:
 
 
 def test_a_new_replica_avoids_its_siblings_and_where_it_failed() -> None:
-    """A task names first the nodes on which this replica failed, then those that run others."""
+    """A task names the nodes on which this replica failed, and those that run others."""
     failures = {(1, 1): Failures(1, NOW_S - 60, ("StartFailed",), (NODES[3],))}
     (start,) = steps(wanted(2), report(0, node=2), failures=failures)
 
-    assert start == StartReplica(1, 1, attempt=2, avoid=(NODES[3], NODES[2]))
+    assert start == StartReplica(1, 1, attempt=2, avoid=(NODES[2],), failed=(NODES[3],))
 
 
 def test_a_deleted_workload_stops_everywhere() -> None:
