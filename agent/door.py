@@ -39,6 +39,7 @@ SUBMISSION_PATIENCE_S = 15.0
 
 ASK_PATIENCE_S = 2.0
 LOW_DISK_MB = 512
+FULL_DISK_MB = 16
 EXPIRY_WARNING_MS = 8 * 30 * 86_400_000
 """A third of a membership's life: from then on `doctor` speaks of it."""
 
@@ -233,8 +234,11 @@ class Door:
             hint = "free some space on the disk of the data directory"
             return [Finding("disk", Severity.ERROR, self._shell.store_error, hint)]
         free_mb = shutil.disk_usage(Path(self._files.settings.paths.data)).free // (1024 * 1024)
+        hint = f"free some space below {self._files.settings.paths.data}"
+        if free_mb < FULL_DISK_MB:
+            message = f"the disk is full ({free_mb} MiB free): no new work is taken"
+            return [Finding("disk", Severity.ERROR, message, hint)]
         if free_mb < LOW_DISK_MB:
-            hint = f"free some space below {self._files.settings.paths.data}"
             return [Finding("disk", Severity.WARNING, f"only {free_mb} MiB are free", hint)]
         return [Finding("disk", Severity.OK, f"{free_mb} MiB are free")]
 

@@ -37,7 +37,7 @@ from beemesh.effects import JobFinished, Run
 from beemesh.errors import BeemeshError
 from beemesh.events import DeployPod, PodsObserved, StopPod
 from beemesh.ids import NodeId
-from beemesh.workloads.observation import ContainerReport, Endpoint, ReplicaReport
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ContainerReport, Endpoint, ReplicaReport
 from beemesh.workloads.podspec import ReplicaIdentity, open_template, plan_pod
 from beemesh.workloads.redaction import redact
 
@@ -45,6 +45,7 @@ log = logging.getLogger("beemesh.pods")
 
 LABEL_POD_NAME = "beemesh.io/pod-name"
 LABEL_KIND = "beemesh.io/kind"
+LABEL_MANIFEST = "beemesh.io/manifest"
 POD_LABEL_PREFIX = "pod.beemesh.io/"
 """The pod's own Kubernetes labels, as the runtime keeps them beside ours."""
 
@@ -131,6 +132,7 @@ class PodJobs:
             LABEL_REVISION: str(task.revision),
             LABEL_REPLICA: str(task.replica),
             LABEL_FENCE: str(job.fence),
+            LABEL_MANIFEST: task.manifest_ref[:MANIFEST_MARK_BYTES].hex(),
             LABEL_NAMESPACE: task.namespace,
             LABEL_NAME: task.workload_id.rpartition("/")[2],
             LABEL_KIND: task.kind,
@@ -257,6 +259,7 @@ class PodWatch:
             fence=_number(labels, LABEL_FENCE),
             started_ms=pod.started_at_ms,
             reason=pod.reason,
+            manifest=_mark(labels),
             containers=tuple(_container(each, ready) for each in pod.containers),
             endpoints=tuple(self._endpoints(pod, running)),
             labels={
@@ -294,6 +297,13 @@ def _number(labels: Mapping[str, str], name: str) -> int:
         return int(labels.get(name, "0"))
     except ValueError:
         return 0
+
+
+def _mark(labels: Mapping[str, str]) -> bytes:
+    try:
+        return bytes.fromhex(labels.get(LABEL_MANIFEST, ""))
+    except ValueError:
+        return b""
 
 
 def _is_running(pod: PodStatus) -> bool:

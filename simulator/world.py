@@ -26,7 +26,7 @@ from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key
 from beemesh.node import Ask, Tell, Transmit
 from beemesh.settings import NodeIdentity, NodeSettings
 from beemesh.wire.registry import decode_message, encode_message
-from beemesh.workloads.observation import ReplicaReport
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from simulator.crypto import FakeCrypto
 
 MESH = "sim"
@@ -311,6 +311,7 @@ class World:
                     task_id=task.task_id,
                     fence=job.fence,
                     started_ms=self.wall_ms,
+                    manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
                 )
                 machine.pods[job.pod] = result
             elif isinstance(job, StopPod):

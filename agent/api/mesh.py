@@ -243,6 +243,8 @@ class MeshReader:
         state = self.view.status(member.node_id)
         standing = self.roster.standing(member.node_id, wall_ms)
         warnings = ["membership has expired and is in grace: run bootstrap again"] if standing == "grace" else []
+        if summary is not None and summary.storage_mb_total and not summary.storage_mb_free:
+            warnings.append("its disk is full: it takes no new work until there is room again")
         return NodeView(
             name=member.name,
             node_id=to_text(member.node_id),

@@ -139,7 +139,8 @@ class Custodian:
                 self._unclaimed[Digest(key)] = now.boot_s
 
     def start(self, now: Now) -> Effects:
-        """Sweep from time to time."""
+        """Sweep from time to time; what a record names that was kept on disk too is claimed."""
+        self._unclaimed = {key: since_s for key, since_s in self._unclaimed.items() if not self._is_named(key)}
         return [Schedule(("custody", "sweep"), now.boot_s + SWEEP_EVERY_S)]
 
     def handle(self, event: Any, now: Now) -> Effects:
@@ -343,7 +344,8 @@ class Custodian:
     # --- forgetting -----------------------------------------------------------------------------------------------
 
     def _drop_unkept(self, intent: Intent) -> Effects:
-        """A record changed: what it does not name any more goes."""
+        """A record changed: what it does not name any more goes. What no record ever named stays for its time: it
+        belongs to a submission that is on its way, perhaps of a rival for the same name."""
         if intent.kind not in ("workload", "object", "tombstone"):
             return []
         kept = {revision.manifest for revision in revisions_of(intent)}
@@ -351,7 +353,7 @@ class Custodian:
             self._unclaimed.pop(manifest, None)
         gone = {key for key, share in self._shares.items() if share.key == intent.key and key not in kept}
         gone |= {key for key, manifest in self._manifests.items() if manifest.key == intent.key and key not in kept}
-        return self._drop(gone)
+        return self._drop(gone - self._unclaimed.keys())
 
     def _drop(self, manifests: Iterable[Digest]) -> Effects:
         effects: Effects = []

@@ -184,6 +184,10 @@ class Submission:
     # --- the record -----------------------------------------------------------------------------------------------
 
     def _put_record(self, submission: _Submission) -> Effects:
+        # While its keepers saved their parts somebody else may have been faster: compare and set, in one step.
+        conflict = self._conflict(submission.intent, submission.command.record)
+        if conflict:
+            return self._end(submission, conflict, conflict=True)
         submission.stage = "recording"
         token, self._next_put = self._next_put, self._next_put + 1
         self._puts[token] = submission

@@ -400,8 +400,8 @@ class Executor:
             (
                 each
                 for each in self.pods.seen.values()
-                if (each.workload_id, each.revision, each.replica) == (order.workload_id, order.revision, order.replica)
-                and order.task_id in ("", each.task_id)
+                if (each.workload_id, each.replica) == (order.workload_id, order.replica)
+                and (order.task_id == each.task_id if order.task_id else order.revision == each.revision)
             ),
             None,
         )

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.scheduling.leases import steward_key
@@ -17,6 +19,9 @@ from beemesh.workloads.record import Workload
 
 CANDIDATES = 3
 """Keepers nearest to a key that watch over its workload."""
+
+LOST_REVISION = 0
+"""Stands for a revision whose record lost against another of the same number; real ones count from 1."""
 
 REASONS_KEPT = 10
 """Reasons of failures that are remembered of one replica: as many attempts as anybody allows, for a person to read."""
@@ -93,7 +98,15 @@ class Hosted:
     def observed(self, starting: Iterable[Slot], is_alive: Callable[[NodeId], bool]) -> Observed:
         """What is, as far as nodes that are alive have said."""
         replicas = [report for node_id, reports in self.reports.items() if is_alive(node_id) for report in reports]
+        replicas = [self._numbered(report) for report in replicas]
         return Observed(tuple(replicas), frozenset(starting), dict(self.failures), frozenset(self.finished))
+
+    def _numbered(self, report: ReplicaReport) -> ReplicaReport:
+        """Two operators may have made one number at once: what runs of the record that lost is outdated."""
+        current = self.workload.current if self.workload else None
+        if current is None or report.revision != current.number or report.is_of(current):
+            return report
+        return msgspec.structs.replace(report, revision=LOST_REVISION)
 
     def told_of(self, event: Event, boot_s: float) -> None:
         """Something happened to one of its replicas."""

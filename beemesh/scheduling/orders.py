@@ -48,7 +48,7 @@ def _unsupported(order: StopReplica, report: ReplicaReport, workload: Workload |
             return "the record here says that the workload stands"
         case "surplus" if report.replica < workload.replicas:
             return f"the record here wants {workload.replicas} replicas, this is number {report.replica}"
-        case "outdated" if report.revision == workload.current.number:
+        case "outdated" if report.is_of(workload.current):
             return f"revision {report.revision} is the current one of the record here"
         case "failed" if report.phase not in ENDED:
             return f"the replica is {report.phase} here"

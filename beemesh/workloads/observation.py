@@ -8,9 +8,13 @@ import msgspec
 
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import LeaseProof
+from beemesh.workloads.record import Revision
 
 PODS_LISTED_MAX = 2_000
 """Pods in one list: far above what one machine runs, and a bound on the answer's size."""
+
+MANIFEST_MARK_BYTES = 16
+"""How much of a manifest's address tells it from every other."""
 
 Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown", "Terminating"]
 
@@ -61,6 +65,13 @@ class ReplicaReport(msgspec.Struct, frozen=True, omit_defaults=True):
     containers: tuple[ContainerReport, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     labels: dict[str, str] = {}
+    manifest: bytes = b""
+    """The first `MANIFEST_MARK_BYTES` of its manifest's address, empty where unknown; numbers may clash."""
+
+    def is_of(self, revision: Revision) -> bool:
+        """Whether it runs just this revision, as far as is known."""
+        same = not self.manifest or self.manifest == revision.manifest[:MANIFEST_MARK_BYTES]
+        return same and self.revision == revision.number
 
 
 class ListReplicas(msgspec.Struct, frozen=True, omit_defaults=True):

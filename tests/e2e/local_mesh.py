@@ -143,16 +143,12 @@ class LocalMesh:
             found += [each for each in listed.split() if word in each]
         return found
 
-    def running_word(self, deployment: str, variable: str) -> str:
-        """The value of a variable in the one process of a Deployment's pods; empty unless there is exactly one."""
+    def running_word(self, variable: str) -> str:
+        """The value of a variable that all processes with it agree on; empty when they do not."""
         prefix = f"{variable}=".encode()
-        values = [
-            line.removeprefix(prefix).decode()
-            for path in Path("/proc").glob("[0-9]*")
-            for line in _environment_of(int(path.name)).split(b"\0")
-            if line.startswith(prefix) and f"HOSTNAME={deployment}-".encode() in _environment_of(int(path.name))
-        ]
-        return values[0] if len(set(values)) == 1 else ""
+        lines = {line for path in Path("/proc").glob("[0-9]*") for line in _environment_of(int(path.name)).split(b"\0")}
+        values = [line.removeprefix(prefix).decode() for line in lines if line.startswith(prefix)]
+        return values[0] if len(values) == 1 else ""
 
     def down(self) -> None:
         """End it all."""
