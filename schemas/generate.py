@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
 
 def _inventory() -> dict[str, Any]:
     from beemeshctl.inventory.schema import inventory_schema
@@ -20,8 +22,37 @@ def _node() -> dict[str, Any]:
     return json_schema()
 
 
+def _messages() -> dict[str, Any]:
+    import msgspec
+
+    from beemesh.wire.registry import TYPES
+
+    heads, components = msgspec.json.schema_components(TYPES.values(), ref_template="#/$defs/{name}")
+    numbered = [
+        {"title": TYPES[code].__name__, "x-number": code, **head} for code, head in zip(TYPES, heads, strict=True)
+    ]
+    return {
+        "$schema": DRAFT,
+        "title": "Messages between nodes",
+        "description": "One of these, in MessagePack, behind the number of its type; bytes are raw there.",
+        "oneOf": numbered,
+        "$defs": dict(sorted(components.items())),
+    }
+
+
+def _explanation() -> dict[str, Any]:
+    import msgspec
+
+    from beemesh.scheduling.explanation import Explanation
+
+    title = "What `beemeshctl explain -o json` prints for one task"
+    return {"$schema": DRAFT, **msgspec.json.schema(Explanation), "title": title}
+
+
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "explanation.schema.json": _explanation,
     "inventory.schema.json": _inventory,
+    "messages.schema.json": _messages,
     "node.schema.json": _node,
 }
 """Every generated file and what makes it."""
