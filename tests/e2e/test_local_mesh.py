@@ -9,6 +9,7 @@ import signal
 import urllib.request
 from collections.abc import Iterator
 
+import jsonschema
 import pytest
 
 from tests.e2e.local_mesh import NAMES, ROOT, LocalMesh, eventually, why_not
@@ -72,6 +73,20 @@ def test_tables_fit_eighty_columns(mesh: LocalMesh) -> None:
         lines = mesh.run(*words).stdout.splitlines()
         assert len(lines) > 1
         assert max(map(len, lines)) <= 80, lines
+
+
+def test_an_explanation_has_its_documented_shape(mesh: LocalMesh) -> None:
+    """`explain -o json` fits the schema that the project ships, and tells of bids and leases."""
+    schema = json.loads((ROOT / "schemas/explanation.schema.json").read_text())
+
+    stories = mesh.json("explain", "deployment/hello")
+
+    assert len(stories) == 2
+    for story in stories:
+        jsonschema.validate(story, schema)
+        assert story["state"] == "Deployed"
+        assert story["bids"]
+        assert story["leases"][0]["node"] == story["node"]
 
 
 def test_applying_the_same_again_changes_nothing(mesh: LocalMesh) -> None:

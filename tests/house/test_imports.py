@@ -23,7 +23,7 @@ LIBRARIES = {
     },
     "simulator": {"msgspec"},
     "playbooks": set(),
-    "schemas": set(),
+    "schemas": {"msgspec"},
 }
 """Folder → the libraries it may use, besides the standard library."""
 
