@@ -63,6 +63,7 @@ RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after an end whose restart is sti
 LOCK_TIMEOUT_S = 120.0  # a load of a large image comes first
 CONMON_END_S = 2.0  # for conmon's own clean-up after a container's end, which takes some 100 ms
 CONMON_POLL_S = 0.02
+CLEAN_AGAIN_S = (0.2, 1.0)  # a start that was killed half-way may hold a container for a moment longer
 PORT_ATTEMPTS = 5  # for ports of our choosing that somebody else took meanwhile
 
 
@@ -306,9 +307,13 @@ class PodmanRuntime:
     async def _clean_up(self, pod_id: str) -> None:
         """Remove a pod and its files, whatever there is of it; what cannot be removed now is tried again later."""
         self._dirty.add(pod_id)
-        result = await self._remove_pods(pod_id)
-        if result.exit_code and "no such pod" not in result.error_text:
-            raise start_failure(pod_id, result.error_text)
+        for pause_s in (*CLEAN_AGAIN_S, None):
+            result = await self._remove_pods(pod_id)
+            if not result.exit_code or "no such pod" in result.error_text:
+                break
+            if pause_s is None:
+                raise start_failure(pod_id, result.error_text)
+            await asyncio.sleep(pause_s)
         places = self._places(pod_id)
         await asyncio.to_thread(_delete, places.files, places.memory, places.disk)
         (self._stopped_marks / pod_id).unlink(missing_ok=True)
