@@ -15,8 +15,11 @@ from beemesh.custody.local_copies import LocalCopies
 from beemesh.custody.proofs import check_proof
 from beemesh.custody.release import Opener
 from beemesh.custody.submission import Submission
+from beemesh.dht.announcer import Announcer
 from beemesh.dht.claims import Claims
 from beemesh.dht.compare_and_swap import LeaseReplica
+from beemesh.dht.directory import Directory
+from beemesh.dht.records import MACHINE_RECORDS, Domain
 from beemesh.dispatch import Participant
 from beemesh.effects import Randomness
 from beemesh.identity.membership_card import GossipRing, Membership
@@ -148,12 +151,34 @@ def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
         return verify_intent(crypto, roster, signed)
 
     return (
+        directory_of(self_id, roster, view, crypto, randomness, new_request_id),
+        Announcer(),
         LeaseReplica(self_id, roster, crypto, intent_for),
         Claims(self_id, roster, crypto, randomness, new_request_id),
         Custodian(self_id, roster, view, crypto, randomness, check_intent, intent_for),
         Opener(self_id, roster, view, crypto, intent_for, new_request_id),
         Submission(self_id, roster, view, randomness, check_intent, intent_for, new_request_id),
     )
+
+
+def directory_of(
+    self_id: NodeId,
+    roster: Roster,
+    view: View,
+    crypto: Crypto,
+    randomness: Randomness,
+    new_request_id: Callable[[], int],
+) -> Directory:
+    """The machine plane's record DHT: written by members, kept by keepers that are alive."""
+
+    def key_of(writer: bytes) -> bytes | None:
+        card = roster.member(writer)
+        return card.sign_key if card else None
+
+    def keepers() -> list[NodeId]:
+        return [card.node_id for card in roster.keepers() if view.is_alive(card.node_id)]
+
+    return Directory(self_id, Domain(roster.mesh, MACHINE_RECORDS, key_of), keepers, crypto, randomness, new_request_id)
 
 
 def _scheduling(shared: _Shared) -> tuple[Executor, Bidder, Steward]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from beemesh.dht.records import Record, RecordType
 from beemesh.identity.signing import Signed
 from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import Intent
@@ -80,6 +81,45 @@ class Delivered:
     topic: str
     message: msgspec.Struct
     relay: NodeId
+
+
+# --- records of the DHT ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRecord:
+    """Tell the mesh, until it is withdrawn, that this node is, keeps or runs `subject`."""
+
+    type: RecordType
+    subject: str
+    value: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawRecord:
+    """Publish it no longer; what is out expires."""
+
+    type: RecordType
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindProviders:
+    """Who has `subject`? Answered by `ProvidersFound` with the same `ref`, within some seconds."""
+
+    ref: str
+    type: RecordType
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidersFound:
+    """Who said that they have it, each verified by its own signature; none when nobody was found."""
+
+    ref: str
+    subject: str
+    nodes: tuple[NodeId, ...]
+    records: tuple[Record, ...] = ()
 
 
 # --- intents --------------------------------------------------------------------------------------------------------

@@ -182,6 +182,10 @@ class World:
         assert composition is not None, f"n{index} is down"
         return composition
 
+    def index_of(self, node_id: NodeId) -> int:
+        """The machine of a node."""
+        return self._by_id[node_id].index
+
     def event(self, index: int, event: Any) -> None:
         """Hand an event to a node."""
         machine = self.machines[index]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -31,7 +31,7 @@ from beemesh.custody.sealing import check_share, reseal, ticket_of
 from beemesh.dht.kset import k_set, majority
 from beemesh.effects import Asked, Effects, Erase, Notify, Now, Randomness, Reply, Save, Schedule, TimerFired
 from beemesh.errors import Untrusted
-from beemesh.events import EmitEvent, IntentChanged, Observed
+from beemesh.events import EmitEvent, IntentChanged, Observed, PublishRecord, WithdrawRecord
 from beemesh.identity.signing import Signed, decode_body, open_statement
 from beemesh.ids import Digest, NodeId, digest_of, ulid
 from beemesh.intents.entitlement import namespace_of
@@ -141,7 +141,9 @@ class Custodian:
     def start(self, now: Now) -> Effects:
         """Sweep from time to time; what a record names that was kept on disk too is claimed."""
         self._unclaimed = {key: since_s for key, since_s in self._unclaimed.items() if not self._is_named(key)}
-        return [Schedule(("custody", "sweep"), now.boot_s + SWEEP_EVERY_S)]
+        kept = [*(_provides("manifest", key) for key in self._manifests)]
+        kept += [_provides("share", key) for key in self._shares]
+        return [*kept, Schedule(("custody", "sweep"), now.boot_s + SWEEP_EVERY_S)]
 
     def handle(self, event: Any, now: Now) -> Effects:
         """See `beemesh.effects.StateMachine`."""
@@ -179,7 +181,8 @@ class Custodian:
             self._stored_bytes += len(store.ciphertext)
             self._unclaimed[revision.manifest] = now.boot_s
         saved = msgspec.msgpack.encode(self._manifests[revision.manifest])
-        return [Save(TABLE_MANIFESTS, revision.manifest, saved), Reply(token, Stored(True))]
+        told = _provides("manifest", revision.manifest)
+        return [Save(TABLE_MANIFESTS, revision.manifest, saved), Reply(token, Stored(True)), told]
 
     def _has_room(self, size: int) -> bool:
         return len(self._manifests) < MANIFESTS_MAX and self._stored_bytes + size <= STORED_BYTES_MAX
@@ -198,7 +201,8 @@ class Custodian:
         self._shares[revision.manifest] = share
         self._unclaimed[revision.manifest] = now.boot_s
         saved = msgspec.msgpack.encode(share)
-        return [Save(TABLE_SHARES, revision.manifest, saved), Reply(token, Stored(True))]
+        told = _provides("share", revision.manifest)
+        return [Save(TABLE_SHARES, revision.manifest, saved), Reply(token, Stored(True)), told]
 
     def _named(self, record: Signed, manifest: Digest) -> tuple[Intent, Revision]:
         """The record, verified, and its revision of that manifest; raises `Untrusted`."""
@@ -360,11 +364,11 @@ class Custodian:
         for manifest in manifests:
             self._unclaimed.pop(manifest, None)
             if self._shares.pop(manifest, None) is not None:
-                effects.append(Erase(TABLE_SHARES, manifest))
+                effects += [Erase(TABLE_SHARES, manifest), Notify(WithdrawRecord("share", manifest.hex()))]
             kept = self._manifests.pop(manifest, None)
             if kept is not None:
                 self._stored_bytes -= len(kept.ciphertext)
-                effects.append(Erase(TABLE_MANIFESTS, manifest))
+                effects += [Erase(TABLE_MANIFESTS, manifest), Notify(WithdrawRecord("manifest", manifest.hex()))]
             for place in [place for place in self._served if place.endswith(manifest)]:
                 del self._served[place]
                 effects.append(Erase(TABLE_SERVED, place))
@@ -399,6 +403,10 @@ def revisions_of(intent: Intent) -> tuple[Revision, ...]:
 
 def _served_key(workload_id: str, manifest: Digest, replica: int) -> bytes:
     return f"{workload_id}/{replica}/".encode() + manifest
+
+
+def _provides(what: Literal["manifest", "share"], manifest: Digest) -> Notify:
+    return Notify(PublishRecord(what, manifest.hex()))
 
 
 def _counted(outcome: str) -> Notify:

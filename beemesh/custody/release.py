@@ -1,7 +1,8 @@
 """The asking side of custody: fetch the ciphertext, gather k shares, open.
 
-Everything is asked at once: the holders nearest first, all custodians that are alive. What is opened is handed on in
-memory and forgotten here.
+Everything is asked at once: the holders nearest first, all custodians that are alive. When no holder that the record
+names has the ciphertext, whoever tells the DHT that it keeps it is asked. What is opened is handed on in memory and
+forgotten here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswe
 from beemesh.custody.sealing import ShareOffer, context_of, good_shares, open_content
 from beemesh.effects import Answered, Effects, Notify, Now, Request, Schedule, TimerFired
 from beemesh.errors import Unavailable, Untrusted
-from beemesh.events import ManifestDenied, ManifestOpened, OpenManifest
+from beemesh.events import FindProviders, ManifestDenied, ManifestOpened, OpenManifest, ProvidersFound
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, digest_of, short
 from beemesh.intents.record import Intent
@@ -34,6 +35,9 @@ DEADLINE_S = 5.0
 
 OPENINGS_MAX = 256
 
+PROVIDERS_MAX = 4
+"""Holders found in the DHT that are asked: each answers with the whole ciphertext."""
+
 PERMANENT = frozenset({"withdrawn", "revision_not_kept", "replica_out_of_range", "constraints", "not_entitled"})
 """Refusals that asking again does not change."""
 
@@ -48,6 +52,9 @@ class _Opening:
     reasons: list[str] = field(default_factory=list)
     open_questions: int = 0
     permanent: bool = False
+    asked: set[NodeId] = field(default_factory=set)
+    """Holders that were asked for the ciphertext."""
+    searched: bool = False
 
 
 class Opener:
@@ -55,7 +62,7 @@ class Opener:
 
     room = "opener"
     handles: tuple[type, ...] = ()
-    listens = (OpenManifest,)
+    listens = (OpenManifest, ProvidersFound)
     tables: tuple[str, ...] = ()
 
     def __init__(
@@ -90,6 +97,9 @@ class Opener:
                 return self._open(event, now)
             case Answered():
                 return self._answered(event)
+            case ProvidersFound(ref=ref, nodes=nodes):
+                opening = self._openings.get(ref)
+                return self._ask_others(opening, nodes) if opening is not None else []
             case TimerFired(key=(str(), str(), str() as ref)):
                 opening = self._openings.get(ref)
                 return self._deny(opening, "no answer in time") if opening is not None else []
@@ -106,6 +116,7 @@ class Opener:
         self._openings[wish.ref] = opening
         effects: Effects = [Schedule(("opener", "deadline", wish.ref), now.boot_s + DEADLINE_S)]
         for holder in self._reachable(revision.holders):
+            opening.asked.add(holder)
             effects.append(self._ask(opening, holder, FetchManifest(revision.manifest)))
         epoch = revision.sealing.epoch
         request = ReleaseRequest(wish.key, wish.manifest, epoch, replica=wish.replica, proof=wish.proof)
@@ -114,6 +125,13 @@ class Opener:
         if not opening.open_questions:
             return self._deny(opening, "no holder or custodian is alive")
         return effects
+
+    def _ask_others(self, opening: _Opening, nodes: Iterable[NodeId]) -> Effects:
+        """Ask nodes that said in the DHT that they keep the ciphertext."""
+        others = [node_id for node_id in self._reachable(nodes) if node_id not in opening.asked][:PROVIDERS_MAX]
+        opening.asked.update(others)
+        asked = [self._ask(opening, node_id, FetchManifest(opening.revision.manifest)) for node_id in others]
+        return [*asked] if asked else self._try(opening)
 
     def _reachable(self, nodes: Iterable[NodeId]) -> list[NodeId]:
         """Those that are alive, this node first; the others are named as dead."""
@@ -158,7 +176,12 @@ class Opener:
             for custodian in [peer for peer, offer in opening.offers.items() if offer.index not in shares]:
                 del opening.offers[custodian]
             opening.reasons += bad
-        return self._deny(opening, "") if opening.open_questions == 0 else []
+        if opening.open_questions:
+            return []
+        if opening.ciphertext is None and not opening.searched and len(opening.offers) >= sealing.k:
+            opening.searched = True
+            return [Notify(FindProviders(opening.wish.ref, "manifest", opening.revision.manifest.hex()))]
+        return self._deny(opening, "")
 
     def _finish(self, opening: _Opening, shares: Any, bad: list[str]) -> Effects:
         assert opening.ciphertext is not None, "checked by the caller"

@@ -207,7 +207,10 @@ class IntentSync:
             return []
         if news.record is not None:
             return self._merge_all((news.record,))
-        if news.entry.key in self._missing or len(self._missing) >= MISSING_MAX:
+        missing = self._missing.get(news.entry.key)
+        if missing is not None and missing.entry.version >= news.entry.version:
+            return []
+        if missing is None and len(self._missing) >= MISSING_MAX:
             return []
         self._missing[news.entry.key] = _Missing(news.entry, relay)
         return [*self._ask(relay, FetchIntents((news.entry.key,))), Schedule(_FETCH, now.boot_s + FETCH_AGAIN_S)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from beemesh.custody import messages as custody
+from beemesh.dht import messages as records
 from beemesh.intents import messages as intents
 from beemesh.membership import messages as membership
 from beemesh.scheduling import messages as scheduling
@@ -31,6 +32,10 @@ TYPES: dict[int, type[msgspec.Struct]] = {
     31: scheduling.CasAnswer,
     32: scheduling.GetLease,
     33: scheduling.LeaseAnswer,
+    34: records.StoreRecord,
+    35: records.RecordStored,
+    36: records.FindRecords,
+    37: records.FoundRecords,
     40: intents.IntentNews,
     41: intents.FetchIntents,
     42: intents.FetchMembers,

@@ -1,0 +1,106 @@
+"""What one node keeps of the record DHT: in memory, bounded by writer, by key and in all, until it expires."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from beemesh.dht.records import Record, left_ms
+from beemesh.effects import Now
+from beemesh.identity.signing import Signed
+
+RECORDS_MAX = 50_000
+"""Of all writers: some 50 MiB at the very worst."""
+
+PER_WRITER_MAX = 4_000
+"""A node that keeps 10,000 manifests spreads their records over all others; no honest one has so many at one place."""
+
+PER_KEY_MAX = 64
+"""Writers of one key: more than the holders, custodians or runners that anything has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record and until when this node keeps it, on its own boot clock."""
+
+    record: Record
+    signed: Signed
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a record is kept, else why not, and which one stands instead."""
+
+    ok: bool
+    reason: str = ""
+    newer: Signed | None = None
+
+
+class RecordStore:
+    """Records by point and writer. Takes only what the caller has verified."""
+
+    def __init__(self) -> None:
+        self._by_point: dict[bytes, dict[bytes, Kept]] = {}
+        self._per_writer: Counter[bytes] = Counter()
+
+    def __len__(self) -> int:
+        return self._per_writer.total()
+
+    def put(self, record: Record, signed: Signed, now: Now) -> Verdict:
+        """Keep a record, unless a newer one of its writer stands or a bound is met."""
+        here = self._by_point.get(record.point, {})
+        before = here.get(record.writer)
+        if before is not None and before.until_s > now.boot_s:
+            if before.record.version > record.version:
+                return Verdict(False, "stale", before.signed)
+            if before.record.version == record.version and before.signed.body != signed.body:
+                return Verdict(False, "another record has that number", before.signed)
+        if before is None:
+            refusal = self._no_room(here, record.writer)
+            if refusal:
+                return Verdict(False, refusal)
+            self._per_writer[record.writer] += 1
+        until_s = now.boot_s + left_ms(record, now.wall_ms) / 1000
+        self._by_point.setdefault(record.point, {})[record.writer] = Kept(record, signed, until_s)
+        return Verdict(True)
+
+    def _no_room(self, here: dict[bytes, Kept], writer: bytes) -> str:
+        if len(here) >= PER_KEY_MAX:
+            return f"{PER_KEY_MAX} writers have a record of this key"
+        if self._per_writer[writer] >= PER_WRITER_MAX:
+            return f"its writer has {PER_WRITER_MAX} records here"
+        if len(self) >= RECORDS_MAX:
+            return f"this node keeps {RECORDS_MAX} records"
+        return ""
+
+    def at(self, point: bytes, now: Now) -> tuple[Kept, ...]:
+        """What stands at a point, by writer."""
+        here = self._by_point.get(point, {})
+        return tuple(kept for _, kept in sorted(here.items()) if kept.until_s > now.boot_s)
+
+    def sweep(self, now: Now) -> int:
+        """Forget what has expired; how many that were."""
+        gone = [
+            (point, writer)
+            for point, here in self._by_point.items()
+            for writer, kept in here.items()
+            if kept.until_s <= now.boot_s
+        ]
+        for point, writer in gone:
+            self._remove(point, writer)
+        return len(gone)
+
+    def forget(self, writer: bytes) -> None:
+        """The writer was revoked: nothing of it stands."""
+        for point in [point for point, here in self._by_point.items() if writer in here]:
+            self._remove(point, writer)
+
+    def _remove(self, point: bytes, writer: bytes) -> None:
+        here = self._by_point[point]
+        del here[writer]
+        if not here:
+            del self._by_point[point]
+        self._per_writer[writer] -= 1
+        if not self._per_writer[writer]:
+            del self._per_writer[writer]
