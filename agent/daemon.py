@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import files as node_files
-from agent import resources
+from agent import heap, resources
 from agent.api.app import Api
 from agent.api.auth import Gate
 from agent.api.mesh import MeshReader
@@ -52,6 +52,7 @@ RUNTIME_RETRY_S = 10.0
 def run_agent(config_directory: Path) -> int:
     """Run until SIGTERM or SIGINT; raises `BeemeshError` for what must be mended before it can start."""
     keep_memory_private()
+    heap.use_one_arena()
     loaded = node_files.load(config_directory)
     set_up_logging(loaded.settings.log)
     loop_factory = None
@@ -151,6 +152,7 @@ class Agent:
             asyncio.create_task(self._watch_resources()),
             asyncio.create_task(self._renew_leaf()),
         ]
+        heap.settle()
         log.info("agent of node %s is up", self._files.membership.name)
         await self._stop.wait()
         log.info("agent of node %s stops; its pods go on", self._files.membership.name)
@@ -201,6 +203,7 @@ class Agent:
         while True:
             await asyncio.sleep(RESOURCES_EVERY_S)
             self._look_at_resources()
+            heap.give_back()
 
     def _look_at_resources(self) -> None:
         self._shell.event(resources.observe(self._data))
