@@ -42,7 +42,7 @@ from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TOPIC_EVENTS
 from beemesh.scheduling.steward import Steward
 from beemesh.settings import NodeSettings
-from beemesh.topics.gossip import Gossip
+from beemesh.topics.broadcaster import Topics
 from beemesh.wire.registry import decode_message, encode_message
 
 
@@ -115,14 +115,14 @@ def compose(
         settings=SwimSettings.of(settings.membership),
     )
     facts = SelfFacts(settings.runtime.engine, __version__, membership.api_port)
-    gossip = Gossip(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
+    topics = Topics(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
     journal = Journal(shared.self_id, roster, crypto)
     executor, bidder, steward = _scheduling(shared)
     participants: tuple[Participant, ...] = (
         IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id),
         swim,
         SelfSummary(shared.self_id, swim.members, facts, intents.get),
-        gossip,
+        topics,
         *_leases_and_custody(shared),
         executor,
         bidder,
@@ -137,7 +137,7 @@ def compose(
         crypto=crypto,
         ring=ring,
         participants=participants,
-        broadcaster=gossip,
+        broadcaster=topics,
         clock_skew_ms=settings.scheduler.clock_skew_ms,
     )
     return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim)

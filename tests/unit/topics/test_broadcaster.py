@@ -14,19 +14,12 @@ import pytest
 from beemesh.effects import Effects, Notify, Now, Received, Schedule, Send, TimerFired
 from beemesh.events import Delivered, MemberDown, MemberUp
 from beemesh.ids import NodeId
-from beemesh.topics.gossip import (
-    AWAY_BYTES_MAX,
-    AWAY_S,
-    BODY_BYTES_MAX,
-    FANOUT,
-    HOPS_MAX,
-    KEPT_BYTES_MAX,
-    RELAY_BURST,
-    SEEN_MAX,
-    Gossip,
-    message_id,
-)
-from beemesh.topics.messages import IHave, IWant, TopicMessage
+from beemesh.topics.away import AWAY_BYTES_MAX, AWAY_S
+from beemesh.topics.broadcaster import BODY_BYTES_MAX, HOPS_MAX, RELAY_BURST, Topics
+from beemesh.topics.chunks import CHUNK_BYTES, CHUNKED_BYTES_MAX
+from beemesh.topics.gossip import FANOUT
+from beemesh.topics.messages import Chunk, ChunkWant, IHave, IWant, TopicMessage
+from beemesh.topics.store import KEPT_BYTES_MAX, message_id
 from tests.unit.membership.cast import WALL_MS
 
 EVENTS, TASKS = "scheduler-events", "scheduler-tasks"
@@ -63,6 +56,14 @@ class FakeView:
         """As `View.alive`."""
         return tuple(sorted(self.ids))
 
+    def status(self, node: bytes) -> str:
+        """As `View.status`."""
+        return "alive" if node in self.ids else "dead"
+
+    def address(self, node: bytes) -> tuple[str, int]:
+        """As `View.address`."""
+        return ("", 0)
+
 
 def _id(index: int) -> NodeId:
     return NodeId(index.to_bytes(32, "big"))
@@ -74,7 +75,7 @@ class Mesh:
     def __init__(self, nodes: int, seed: int, loss: float = 0.0) -> None:
         self.random, self.loss, self.now_s = random.Random(seed), loss, 0.0
         view: Any = FakeView([_id(index) for index in range(nodes)])
-        self.nodes = {node: Gossip(node, view, self.random, _encode, _decode, frozenset({EVENTS})) for node in view.ids}
+        self.nodes = {node: Topics(node, view, self.random, _encode, _decode, frozenset({EVENTS})) for node in view.ids}
         self.delivered: dict[NodeId, Counter[str]] = {node: Counter() for node in self.nodes}
         self.sent: Counter[str] = Counter()
         self._heap: list[tuple[float, int, NodeId, Any]] = []
@@ -165,9 +166,9 @@ def test_a_large_mesh_pushes_to_a_few() -> None:
     assert mesh.sent["TopicMessage"] <= 60 * (FANOUT + 1)
 
 
-def _one(stored: frozenset[str] = frozenset()) -> Gossip:
+def _one(stored: frozenset[str] = frozenset()) -> Topics:
     view: Any = FakeView([_id(index) for index in range(4)])
-    return Gossip(_id(0), view, random.Random(1), _encode, _decode, stored)
+    return Topics(_id(0), view, random.Random(1), _encode, _decode, stored)
 
 
 def _wrapped(text: str, topic: str = TASKS, hops: int = 1) -> TopicMessage:
@@ -181,7 +182,7 @@ def _delivered(effects: Effects) -> list[Any]:
 
 def test_an_id_names_its_content() -> None:
     """A message under another's id, with an unreadable body or one that is too large is not delivered or relayed."""
-    gossip = _one()
+    topics = _one()
     good, other = _wrapped("good"), _wrapped("other")
     large = b"x" * (BODY_BYTES_MAX + 1)
     for forged in (
@@ -190,17 +191,17 @@ def test_an_id_names_its_content() -> None:
         TopicMessage(TASKS, message_id(TASKS, b"\xc1"), b"\xc1"),
         TopicMessage(TASKS, message_id(TASKS, large), large),
     ):
-        effects = gossip.handle(Received(_id(1), forged), _at(0))
+        effects = topics.handle(Received(_id(1), forged), _at(0))
         assert not _delivered(effects)
         assert not [effect for effect in effects if isinstance(effect, Send)]
 
-    assert _delivered(gossip.handle(Received(_id(1), good), _at(0)))
+    assert _delivered(topics.handle(Received(_id(1), good), _at(0)))
 
 
 def test_the_relay_is_named_and_hops_end() -> None:
     """`Delivered` says who handed it over; after the last hop nobody passes it on."""
-    gossip = _one()
-    effects = gossip.handle(Received(_id(2), _wrapped("a", hops=HOPS_MAX)), _at(0))
+    topics = _one()
+    effects = topics.handle(Received(_id(2), _wrapped("a", hops=HOPS_MAX)), _at(0))
 
     assert [event.relay for event in _delivered(effects)] == [_id(2)]
     assert not [effect for effect in effects if isinstance(effect, Send)]
@@ -208,33 +209,34 @@ def test_the_relay_is_named_and_hops_end() -> None:
 
 def test_a_missing_message_is_asked_for_until_it_comes() -> None:
     """Several mentions lead to one request at a time, to each holder in turn, and not for ever."""
-    gossip = _one()
+    topics = _one()
     ids = (_wrapped("a").id, _wrapped("b").id)
 
     def asked(effects: Effects) -> list[Any]:
         return [(each.to, each.message) for each in effects if isinstance(each, Send) and type(each.message) is IWant]
 
-    assert asked(gossip.handle(Received(_id(1), IHave(ids)), _at(0.0))) == [(_id(1), IWant(ids))]
-    assert asked(gossip.handle(Received(_id(2), IHave(ids)), _at(0.1))) == []
-    assert asked(gossip.handle(TimerFired(("topics", "tick")), _at(0.2))) == [(_id(1), IWant(ids))]
-    assert asked(gossip.handle(TimerFired(("topics", "tick")), _at(0.4))) == [(_id(2), IWant(ids))]
-    gossip.handle(Received(_id(3), _wrapped("a")), _at(0.5))
-    later = [asked(gossip.handle(TimerFired(("topics", "tick")), _at(0.6 + number / 5))) for number in range(50)]
+    assert asked(topics.handle(Received(_id(1), IHave(ids)), _at(0.0))) == [(_id(1), IWant(ids))]
+    assert asked(topics.handle(Received(_id(2), IHave(ids)), _at(0.1))) == []
+    twice = 2  # what was asked for in vain
+    assert asked(topics.handle(TimerFired(("topics", "tick")), _at(0.2))) == [(_id(1), IWant(ids))] * twice
+    assert asked(topics.handle(TimerFired(("topics", "tick")), _at(0.4))) == [(_id(2), IWant(ids))] * twice
+    topics.handle(Received(_id(3), _wrapped("a")), _at(0.5))
+    later = [asked(topics.handle(TimerFired(("topics", "tick")), _at(0.6 + number / 5))) for number in range(50)]
     assert {request for requests in later for _, request in requests} == {IWant(ids[1:])}
     assert later[-1] == []
 
 
 def test_a_member_is_handed_a_bounded_amount() -> None:
     """Asking again and again for the same large messages does not make this node send without end."""
-    gossip = _one()
+    topics = _one()
     ids = []
     for number in range(40):
         text = f"{number}" + "x" * 50_000
-        gossip.publish(TASKS, Word(text), _at(0))
+        topics.publish(TASKS, Word(text), _at(0))
         ids.append(_wrapped(text).id)
     handed = 0
     for _ in range(100):
-        effects = gossip.handle(Received(_id(1), IWant(tuple(ids))), _at(1))
+        effects = topics.handle(Received(_id(1), IWant(tuple(ids))), _at(1))
         handed += sum(len(effect.message.body) for effect in effects if isinstance(effect, Send))
 
     assert 0 < handed <= KEPT_BYTES_MAX
@@ -242,41 +244,97 @@ def test_a_member_is_handed_a_bounded_amount() -> None:
 
 def test_a_flood_by_one_relay_stops_at_its_rate() -> None:
     """One member cannot make this node deliver and relay more than its share; others are not affected."""
-    gossip = _one()
+    topics = _one()
     delivered = sum(
-        len(_delivered(gossip.handle(Received(_id(1), _wrapped(f"{number}")), _at(0)))) for number in range(3_000)
+        len(_delivered(topics.handle(Received(_id(1), _wrapped(f"{number}")), _at(0)))) for number in range(3_000)
     )
 
     assert delivered == RELAY_BURST
-    assert _delivered(gossip.handle(Received(_id(2), _wrapped("honest")), _at(0)))
+    assert _delivered(topics.handle(Received(_id(2), _wrapped("honest")), _at(0)))
 
 
 def test_memory_is_bounded() -> None:
     """Ids, kept messages and their bytes stay below their limits."""
-    gossip = _one()
+    topics = _one()
     for number in range(3_000):
-        gossip.publish(TASKS, Word(f"{number}" + "x" * 5_000), _at(number))
+        topics.publish(TASKS, Word(f"{number}" + "x" * 5_000), _at(number))
 
-    assert gossip._kept_bytes <= KEPT_BYTES_MAX
-    assert gossip._kept_bytes == sum(len(kept.message.body) for kept in gossip._kept.values())
-    assert len(gossip._seen) <= SEEN_MAX
+    assert topics.store.kept_bytes <= KEPT_BYTES_MAX
+    assert topics.store.kept_bytes == sum(len(kept.message.body) for kept in topics.store.kept.values())
 
 
 def test_events_wait_for_a_member_that_is_briefly_away() -> None:
     """Messages of a stored topic are handed over on return, for two minutes and a bounded number of bytes."""
-    gossip = _one(frozenset({EVENTS}))
-    gossip.handle(MemberDown(_id(1)), _at(0))
-    gossip.publish(EVENTS, Word("event"), _at(1))
-    gossip.publish(TASKS, Word("task"), _at(1))
-    returned = gossip.handle(MemberUp(_id(1)), _at(2))
+    topics = _one(frozenset({EVENTS}))
+    topics.handle(MemberDown(_id(1)), _at(0))
+    topics.publish(EVENTS, Word("event"), _at(1))
+    topics.publish(TASKS, Word("task"), _at(1))
+    returned = topics.handle(MemberUp(_id(1)), _at(2))
     assert [effect.message.topic for effect in returned if isinstance(effect, Send)] == [EVENTS]
 
-    gossip.handle(MemberDown(_id(1)), _at(10))
+    topics.handle(MemberDown(_id(1)), _at(10))
     for number in range(20):
-        gossip.publish(EVENTS, Word(f"{number}" + "x" * 50_000), _at(11))
-    returned = gossip.handle(MemberUp(_id(1)), _at(12))
+        topics.publish(EVENTS, Word(f"{number}" + "x" * 50_000), _at(11))
+    returned = topics.handle(MemberUp(_id(1)), _at(12))
     assert 0 < sum(len(effect.message.body) for effect in returned if isinstance(effect, Send)) <= AWAY_BYTES_MAX
 
-    gossip.handle(MemberDown(_id(1)), _at(20))
-    gossip.publish(EVENTS, Word("late"), _at(21))
-    assert gossip.handle(MemberUp(_id(1)), _at(21 + AWAY_S)) == []
+    topics.handle(MemberDown(_id(1)), _at(20))
+    topics.publish(EVENTS, Word("late"), _at(21))
+    assert topics.handle(MemberUp(_id(1)), _at(21 + AWAY_S)) == []
+
+
+def _pieces(effects: Effects) -> list[Chunk]:
+    return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Chunk)]
+
+
+def test_a_message_that_is_too_large_for_a_datagram_travels_in_pieces() -> None:
+    """A large message is sent in pieces that fit; a larger one goes whole; both arrive once."""
+    mesh = Mesh(5, seed=1)
+    mesh.publish(0, "a" * (3 * CHUNK_BYTES))
+    mesh.publish(1, "b" * (2 * CHUNKED_BYTES_MAX))
+    mesh.run(1.0)
+
+    assert mesh.sent["Chunk"] == 4 * 4
+    assert mesh.sent["TopicMessage"] == 4
+    assert all(counted.total() == 2 and len(counted) == 2 for counted in mesh.delivered.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lost_pieces_alone_are_sent_again(seed: int) -> None:
+    """20 % loss: large messages reach everybody once, for little more than their size."""
+    mesh = Mesh(6, seed, loss=0.2)
+    texts = [f"{number}" + "x" * (8 * CHUNK_BYTES) for number in range(6)]
+    for number, text in enumerate(texts):
+        mesh.publish(number, text)
+    mesh.run(4.0)
+
+    assert all(counted == dict.fromkeys(texts, 1) for counted in mesh.delivered.values())
+    assert mesh.sent["Chunk"] <= 2 * (6 * 5 * 9)
+
+
+def test_missing_pieces_are_asked_of_whoever_sent_the_others() -> None:
+    """After a pause, only the pieces that did not come are asked for, and handed over."""
+    author, reader = _one(), _one()
+    sent = _pieces(author.publish(TASKS, Word("x" * (3 * CHUNK_BYTES)), _at(0)))[:4]
+    for chunk in (sent[0], sent[3]):
+        assert not _delivered(reader.handle(Received(_id(1), chunk), _at(0)))
+    effects = reader.handle(TimerFired(("topics", "tick")), _at(0.3))
+    wanted = next(each.message for each in effects if isinstance(each, Send) and type(each.message) is ChunkWant)
+    assert wanted.indices == (1, 2)
+
+    answers = _pieces(author.handle(Received(_id(2), wanted), _at(0.3)))
+    assert [chunk.index for chunk in answers] == [1, 2]
+    delivered = [each for chunk in answers for each in _delivered(reader.handle(Received(_id(1), chunk), _at(0.4)))]
+    assert len(delivered) == 1
+
+
+def test_a_quick_second_question_is_not_answered_twice() -> None:
+    """Requests are sent twice for safety: that costs one answer. A later one is answered again."""
+    topics = _one()
+    topics.publish(TASKS, Word("a"), _at(0))
+    question = Received(_id(1), IWant((_wrapped("a").id,)))
+    answers = [
+        sum(isinstance(effect, Send) for effect in topics.handle(question, _at(at_s))) for at_s in (1.0, 1.01, 1.2)
+    ]
+
+    assert answers == [1, 0, 1]
