@@ -45,7 +45,9 @@ def test_lines_of_files_and_secrets_are_hidden() -> None:
     assert told == "bad entry: *** near ***"
 
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=4, max_size=30)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=4, max_size=30).filter(
+    lambda text: text not in "localhost/hello:1"  # what names the image is told on purpose
+)
 
 
 @given(value=TEXTS, before=st.sampled_from(["", 'exec: "', "env X="]), after=st.sampled_from(["", '": no', " x"]))
