@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import random
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,45 +28,13 @@ from beemesh.settings import NodeIdentity, NodeSettings
 from beemesh.wire.registry import decode_message, encode_message
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from simulator.crypto import FakeCrypto
+from simulator.machine import Machine
+from simulator.network import Faults
 
 MESH = "sim"
 START_WALL_MS = 1_800_000_000_000
 YEAR_MS = 365 * 86_400_000
 DEPLOY_S = 0.3
-
-
-@dataclass(slots=True)
-class Faults:
-    """What the network does to datagrams, and who cannot reach whom."""
-
-    loss: float = 0.0
-    repeat: float = 0.0
-    delay_s: tuple[float, float] = (0.0005, 0.003)
-    cuts: set[tuple[int, int]] = field(default_factory=set)
-    """(from, to): nothing gets through in that direction."""
-
-    def cut(self, left: set[int], right: set[int]) -> None:
-        """Part two groups, in both directions."""
-        self.cuts |= {(a, b) for a in left for b in right} | {(b, a) for a in left for b in right}
-
-    def heal(self) -> None:
-        """Join everybody again."""
-        self.cuts.clear()
-
-
-@dataclass(slots=True)
-class Machine:
-    """One simulated machine: its disk and its pods outlive its agent."""
-
-    index: int
-    crypto: FakeCrypto
-    membership: Membership
-    card: Signed
-    disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
-    pods: dict[str, ReplicaReport] = field(default_factory=dict)
-    composition: Composition | None = None
-    life: int = 0
-    timers: dict[Hashable, int] = field(default_factory=dict)
 
 
 class World:
@@ -75,6 +43,8 @@ class World:
     def __init__(self, nodes: int, seed: int = 0, **settings: Any) -> None:
         self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self.now_s = 0.0
+        self.handled = 0
+        """Events so far: messages that arrived, timers, jobs."""
         self.faults = Faults()
         self.ca = FakeCrypto(b"ca")
         self.operator = FakeCrypto(b"operator")
@@ -131,10 +101,9 @@ class World:
         """Wall time of every machine."""
         return START_WALL_MS + int(self.now_s * 1000)
 
-    @property
-    def now(self) -> Now:
-        """This moment."""
-        return Now(self.now_s, self.wall_ms)
+    def now_of(self, machine: Machine) -> Now:
+        """This moment by a machine's own clocks."""
+        return machine.now(self.now_s, self.wall_ms)
 
     def start(self, index: int, *, knows: list[Signed] | None = None) -> None:
         """Start the agent of a machine; `knows` are the records of its seed file (all, unless told)."""
@@ -156,8 +125,8 @@ class World:
         composition.intents.merge(machine.card)
         for table in composition.node.tables():
             rows = [(key, value) for (space, key), value in sorted(machine.disk.items()) if space == table]
-            composition.node.restore(table, rows, self.now)
-        self.carry(machine, composition.node.start(self.now))
+            composition.node.restore(table, rows, self.now_of(machine))
+        self.carry(machine, composition.node.start(self.now_of(machine)))
         for record in self.records if knows is None else knows:
             self.event(index, PutIntent(record))
         self.event(index, ResourcesObserved(4000, 8192, 100_000, 0.1, 6000, 80_000))
@@ -168,13 +137,21 @@ class World:
         for machine in self.machines:
             self.start(machine.index)
 
-    def kill(self, index: int, *, power: bool = False) -> None:
-        """Kill an agent; with `power` its pods go as well, as in a power cut."""
+    def kill(self, index: int, *, power: bool = False, disk: bool = True) -> None:
+        """Kill an agent; with `power` its pods go as well, as in a power cut; without `disk` all that it kept does."""
         machine = self.machines[index]
         machine.composition = None
         machine.life += 1
+        machine.paused_until_s = 0.0
         if power:
             machine.pods.clear()
+            machine.boot_offset_s -= self.now_s + machine.boot_offset_s  # its boot clock starts anew
+        if not disk:
+            machine.disk.clear()
+
+    def pause(self, index: int, seconds: float) -> None:
+        """Stop a machine in its tracks (suspend, a starved virtual machine): its boot clock goes on."""
+        self.machines[index].paused_until_s = self.now_s + seconds
 
     def node(self, index: int) -> Composition:
         """What runs on a machine; an error when it is down."""
@@ -190,7 +167,7 @@ class World:
         """Hand an event to a node."""
         machine = self.machines[index]
         if machine.composition is not None:
-            self.carry(machine, machine.composition.node.event(event, self.now))
+            self.carry(machine, machine.composition.node.event(event, self.now_of(machine)))
 
     # --- effects --------------------------------------------------------------------------------------------------
 
@@ -232,9 +209,23 @@ class World:
         def fire() -> None:
             if machine.life == life and machine.timers.get(key) == count and machine.composition is not None:
                 del machine.timers[key]
-                self.carry(machine, machine.composition.node.timer(key, self.now))
+                self.carry(machine, machine.composition.node.timer(key, self.now_of(machine)))
 
-        self._at(at_s, fire)
+        when_s = at_s - machine.boot_offset_s
+        while when_s + machine.boot_offset_s < at_s:  # no timer is early, not even by a rounding
+            when_s = math.nextafter(when_s, math.inf)
+        self.at(when_s, self._when_awake(machine, fire))
+
+    def _when_awake(self, machine: Machine, action: Callable[[], None]) -> Callable[[], None]:
+        """The action, or the same later: a machine that is paused does nothing, and then all at once."""
+
+        def act() -> None:
+            if machine.paused_until_s > self.now_s:
+                self.at(machine.paused_until_s, act)
+            else:
+                action()
+
+        return act
 
     def _transmit(self, machine: Machine, address: tuple[str, int], data: bytes) -> None:
         target = self._by_address.get(address[0])
@@ -242,19 +233,20 @@ class World:
             return
         copies = 2 if self.random.random() < self.faults.repeat else 1
         for _ in range(copies):
-            self._at(self.now_s + self._delay_s(), lambda: self._arrive(machine, target, data))
+            arrive = self._when_awake(target, partial(self._arrive, machine, target, data))
+            self.at(self.now_s + self._delay_s(machine, target), arrive)
 
     def _arrive(self, source: Machine, target: Machine, data: bytes) -> None:
         if target.composition is not None:
             self._note(target, data)
             address = (source.membership.addresses[0], source.membership.gossip_port)
-            self.carry(target, target.composition.node.datagram(data, address, self.now))
+            self.carry(target, target.composition.node.datagram(data, address, self.now_of(target)))
 
     def _stream(self, machine: Machine, peer: NodeId, deliver: Callable[[], None]) -> bool:
         target = self._by_id.get(peer)
         if target is None or target.composition is None or not self._reaches(machine, target):
             return False
-        self._at(self.now_s + self._delay_s(), deliver)
+        self.at(self.now_s + self._delay_s(machine, target), self._when_awake(target, deliver))
         return True
 
     def _told(self, source: Machine, peer: NodeId, message: msgspec.Struct) -> None:
@@ -262,7 +254,7 @@ class World:
         if target.composition is not None:
             copied = _copied(message)
             self._note(target, encode_message(message)[1])
-            self.carry(target, target.composition.node.told(source.membership.node_id, copied, self.now))
+            self.carry(target, target.composition.node.told(source.membership.node_id, copied, self.now_of(target)))
 
     def _ask(self, machine: Machine, ask: Ask) -> None:
         life, answered = machine.life, [False]
@@ -271,7 +263,7 @@ class World:
             if not answered[0] and machine.life == life and machine.composition is not None:
                 answered[0] = True
                 node = machine.composition.node
-                self.carry(machine, node.answer(ask.request_id, ask.peer, message, why, self.now))
+                self.carry(machine, node.answer(ask.request_id, ask.peer, message, why, self.now_of(machine)))
 
         def deliver() -> None:
             target = self._by_id[ask.peer]
@@ -282,17 +274,18 @@ class World:
             self._replies[token] = lambda message: self._answer_back(target, machine, _copied(message), answer)
             node = target.composition.node
             self._note(target, encode_message(ask.message)[1])
-            self.carry(target, node.asked(machine.membership.node_id, token, _copied(ask.message), self.now))
+            self.carry(target, node.asked(machine.membership.node_id, token, _copied(ask.message), self.now_of(target)))
 
         reached = self._stream(machine, ask.peer, deliver)
-        patience_s = ask.deadline_s if reached else min(ask.deadline_s, self._delay_s())
-        self._at(self.now_s + patience_s, lambda: answer(None, "no answer in time"))
+        patience_s = ask.deadline_s if reached else min(ask.deadline_s, self._delay_s(machine, machine))
+        late = self._when_awake(machine, lambda: answer(None, "no answer in time"))
+        self.at(self.now_s + patience_s, late)
 
     def _answer_back(
         self, target: Machine, asker: Machine, message: msgspec.Struct, answer: Callable[[msgspec.Struct | None], None]
     ) -> None:
         if self._reaches(target, asker):
-            self._at(self.now_s + self._delay_s(), lambda: answer(message))
+            self.at(self.now_s + self._delay_s(target, asker), self._when_awake(asker, lambda: answer(message)))
 
     def _run(self, machine: Machine, run: Run) -> None:
         """A runtime that starts every pod after a moment."""
@@ -314,7 +307,7 @@ class World:
                     ready=True,
                     task_id=task.task_id,
                     fence=job.fence,
-                    started_ms=self.wall_ms,
+                    started_ms=self.wall_ms + machine.skew_ms,
                     manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
                 )
                 machine.pods[job.pod] = result
@@ -324,17 +317,18 @@ class World:
                 self.event(machine.index, JobFinished(run.job_id, result))
                 self.event(machine.index, PodsObserved(tuple(machine.pods.values())))
 
-        self._at(self.now_s + DEPLOY_S, finish)
+        self.at(self.now_s + DEPLOY_S, self._when_awake(machine, finish))
 
     # --- the clock ------------------------------------------------------------------------------------------------
 
     def _reaches(self, source: Machine, target: Machine) -> bool:
-        return (source.index, target.index) not in self.faults.cuts
+        return self.faults.reaches(source.index, target.index)
 
-    def _delay_s(self) -> float:
-        return self.random.uniform(*self.faults.delay_s)
+    def _delay_s(self, source: Machine, target: Machine) -> float:
+        return self.faults.one_delay_s(self.random, source.index, target.index)
 
-    def _at(self, at_s: float, action: Callable[[], None]) -> None:
+    def at(self, at_s: float, action: Callable[[], None]) -> None:
+        """Do something at a moment, of the simulation's clock."""
         self._count += 1
         heapq.heappush(self._heap, (max(at_s, self.now_s), self._count, action))
 
@@ -353,6 +347,7 @@ class World:
                 self.now_s = end_s
                 return condition()
             self.now_s, _, action = heapq.heappop(self._heap)
+            self.handled += 1
             action()
         return True
 

@@ -143,12 +143,11 @@ class LocalMesh:
             found += [each for each in listed.split() if word in each]
         return found
 
-    def running_word(self, variable: str) -> str:
-        """The value of a variable that all processes with it agree on; empty when they do not."""
+    def running_words(self, variable: str) -> set[str]:
+        """The values of a variable in the environments of this machine's processes."""
         prefix = f"{variable}=".encode()
         lines = {line for path in Path("/proc").glob("[0-9]*") for line in _environment_of(int(path.name)).split(b"\0")}
-        values = [line.removeprefix(prefix).decode() for line in lines if line.startswith(prefix)]
-        return values[0] if len(values) == 1 else ""
+        return {line.removeprefix(prefix).decode() for line in lines if line.startswith(prefix)}
 
     def down(self) -> None:
         """End it all."""

@@ -203,7 +203,7 @@ def test_one_hostile_accuser_kills_nobody(nodes: int) -> None:
             assert machine.composition is not None
             node = machine.composition.node
             for claim in claims:
-                world.carry(machine, node.told(hostile.membership.node_id, Claims((claim,)), world.now))
+                world.carry(machine, node.told(hostile.membership.node_id, Claims((claim,)), world.now_of(machine)))
         world.run_for(0.5)
 
     assert _deaths(world) == []

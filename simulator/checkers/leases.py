@@ -1,0 +1,40 @@
+"""Two majority leases of one key never overlap, by each holder's own belief (DESIGN section 5, compare-and-swap)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beemesh.events import LeaseGranted, LeaseLost, ReleaseLease
+from simulator.checkers import Blame
+from simulator.world import World
+
+
+class LeaseChecker:
+    """Keeps who believes in which lease until when."""
+
+    name = "leases"
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[int, int, float]] = {}
+        """Key → (machine, its life, until when)."""
+
+    def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
+        """A grant begins or prolongs a belief; a loss or release ends it."""
+        match event:
+            case LeaseGranted(key=key, proof=proof) if not proof.tentative:
+                machine = world.machines[index]
+                until_s = event.expires_boot_s - machine.boot_offset_s
+                holder, life, other_until_s = self._held.get(key, (index, 0, 0.0))
+                alive = world.machines[holder].life == life and world.machines[holder].is_up
+                if holder != index and alive and other_until_s > at_s:
+                    blame(f"n{index} was granted {key}, which n{holder} holds for {other_until_s - at_s:.2f} s")
+                self._held[key] = (index, machine.life, until_s)
+            case LeaseLost(key=key) | ReleaseLease(key=key):
+                if self._held.get(key, (index,))[0] == index:
+                    self._held.pop(key, None)
+
+    def look(self, world: World, blame: Blame) -> None:
+        """Beliefs begin and end with events alone."""
+
+    def at_end(self, world: World, blame: Blame) -> None:
+        """Nothing more."""

@@ -1,0 +1,40 @@
+"""One simulated machine: its disk, its clocks and its pods outlive its agent."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from beemesh.composition import Composition
+from beemesh.effects import Now
+from beemesh.identity.membership_card import Membership
+from beemesh.identity.signing import Signed
+from beemesh.workloads.observation import ReplicaReport
+from simulator.crypto import FakeCrypto
+
+
+@dataclass(slots=True)
+class Machine:
+    """`boot_offset_s` and `skew_ms` make its clocks its own: nothing may compare boot clocks of two machines."""
+
+    index: int
+    crypto: FakeCrypto
+    membership: Membership
+    card: Signed
+    disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
+    pods: dict[str, ReplicaReport] = field(default_factory=dict)
+    composition: Composition | None = None
+    life: int = 0
+    timers: dict[Hashable, int] = field(default_factory=dict)
+    boot_offset_s: float = 0.0
+    skew_ms: int = 0
+    paused_until_s: float = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its agent runs."""
+        return self.composition is not None
+
+    def now(self, now_s: float, wall_ms: int) -> Now:
+        """This moment by its own clocks."""
+        return Now(now_s + self.boot_offset_s, wall_ms + self.skew_ms)

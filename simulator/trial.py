@@ -1,0 +1,207 @@
+"""One trial: a mesh forms, works are handed in, faults torment it for a while, all is mended, and it must recover."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from beemesh.custody.sealing import SealedContent, place_of, plan_custody, seal
+from beemesh.errors import BeemeshError
+from beemesh.events import Submit
+from beemesh.identity.grants import Grant
+from beemesh.identity.signing import decode_body
+from beemesh.ids import OperatorId, digest_of
+from beemesh.intents.record import Intent, operator_key, workload_key
+from beemesh.workloads.record import Requirements, Workload
+from simulator.checkers import Checker
+from simulator.checkers.intents import IntentChecker
+from simulator.checkers.leases import LeaseChecker
+from simulator.checkers.membership import MembershipChecker
+from simulator.checkers.pods import PodChecker
+from simulator.machine import Machine
+from simulator.plan import FORMING_S, Plan, Step, draw
+from simulator.world import MESH, YEAR_MS, World
+
+HEAL_S = 120.0
+"""After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
+comparison of the records with everybody, back-off of what failed, and the abstention of whoever lost its disk."""
+
+LOOK_EVERY_S = 0.25
+BOOT_OFFSET_S = 1_000_000.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one trial. `trace` names everything that happened, `transcript` tells it."""
+
+    seed: int
+    plan: Plan
+    violations: list[str] = field(default_factory=list)
+    trace: str = ""
+    events: int = 0
+    wall_s: float = 0.0
+    transcript: list[str] = field(default_factory=list)
+
+
+class Trial:
+    """One seed. The same seed, size and duration give the same trace."""
+
+    def __init__(self, seed: int, nodes: int, seconds: float) -> None:
+        self.seed = seed
+        self.seconds = seconds
+        chance = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
+        self.plan = draw(chance, nodes, seconds)
+        self.world = World(nodes, chance.getrandbits(32))
+        for machine in self.world.machines:
+            machine.boot_offset_s = chance.uniform(0.0, BOOT_OFFSET_S)
+        self.outcome = Outcome(seed, self.plan)
+        self._submitted: dict[int, Intent] = {}
+        self._checkers: tuple[Checker, ...] = ()
+
+    def run(self) -> Outcome:
+        """Everything, from the first start to the verdict."""
+        started = time.perf_counter()
+        self._form()
+        self._torment()
+        self._mend()
+        self._run_for(HEAL_S)
+        for checker in self._checkers:
+            checker.at_end(self.world, self._blamer(checker))
+        self.outcome.trace = self.world.trace
+        self.outcome.events = self.world.handled
+        self.outcome.wall_s = time.perf_counter() - started
+        return self.outcome
+
+    # --- phases ---------------------------------------------------------------------------------------------------
+
+    def _form(self) -> None:
+        world = self.world
+        grant = Grant(
+            MESH, OperatorId(world.operator.signer_id), "ops", world.operator.sign_key, world.operator.open_key,
+            "admin", 1, world.wall_ms, world.wall_ms + YEAR_MS,
+        )  # fmt: skip
+        world.records.append(world.sign_ca("grant", operator_key("ops"), grant))
+        world.start_all()
+        self._checkers = (
+            LeaseChecker(),
+            PodChecker(),
+            IntentChecker(self._submitted),
+            MembershipChecker(self.plan, FORMING_S),
+        )
+        self._run_for(FORMING_S)
+        faults = world.faults
+        faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
+
+    def _torment(self) -> None:
+        begins: list[tuple[float, Callable[[], None]]] = []
+        for step in self.plan.steps:
+            begins.append((step.at_s, lambda step=step: self._begin(step)))  # type: ignore[misc]
+        for number, (at_s, index, replicas, tolerant) in enumerate(self.plan.applies):
+            wish = (number, index, replicas, tolerant)
+            begins.append((at_s, lambda wish=wish: self._apply(*wish)))  # type: ignore[misc]
+        for at_s, act in sorted(begins, key=lambda each: each[0]):
+            self._run_until(FORMING_S + at_s)
+            act()
+        self._run_until(FORMING_S + self.seconds)
+
+    def _mend(self) -> None:
+        world = self.world
+        self._tell("all faults end")
+        world.faults.heal()
+        world.faults.slow.clear()
+        world.faults.loss = world.faults.repeat = 0.0
+        world.faults.delay_s = (0.0005, 0.003)
+        for machine in world.machines:
+            machine.skew_ms = 0
+            machine.paused_until_s = min(machine.paused_until_s, world.now_s)
+            if not machine.is_up:
+                self._start(machine)
+
+    def _start(self, machine: Machine) -> None:
+        """A machine finds what it saved; one that lost its disk still has its seed file."""
+        self.world.start(machine.index, knows=[] if machine.disk else None)
+
+    # --- faults ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, step: Step) -> None:
+        world, who = self.world, step.machines
+        self._tell(str(step))
+        match step.kind:
+            case "crash" | "power" | "wipe" | "blackout":
+                for index in who:
+                    world.kill(index, power=step.kind != "crash", disk=step.kind != "wipe")
+                    world.at(world.now_s + step.amount, lambda index=index: self._revive(index))  # type: ignore[misc]
+            case "pause":
+                world.pause(who[0], step.amount)
+            case "cut" | "one-way":
+                others = {machine.index for machine in world.machines} - set(who)
+                (world.faults.cut if step.kind == "cut" else world.faults.cut_one_way)(set(who), others)
+                world.at(world.now_s + step.amount, world.faults.heal)
+            case "slow":
+                world.faults.slow[who[0]] = step.amount
+            case "skew":
+                world.machines[who[0]].skew_ms = int(step.amount)
+
+    def _revive(self, index: int) -> None:
+        machine = self.world.machines[index]
+        if not machine.is_up:
+            self._tell(f"n{index} starts again")
+            self._start(machine)
+
+    def _apply(self, number: int, index: int, replicas: int, tolerant: bool) -> None:
+        world = self.world
+        machine = world.machines[index]
+        if machine.composition is None or machine.paused_until_s > world.now_s:
+            return
+        name = f"work{number}"
+        key = workload_key(f"deployment/default/{name}")
+        composition = machine.composition
+        keepers = [card for card in composition.roster.keepers() if composition.view.is_alive(card.node_id)]
+        try:
+            custody = plan_custody(keepers, place_of(key))
+        except BeemeshError:
+            return
+        secret = digest_of(f"{self.seed} {name}".encode())
+        sealed = seal(world.operator, secret, SealedContent(b"{}"), custody, mesh=MESH, intent_key=key, number=1,
+                      fingerprint=b"f")  # fmt: skip
+        workload = Workload(
+            kind="Deployment", namespace="default", name=name, replicas=replicas, revisions=(sealed.revision,),
+            requirements=Requirements(cpu_m=10, mem_mb=16), duplicate_tolerant=tolerant,
+        )  # fmt: skip
+        record = world.sign(world.operator, "workload", key, workload)
+        token = number + 1
+        self._submitted[token] = decode_body(record, Intent)
+        self._tell(f"apply {name} ({replicas} replicas{'' if tolerant else ', never doubled'}) at n{index}")
+        world.event(index, Submit(token, record, sealed.ciphertext, sealed.boxes))
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def _run_for(self, seconds: float) -> None:
+        self._run_until(self.world.now_s + seconds)
+
+    def _run_until(self, end_s: float) -> None:
+        world = self.world
+        while world.now_s < end_s:
+            world.run_for(min(LOOK_EVERY_S, end_s - world.now_s))
+            self._look()
+
+    def _look(self) -> None:
+        for at_s, index, event in self.world.events:
+            for checker in self._checkers:
+                checker.saw(self.world, at_s, index, event, self._blamer(checker, at_s))
+        self.world.events.clear()
+        for checker in self._checkers:
+            checker.look(self.world, self._blamer(checker))
+
+    def _blamer(self, checker: Checker, at_s: float | None = None) -> Callable[[str], None]:
+        def blame(text: str) -> None:
+            when_s = self.world.now_s if at_s is None else at_s
+            self.outcome.violations.append(f"{when_s:.2f} {checker.name}: {text}")
+            self._tell(f"VIOLATION {checker.name}: {text}")
+
+        return blame
+
+    def _tell(self, text: str) -> None:
+        self.outcome.transcript.append(f"{self.world.now_s:9.2f}  {text}")
