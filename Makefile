@@ -1,11 +1,12 @@
 # make help lists the targets. Everything happens in .venv/ and .demo/; only distribution packages are installed outside.
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+SEEDS ?= 0..299
 # One line per package in scripts/packages.txt, comments off.
 PACKAGES = $(shell sed 's/#.*//' scripts/packages.txt)
 
 # A target that is stopped in the middle stops what it started: Ctrl-C reaches every child, and make waits for them.
-.PHONY: help venv packages lint check test demo demo-down bench format clean
+.PHONY: help venv packages lint check test sim demo demo-down bench format clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -36,6 +37,9 @@ demo: ## a mesh of three agents on this machine, with pods on it
 demo-down: ## ends the demo and leaves nothing behind
 	@scripts/venv run $(VENV)
 	@$(RUN) examples/local/demo.py down
+
+sim: venv ## many simulated meshes under faults: make sim SEEDS=0..299
+	$(RUN) -m simulator run --seeds $(SEEDS)
 
 bench: venv ## every benchmark, each beside a peer's or the physical limit's figure
 	@for file in bench/[a-z]*.py; do echo "== $$file"; $(RUN) "$$file" || exit 1; done

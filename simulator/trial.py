@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -45,11 +46,17 @@ class Outcome:
     transcript: list[str] = field(default_factory=list)
 
 
+class _Enough(Exception):
+    """A violation was found, and one is all that is wanted."""
+
+
 class Trial:
     """One seed. The same seed, size and duration give the same trace."""
 
-    def __init__(self, seed: int, nodes: int, seconds: float) -> None:
+    def __init__(self, seed: int, nodes: int, seconds: float, *, until_first: bool = False) -> None:
+        """With `until_first` it ends at the first violation."""
         self.seed = seed
+        self._until_first = until_first
         self.seconds = seconds
         chance = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self.plan = draw(chance, nodes, seconds)
@@ -63,12 +70,13 @@ class Trial:
     def run(self) -> Outcome:
         """Everything, from the first start to the verdict."""
         started = time.perf_counter()
-        self._form()
-        self._torment()
-        self._mend()
-        self._run_for(HEAL_S)
-        for checker in self._checkers:
-            checker.at_end(self.world, self._blamer(checker))
+        with contextlib.suppress(_Enough):
+            self._form()
+            self._torment()
+            self._mend()
+            self._run_for(HEAL_S)
+            for checker in self._checkers:
+                checker.at_end(self.world, self._blamer(checker))
         self.outcome.trace = self.world.trace
         self.outcome.events = self.world.handled
         self.outcome.wall_s = time.perf_counter() - started
@@ -194,6 +202,8 @@ class Trial:
         self.world.events.clear()
         for checker in self._checkers:
             checker.look(self.world, self._blamer(checker))
+        if self._until_first and self.outcome.violations:
+            raise _Enough
 
     def _blamer(self, checker: Checker, at_s: float | None = None) -> Callable[[str], None]:
         def blame(text: str) -> None:

@@ -1,0 +1,1 @@
+"""Long runs of the simulator: part of `make test`, not of `make check`."""
