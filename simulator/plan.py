@@ -17,6 +17,9 @@ FORMING_S = 5.0
 LOSS_MAX = 0.3
 REPEAT_MAX = 0.2
 SLOWEST_MS = 150.0
+CRASH_S_MAX = 5.0
+"""An agent is started again by its supervisor. One that stayed away for longer than a run lease could not stop a pod
+whose lease is over, and nobody else can."""
 SKEW_MS_MAX = 20_000
 """Two clocks may differ by 40 s then: more than admission allows, so some cannot hear each other for a while."""
 
@@ -86,6 +89,8 @@ def _step(chance: random.Random, kind: Kind, nodes: int, seconds: float) -> Step
             return Step(at_s, kind, one, chance.uniform(2.0, 100.0))
         case "skew":
             return Step(at_s, kind, one, chance.uniform(-SKEW_MS_MAX, SKEW_MS_MAX))
+        case "crash":
+            return Step(at_s, kind, one, min(lasts_s, CRASH_S_MAX))
         case "blackout":
             return Step(at_s, kind, tuple(range(nodes)), min(lasts_s, 10.0))
         case _:
