@@ -23,7 +23,7 @@ from tests.unit.simulator.test_whole_nodes import KEY, running, submit, world_of
 def _ask(world: World, at: int, sender: int, message: msgspec.Struct) -> tuple[Any, list[EmitEvent]]:
     """Put a request of one node to another; (the answer, what the asked node tells the mesh)."""
     node = world.node(at).node
-    effects = node.asked(world.machines[sender].membership.node_id, 991, message, world.now)
+    effects = node.asked(world.machines[sender].membership.node_id, 991, message, world.now_of(world.machines[at]))
     answers = [effect.message for effect in effects if isinstance(effect, Reply)]
     told = [effect.event for effect in effects if isinstance(effect, Notify) and isinstance(effect.event, EmitEvent)]
     assert len(answers) == 1
