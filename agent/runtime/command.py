@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.runtime.contract import FailureReason, RuntimeFailure
 
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024  # per stream: a listing of some 2,000 containers as JSON
 READ_BYTES = 64 * 1024
 REAP_TIMEOUT_S = 2.0  # after SIGKILL a process that is not stuck in the kernel is gone by then
+REAP_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,34 @@ async def call(
     finally:
         if not finished:
             await asyncio.shield(_kill(process))
+
+
+def end_orphans(words: Sequence[str], environment: tuple[str, str]) -> int:
+    """Kill the calls that an agent which is no more left at work, and return how many there were.
+
+    Such a call is known by consecutive `words` among its arguments and by a variable of its environment. It returns
+    when they are gone, or after `REAP_TIMEOUT_S`: what they still make then would be made behind our back.
+    """
+    found = list(_calls(words, environment))
+    for pid in found:
+        with suppress(ProcessLookupError):
+            if os.getpgid(pid) == pid:  # `call` gives each one a group of its own, whose helpers end with it
+                os.killpg(pid, signal.SIGKILL)
+            else:
+                os.kill(pid, signal.SIGKILL)
+    deadline_s = time.monotonic() + REAP_TIMEOUT_S
+    while any(_calls(words, environment)) and time.monotonic() < deadline_s:
+        time.sleep(REAP_POLL_S)
+    return len(found)
+
+
+def _calls(words: Sequence[str], environment: tuple[str, str]) -> Iterator[int]:
+    wanted = "=".join(environment).encode()
+    spoken = b"\0" + b"\0".join(word.encode() for word in words) + b"\0"
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile, or is somebody else's
+            if spoken in (folder / "cmdline").read_bytes() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
 
 
 async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.locks import LockTimeout
-from agent.runtime.command import CallResult, call
+from agent.runtime.command import CallResult, call, end_orphans
 from agent.runtime.contract import (
     DEFAULT_GRACE_S,
     LABEL_POD,
@@ -57,6 +57,7 @@ from agent.runtime.usage import usage_of
 from agent.runtime.volumes import write_files
 
 FRESH_S = 0.5  # how old an answer of `list` may be
+START_WORDS = ("kube", "play")
 SLOW_LOOK_S = 30.0  # how often podman is asked when no process ended; some 30 ms of a core each time
 DEBOUNCE_S = 0.25  # a container that ends is started again by conmon's call of podman, which takes about that long
 RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after an end whose restart is still to come
@@ -94,7 +95,11 @@ class PodmanRuntime:
         self._background: set[asyncio.Task[None]] = set()
 
     async def prepare(self) -> None:
-        """Mounts, configuration, network and pause image; then sweeps away what a killed agent left half-started."""
+        """Mounts, configuration, network and pause image; then sweeps away what a killed agent left half-started.
+
+        Its calls are ended first: a start that ends after the sweep would run a pod that nobody knows of.
+        """
+        await asyncio.to_thread(end_orphans, START_WORDS, self.setup.mark)
         infra = await self.images.prepare()
         await self.setup.make(infra)
         await self._refresh()
@@ -262,7 +267,7 @@ class PodmanRuntime:
             )
             async with self.settings.host_lock.shared(LOCK_TIMEOUT_S):
                 result = await self._podman(
-                    ["kube", "play", "--network", NETWORK_NAME, "-"],
+                    [*START_WORDS, "--network", NETWORK_NAME, "-"],
                     timeout_s=timeout_s,
                     stdin=json.dumps(document).encode(),
                 )

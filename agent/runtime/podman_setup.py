@@ -89,8 +89,13 @@ class PodmanSetup:
             "HOME": "/root",
             **kept,
             "CONTAINERS_CONF": self.settings.containers_conf or str(self._conf / "containers.conf"),
-            "CONTAINERS_STORAGE_CONF": str(self._conf / "storage.conf"),
+            **dict([self.mark]),
         }
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """The variable by which a call of podman for this store is told from all others on the host."""
+        return "CONTAINERS_STORAGE_CONF", str(self._conf / "storage.conf")
 
     async def make(self, infra_image: str) -> None:
         """Mount the store if need be, and write the configuration. Running pods do not notice."""

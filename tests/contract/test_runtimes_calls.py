@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from agent.locks import HostLock, LockTimeout
-from agent.runtime.command import call
+from agent.runtime.command import call, end_orphans
 from agent.runtime.contract import FailureReason, RuntimeFailure
 
 pytestmark = pytest.mark.asyncio
@@ -68,6 +69,25 @@ async def test_a_call_that_hangs_is_killed_with_its_children(tmp_path: Path) -> 
             return
         await asyncio.sleep(0.02)
     pytest.fail("the child outlived its call")
+
+
+async def test_calls_of_an_agent_that_is_no_more_are_ended() -> None:
+    """Those with the words and the mark, with their helpers; no other, and it returns when they are gone."""
+
+    def start(mark: str, *words: str) -> subprocess.Popen[bytes]:
+        command = ["sh", "-c", "sleep 1000; true", *words]
+        return subprocess.Popen(command, env={**os.environ, "MARK": mark}, start_new_session=True)
+
+    orphan = start("mine", "kube", "play", "-")
+    others = [start("other", "kube", "play", "-"), start("mine", "kube", "down")]
+    try:
+        assert await asyncio.to_thread(end_orphans, ("kube", "play"), ("MARK", "mine")) == 1
+        assert orphan.poll() is not None
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        for process in (orphan, *others):
+            process.kill()
+            process.wait()
 
 
 def _alive(pid: int) -> bool:

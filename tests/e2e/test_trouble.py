@@ -25,12 +25,12 @@ pytestmark = [
 
 WRAPPER = """\
 #!/bin/sh
-# podman, but a start of a pod by an agent whose name stands in a file beside this one hangs, or takes three seconds.
+# podman, but a start of a pod by an agent whose name stands in a file beside this one hangs, or takes twelve seconds.
 for name in e1 e2 e3; do
   case "$CONTAINERS_CONF $*" in
     */$name/*"kube play"*)
       [ -e "{folder}/hang-$name" ] && echo $name >> "{folder}/hung" && exec sleep 600
-      [ -e "{folder}/slow-$name" ] && sleep 3;;
+      [ -e "{folder}/slow-$name" ] && sleep 12;;
   esac
 done
 exec {podman} "$@"
@@ -133,8 +133,10 @@ def test_an_agent_killed_while_it_deploys(mesh: LocalMesh, trouble: Path) -> Non
         ] == ["Running"]
 
     assert eventually(one_runs, 60), mesh.run("get", "pods").stdout
+    assert not subprocess.run(["pgrep", "-f", f"{trouble}/podman kube play"], capture_output=True).stdout
     remove(mesh, "halfway")
     assert eventually(lambda: not mesh.containers("halfway"), 20), mesh.containers("halfway")
+    assert eventually(lambda: not mesh.running_words("WHO_APPLIED"), 20), mesh.running_words("WHO_APPLIED")
 
 
 def test_two_operators_apply_the_same_name_at_once(mesh: LocalMesh) -> None:
