@@ -35,8 +35,9 @@ from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import compose
-from beemesh.events import LeaveMesh, PutIntent
+from beemesh.events import IntentChanged, LeaveMesh, PutIntent
 from beemesh.ids import BOOT_ID_BYTES, BootId
+from beemesh.membership.swim import ROSTER_KINDS
 from beemesh.settings import parse_endpoint
 from beemesh.settings.model import Log
 from beemesh.wire.relay import RelayedRequest
@@ -121,6 +122,8 @@ class Agent:
 
     def _observe(self, event: Any) -> None:
         self._door.observe(event)
+        if isinstance(event, IntentChanged) and event.intent.kind in ROSTER_KINDS:
+            self._streams.close_strangers()
 
     def _on_request(self, peer: Any, token: int, message: Any, _deadline_s: float) -> None:
         if not self._composition.node.handles(message):

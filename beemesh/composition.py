@@ -29,6 +29,7 @@ from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.map import IntentMap
 from beemesh.intents.record import Intent
 from beemesh.intents.sync import IntentSync
+from beemesh.membership.keyring import Keyring
 from beemesh.membership.roster import Roster
 from beemesh.membership.self_summary import SelfSummary
 from beemesh.membership.settings import SelfFacts, SwimSettings
@@ -59,6 +60,7 @@ class Composition:
     executor: Executor
     steward: Steward
     swim: Swim
+    keyring: Keyring
 
 
 def encode_body(message: msgspec.Struct) -> bytes:
@@ -114,6 +116,16 @@ def compose(
         new_request_id=shared.new_request_id,
         settings=SwimSettings.of(settings.membership),
     )
+    keyring = Keyring(
+        shared.self_id,
+        ring,
+        roster=roster,
+        view=view,
+        crypto=crypto,
+        randomness=randomness,
+        intent_for=intents.get,
+        new_request_id=shared.new_request_id,
+    )
     facts = SelfFacts(settings.runtime.engine, __version__, membership.api_port)
     topics = Topics(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
     journal = Journal(shared.self_id, roster, crypto)
@@ -121,6 +133,7 @@ def compose(
     participants: tuple[Participant, ...] = (
         IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id),
         swim,
+        keyring,
         SelfSummary(shared.self_id, swim.members, facts, intents.get),
         topics,
         *_leases_and_custody(shared),
@@ -140,7 +153,7 @@ def compose(
         broadcaster=topics,
         clock_skew_ms=settings.scheduler.clock_skew_ms,
     )
-    return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim)
+    return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim, keyring)
 
 
 def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from beemesh.dht.records import Record, RecordType
+from beemesh.identity.membership_card import GossipRing
 from beemesh.identity.signing import Signed
 from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import Intent
@@ -53,6 +54,27 @@ class PingEchoed:
 @dataclass(frozen=True, slots=True)
 class FloorWanted:
     """From admission: a datagram claims to come from a member whose counter floor is not known yet; ping it."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKeyEpoch:
+    """From admission: a datagram that claims to come from a member was sent under a gossip key unknown here."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RingChanged:
+    """The gossip keys are these now. Stays inside the node: admission and the sealer take it."""
+
+    ring: GossipRing
+
+
+@dataclass(frozen=True, slots=True)
+class CompareWanted:
+    """Compare intent maps with this member soon: one of us seems to have been away."""
 
     node_id: NodeId
 

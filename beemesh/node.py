@@ -25,7 +25,7 @@ from beemesh.effects import (
     Send,
     TimerFired,
 )
-from beemesh.events import FloorWanted, MemberDown, Observed, PingEchoed
+from beemesh.events import FloorWanted, ForeignKeyEpoch, MemberDown, Observed, PingEchoed, RingChanged
 from beemesh.identity.membership_card import GossipRing
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.messages import Ack, Nack, Ping
@@ -125,6 +125,8 @@ class Node:
             counted = Notify(Observed("datagrams_refused", {"reason": judged.reason.value}))
             if judged.reason is Refusal.NO_FLOOR and judged.sender is not None:
                 return self._run([counted, Notify(FloorWanted(judged.sender))], now)
+            if judged.reason is Refusal.KEY_EPOCH and judged.sender is not None:
+                return self._run([counted, Notify(ForeignKeyEpoch(judged.sender))], now)
             return [counted]
         self._arriving = (judged.sender, judged.boot_id, judged.counter)
         try:
@@ -180,6 +182,9 @@ class Node:
                         out += self.answer(request_id, to, None, "its address is not known here", now)
                     else:
                         out.append(Ask(request_id, to, address, message, deadline_s))
+                case Notify(event=RingChanged(ring=ring)):
+                    self._admission.use(ring)
+                    self._sealer.use(ring)
                 case Notify(event=event):
                     out += self._noticed(event, now)
                     out.append(effect)

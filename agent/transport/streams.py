@@ -321,6 +321,13 @@ class Streams:
         code, body = encode_message(message)
         await connection.send(Frame(FrameKind.TELL, 0, code, 0, body))
 
+    def close_strangers(self) -> None:
+        """End every connection with a peer that is no member any more: it was revoked, or has new keys."""
+        for connection in [*self._outgoing.values(), *self._incoming]:
+            if self._roster.member(connection.peer) is None:
+                log.info("closed the stream with %s: it is no member any more", short(connection.peer))
+                connection.close()
+
     def new_token(self, connection: Connection, frame_id: int) -> int:
         """A number by which the node answers a request of a peer."""
         token, self._next_token = self._next_token, self._next_token + 1

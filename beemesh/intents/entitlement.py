@@ -6,6 +6,7 @@ import msgspec
 
 from beemesh.errors import Untrusted
 from beemesh.identity.grants import Grant, Revocation
+from beemesh.identity.key_rotation import RING_KEY, Rotation, epoch_of
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed, Verifier, decode_body, open_statement
 from beemesh.ids import node_id_of, to_text
@@ -73,7 +74,7 @@ def _grant(roster: Roster, intent: Intent) -> Grant:
 
 
 def _check_right(grant: Grant, intent: Intent) -> None:
-    if intent.kind == "cordon":
+    if intent.kind in ("cordon", "ring"):
         if grant.role != "admin":
             raise Untrusted(f"{intent.key}: operator {grant.name} is no admin")
         return
@@ -94,6 +95,8 @@ def _check_key(intent: Intent) -> None:
     if intent.kind == "tombstone":
         if intent.key.startswith(REVOKED):
             raise Untrusted(f"{intent.key}: a revocation cannot be removed")
+        if intent.key == RING_KEY:
+            raise Untrusted(f"{intent.key}: a mesh is never without a gossip key; rotate it instead")
         return
     try:
         fits = intent.key == _own_key(intent)
@@ -114,6 +117,9 @@ def _own_key(intent: Intent) -> str:
             return object_key(item.kind, item.namespace, item.name)
         case "cordon":
             return cordon_key(msgspec.msgpack.decode(intent.body, type=Cordon).node)
+        case "ring":
+            turn = msgspec.msgpack.decode(intent.body, type=Rotation)
+            return RING_KEY if turn.mesh == intent.mesh and turn.epoch == epoch_of(turn.commitment) else ""
         case "membership":
             card = msgspec.msgpack.decode(intent.body, type=Membership)
             sound = card.mesh == intent.mesh and node_id_of(card.sign_key) == card.node_id

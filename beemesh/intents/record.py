@@ -16,7 +16,7 @@ from beemesh.ids import to_text
 
 SIGNED_KIND = "intent"
 
-IntentKind = Literal["membership", "grant", "revocation", "workload", "object", "tombstone", "cordon"]
+IntentKind = Literal["membership", "grant", "revocation", "workload", "object", "tombstone", "cordon", "ring"]
 
 CA_KINDS: frozenset[str] = frozenset({"membership", "grant", "revocation"})
 """Kinds that only the mesh CA may sign; an operator with a fitting grant signs all others."""

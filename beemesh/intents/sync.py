@@ -30,7 +30,16 @@ from beemesh.effects import (
     Schedule,
     TimerFired,
 )
-from beemesh.events import Delivered, EmitEvent, IntentChanged, IntentLost, IntentPut, MemberUp, PutIntent
+from beemesh.events import (
+    CompareWanted,
+    Delivered,
+    EmitEvent,
+    IntentChanged,
+    IntentLost,
+    IntentPut,
+    MemberUp,
+    PutIntent,
+)
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, ulid
 from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap
@@ -100,7 +109,7 @@ class IntentSync:
 
     room = "intents"
     handles = (FetchIntents, FetchMembers, PushIntents, SyncIntents)
-    listens = (PutIntent, Delivered, MemberUp, IntentLost)
+    listens = (PutIntent, Delivered, MemberUp, IntentLost, CompareWanted)
     tables = (TABLE, CONTACT_TABLE)
 
     def __init__(
@@ -156,6 +165,8 @@ class IntentSync:
                 return self._news(news, relay, now)
             case MemberUp(node_id=node_id):
                 return self._returned(node_id, now)
+            case CompareWanted(node_id=node_id):
+                return self._compare_soon(node_id, now)
             case Asked(sender=sender, token=token, message=message):
                 return self._asked(sender, token, message)
             case Answered(peer=peer, message=message):

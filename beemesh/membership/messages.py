@@ -92,6 +92,19 @@ class Claims(msgspec.Struct, frozen=True, array_like=True):
     claims: tuple[Claim, ...]
 
 
+class FetchGossipKey(msgspec.Struct, frozen=True):
+    """Ask for the gossip key of an epoch that a rotation names (request); answered by `GossipKeyAnswer`."""
+
+    epoch: int
+
+
+class GossipKeyAnswer(msgspec.Struct, frozen=True):
+    """The key sealed to the asker's X25519 key; empty when it is not known here."""
+
+    epoch: int
+    box: bytes = b""
+
+
 class Known(msgspec.Struct, frozen=True, array_like=True):
     """One line of a push-pull digest: the newest incarnation and summary that the sender knows of a node."""
 

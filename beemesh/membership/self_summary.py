@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from beemesh.effects import Effects, Now, Schedule, TimerFired
-from beemesh.events import IntentChanged, PodsObserved, ReservationsChanged, ResourcesObserved
+from beemesh.events import IntentChanged, PodsObserved, ReservationsChanged, ResourcesObserved, RingChanged
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, digest_of
 from beemesh.intents.record import Cordon, Intent
@@ -33,7 +33,7 @@ class SelfSummary:
 
     room = "summary"
     handles: tuple[type, ...] = ()
-    listens = (ResourcesObserved, ReservationsChanged, PodsObserved, IntentChanged)
+    listens = (ResourcesObserved, ReservationsChanged, PodsObserved, IntentChanged, RingChanged)
     tables: tuple[str, ...] = ()
 
     def __init__(
@@ -51,6 +51,7 @@ class SelfSummary:
         self._reserved = ReservationsChanged(0, 0, 0)
         self._pods = (0, 0)
         self._soon = False
+        self._ring_epoch = 0
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept on disk."""
@@ -81,6 +82,9 @@ class SelfSummary:
                 pods = (sum(replica.phase == "Running" for replica in replicas), len(replicas))
                 changed, self._pods = pods != self._pods, pods
                 return self._write_soon(now) if changed else []
+            case RingChanged(ring=ring) if ring.active != self._ring_epoch:
+                self._ring_epoch = ring.active
+                return self._write_soon(now)
             case IntentChanged(intent=intent) if intent.kind == "cordon" or intent.key == f"node/{self._name()}":
                 return self._write_soon(now)
         return []
@@ -123,6 +127,7 @@ class SelfSummary:
             labels_digest=digest_of(labels)[:8],
             api_port=self._facts.api_port,
             started_ms=own.started_ms,
+            ring_epoch=self._ring_epoch,
         )
         own.summary = self._members.desk.sign("summary", summary)
         self._members.view.set_summary(summary)

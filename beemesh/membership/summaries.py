@@ -47,3 +47,5 @@ class Summary(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     api_port: int = 0
     started_ms: int = 0
     """Wall time at which the agent started."""
+    ring_epoch: int = 0
+    """The gossip key that the node sends with."""

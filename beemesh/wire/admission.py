@@ -138,7 +138,7 @@ class Admission:
             return Refused(Refusal.MALFORMED)
         gossip_key = self._keys.get(header.epoch)
         if gossip_key is None:
-            return Refused(Refusal.KEY_EPOCH)
+            return Refused(Refusal.KEY_EPOCH, header.sender if self._roster.member(header.sender) else None)
         if self._undeciphered.is_empty(now.boot_s, UNDECIPHERED_PER_S, UNDECIPHERED_PER_S) and not self._is_expected(
             header
         ):

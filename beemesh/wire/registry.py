@@ -25,6 +25,8 @@ TYPES: dict[int, type[msgspec.Struct]] = {
     5: membership.Claims,
     6: membership.PushPull,
     7: membership.PushPullAnswer,
+    8: membership.FetchGossipKey,
+    9: membership.GossipKeyAnswer,
     20: topics.TopicMessage,
     21: topics.IHave,
     22: topics.IWant,
