@@ -29,6 +29,8 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.record import Intent
+from beemesh.membership.picture import picture_of
+from beemesh.membership.versions import gets_on_with
 from beemesh.workloads.kubeshape import TaskView
 
 if TYPE_CHECKING:
@@ -99,6 +101,13 @@ class Door:
             future = self._submissions.pop(event.token, None)
             if future is not None and not future.done():
                 future.set_result(event)
+
+    def links(self) -> dict[str, Any]:
+        """How this node sees all others."""
+        composition = self._composition
+        seen = picture_of(composition.swim.members, composition.keyring.ring, self._clock.now())
+        content: dict[str, Any] = msgspec.to_builtins(seen)
+        return content
 
     # --- records --------------------------------------------------------------------------------------------------
 
@@ -253,6 +262,12 @@ class Door:
             findings.append(Finding("mesh", Severity.WARNING, message, hint))
         else:
             findings.append(Finding("mesh", Severity.OK, f"reaches all {len(roster.members())} members"))
+        apart = {link["node"]: link["protocol_version"] for link in self.links()["links"]}
+        strange = [f"{name} ({version})" for name, version in apart.items() if not gets_on_with(version)]
+        if strange:
+            hint = "upgrade the older ones: a mesh bears two neighbouring versions"
+            message = f"speaks another protocol than {', '.join(strange)}"
+            findings.append(Finding("protocol", Severity.ERROR, message, hint))
         if self._files.membership.allow_same_host:
             message = "beemesh_allow_same_host is set: agents on one machine count as separate custodians"
             findings.append(Finding("custody", Severity.WARNING, message, "for demos only: unset it in the inventory"))

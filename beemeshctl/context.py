@@ -123,6 +123,15 @@ class Home:
         """What was signed for a node."""
         return self.path / "nodes" / name
 
+    def forget_node(self, name: str) -> None:
+        """A node was removed: drop what was signed for it, and its agent from the context."""
+        import shutil
+
+        shutil.rmtree(self.node(name), ignore_errors=True)
+        context = self.context()
+        left = tuple(agent for agent in context.agents if agent.name != name)
+        self.save_context(msgspec.structs.replace(context, agents=left))
+
     def exists(self) -> bool:
         """Whether a bootstrap has made a mesh here."""
         return self.context_file.is_file()

@@ -91,6 +91,10 @@ class AgentDoor(Protocol):
         """What `doctor` shows of this node."""
         ...
 
+    def links(self) -> Json:
+        """How this node sees all others."""
+        ...
+
     def logs(self, namespace: str, pod: str, query: dict[str, str]) -> AsyncIterator[bytes]:
         """A container's output on this node; raises `NotFound`."""
         ...
@@ -138,6 +142,7 @@ class Api:
             Route(f"{BEEMESH}/intents", self.intents, methods=get),
             Route(f"{BEEMESH}/roster", self.roster, methods=get),
             Route(f"{BEEMESH}/nodes/{{name}}/checks", self.checks, methods=get),
+            Route(f"{BEEMESH}/nodes/{{name}}/links", self.links, methods=get),
             Route(f"{BEEMESH}/submissions", self.submissions, methods=post),
             Route(f"{BEEMESH}/readings", self.readings, methods=post),
         ]
@@ -251,6 +256,14 @@ class Api:
             return await self._elsewhere(request, name)
         content = {"node": name, "checks": await self._door.checks(), "wall_ms": self._door.wall_ms()}
         return json_answer(content)
+
+    async def links(self, request: Request) -> Response:
+        """How one node sees all others, by that node itself."""
+        await self._authorised(request)
+        name = request.path_params["name"]
+        if name != self._door.name:
+            return await self._elsewhere(request, name)
+        return json_answer(self._door.links())
 
     async def log(self, request: Request) -> Response:
         """A container's output, from the node that runs it."""

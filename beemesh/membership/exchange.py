@@ -98,7 +98,8 @@ class Exchange:
         for row in self._members.others():
             line = known.get(row.node_id, Known(row.node_id, 0))
             claims += self._newer(row, line)
-            if line.incarnation > row.incarnation:
+            summary = self._members.view.summary(row.node_id)
+            if line.incarnation > row.incarnation or line.summary_seq > (summary.seq if summary else 0):
                 wanted.append(row.node_id)
         answer = PushPullAnswer(tuple(claims[:CLAIMS_PER_ANSWER_MAX]), tuple(wanted), (self._card,))
         return [*effects, Reply(token, answer)]

@@ -20,6 +20,7 @@ from beemesh.membership.rumours import Key, Rumours, retransmit_limit
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.summaries import Summary
 from beemesh.membership.suspicion import CONFIRMATIONS_WANTED, AccusationBudget, Suspicion, timeout_bounds_s, verdict
+from beemesh.membership.versions import PROTOCOL_VERSION
 from beemesh.membership.view import PRESENT, Address, View
 from beemesh.scheduling.messages import Event, EventStatus
 
@@ -49,6 +50,8 @@ class Member:
     node_id: NodeId
     incarnation: int = 0
     boot_id: BootId = NO_BOOT
+    protocol_version: int = PROTOCOL_VERSION
+    """What its last Alive says; the same as ours until then."""
     alive: Claim | None = None
     leave: Claim | None = None
     summary: Claim | None = None
@@ -134,7 +137,7 @@ class Members:
         own = self.own
         own.incarnation = incarnation
         host, port = own.address
-        statement = Alive(self.self_id, incarnation, own.boot_id, host, port, own.started_ms)
+        statement = Alive(self.self_id, incarnation, own.boot_id, host, port, own.started_ms, PROTOCOL_VERSION)
         own.claim = self.desk.sign("alive", statement)
         self.rumours.add(("alive", self.self_id, b""), own.claim)
         return own.claim
@@ -193,6 +196,7 @@ class Members:
             return [_count("swim_claims_refused", "signature")]
         out = self._note_boot(member, alive, now)
         member.incarnation, member.alive, member.leave = alive.incarnation, claim, None
+        member.protocol_version = alive.protocol_version
         if alive.host:
             self.view.set_address(alive.node_id, (alive.host, alive.port))
         was = self.view.status(alive.node_id)

@@ -15,6 +15,7 @@ from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.members import Members
 from beemesh.membership.settings import SelfFacts
 from beemesh.membership.summaries import Summary
+from beemesh.membership.versions import PROTOCOL_VERSION
 
 RENEW_S = 10.0
 RENEW_LARGE_MESH_S = 30.0
@@ -127,6 +128,7 @@ class SelfSummary:
             labels_digest=digest_of(labels)[:8],
             api_port=self._facts.api_port,
             started_ms=own.started_ms,
+            protocol_version=PROTOCOL_VERSION,
             ring_epoch=self._ring_epoch,
         )
         own.summary = self._members.desk.sign("summary", summary)

@@ -10,15 +10,17 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from beemesh.crypto import KEY_BYTES
+from beemesh.identity.key_rotation import RING_KEY, rotation
 from beemesh.identity.requests import NONCE_BYTES, sign_request
-from beemesh.identity.signing import Signed, decode_body
-from beemesh.intents.record import Intent
-from beemeshctl.bootstrap.signing import Authority
+from beemesh.identity.signing import Signed, decode_body, sign_statement
+from beemesh.intents.record import SIGNED_KIND, Intent
+from beemeshctl.bootstrap.signing import Authority, card_in
 from beemeshctl.context import Home
 from beemeshctl.keyfile import write_private
 
@@ -56,7 +58,17 @@ class Announcer:
             unaware = frozenset(name for name, seed in seeds.items() if name != own and record not in seed)
             if unaware and _key(record) not in announced:
                 todo.append(Announcement(record, unaware))
+        if any(_kind(each.record) == "revocation" for each in todo):
+            todo.append(Announcement(self._rotation(cards.values()), frozenset(cards)))
         return todo
+
+    def _rotation(self, cards: Iterable[Signed]) -> Signed:
+        """A new gossip key: whoever is revoked knows the old one (DESIGN section 3)."""
+        operator, mesh, now_ms = self._home.operator(), self._home.context().mesh, time.time_ns() // 1_000_000
+        members = [card_in(card) for card in cards]
+        body = rotation(operator, mesh, members, secrets.token_bytes(KEY_BYTES), urgent=True)
+        intent = Intent(mesh, "ring", RING_KEY, now_ms, operator.signer_id, now_ms, msgspec.msgpack.encode(body))
+        return sign_statement(operator, SIGNED_KIND, intent)
 
     def done(self, announcement: Announcement) -> None:
         """Remember that the mesh knows it now."""
@@ -80,6 +92,10 @@ class Announcer:
     def _announced(self) -> set[str]:
         path = self._home.path / "announced.json"
         return set(json.loads(path.read_bytes())) if path.is_file() else set()
+
+
+def _kind(record: Signed) -> str:
+    return decode_body(record, Intent).kind
 
 
 def _key(record: Signed) -> str:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ from beemesh.identity.membership_card import (
 )
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, OperatorId, digest_of, from_text, node_id_of, to_text
-from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key, operator_key
+from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key, operator_key, revoked_key
 from beemesh.settings import NodeSettings
 from beemeshctl.context import Context, Home
 from beemeshctl.inventory.desired import DesiredNode
@@ -146,6 +146,7 @@ class Authority:
         now_ms: int,
     ) -> SignedNode:
         """All of a node's files. `card` without serial and times; `render` makes `node.yaml` from seed names."""
+        self._refuse_revoked(keys, card.name)
         folder = self._home.node(card.name)
         old = self.record(card.name)
         rekeyed = old is None or old.keys != keys
@@ -314,20 +315,31 @@ class Authority:
 
     def _revoke_former(self, name: str, old: NodeRecord | None, now_ms: int) -> None:
         """A new key for a name revokes the old identity in the same act (DESIGN section 3)."""
-        if old is None:
-            return
-        former = from_text(old.keys.node_id)
+        if old is not None:
+            self.revoke("node", from_text(old.keys.node_id), name, "the node has new keys", now_ms)
+
+    def revoke(
+        self, subject: Literal["node", "operator"], subject_id: bytes, name: str, reason: str, now_ms: int
+    ) -> Signed:
+        """The signed revocation of a node or an operator, kept for the seeds of nodes that come later."""
+        path = self._home.path / "revocations" / to_text(subject_id)
+        stored = _stored(path)
+        if stored is not None:
+            return stored
         mesh = self._home.context().mesh
         body = Revocation(
-            mesh=mesh,
-            subject="node",
-            subject_id=former,
-            name=name,
-            revoked_at_ms=now_ms,
-            reason="the node has new keys",
+            mesh=mesh, subject=subject, subject_id=subject_id, name=name, revoked_at_ms=now_ms, reason=reason
         )
-        signed = self._intent("revocation", f"revoked/node/{old.keys.node_id}", mesh, 1, body, now_ms)
-        write_private(self._home.path / "revocations" / old.keys.node_id, msgspec.msgpack.encode(signed))
+        signed = self._intent("revocation", revoked_key(subject, subject_id), mesh, 1, body, now_ms)
+        write_private(path, msgspec.msgpack.encode(signed))
+        return signed
+
+    def _refuse_revoked(self, keys: NodeKeys, name: str) -> None:
+        if (self._home.path / "revocations" / keys.node_id).is_file():
+            raise InvalidInput(
+                f"{name} still has the keys that were revoked when it was removed",
+                hint="remove the folder `keys` in its data directory, and bootstrap it again: it makes new ones",
+            )
 
     def _intent(self, kind: IntentKind, key: str, mesh: str, seq: int, body: msgspec.Struct, now_ms: int) -> Signed:
         intent = Intent(

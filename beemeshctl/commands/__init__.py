@@ -25,6 +25,8 @@ COMMANDS: dict[str, Entry] = {
     "explain": Entry("beemeshctl.commands.explain", "Say why a task runs where it runs, or why it does not."),
     "get": Entry("beemeshctl.commands.get", "List nodes, pods, deployments or tasks."),
     "logs": Entry("beemeshctl.commands.logs", "Print the output of a pod."),
+    "mesh": Entry("beemeshctl.commands.mesh", "Show how nodes see each other; change keys; revoke."),
+    "node": Entry("beemeshctl.commands.node", "Take a node out of the mesh."),
     "reconcile": Entry("beemeshctl.commands.reconcile", "Keep the mesh as a directory of manifests says."),
     "version": Entry("beemeshctl.commands.version", "Print the version of this program, and of the agents."),
 }
