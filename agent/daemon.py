@@ -23,6 +23,7 @@ from agent.api.relay import Relay, serve_relayed
 from agent.api.server import ApiServer
 from agent.clock import Clock
 from agent.door import Door
+from agent.gauges import refresh
 from agent.metrics import Metrics
 from agent.network import AgentNetwork
 from agent.pods import PodJobs, PodWatch
@@ -114,6 +115,7 @@ class Agent:
             metrics=self._metrics,
             clock=self._clock,
         )
+        self._metrics.before_reading(lambda: refresh(self._metrics, self._composition))
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
 

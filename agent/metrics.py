@@ -5,6 +5,8 @@ Protocols tell of what they count through `Observed`; nothing here is read back 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from beemesh.events import Observed
@@ -21,6 +23,9 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._counters: dict[tuple[str, tuple[str, ...]], Counter] = {}
         self._gauges: dict[str, Gauge] = {}
+        self._raised: dict[str, Counter] = {}
+        self._totals: dict[str, float] = {}
+        self._refresh: list[Callable[[], None]] = []
 
     def count(self, observed: Observed) -> None:
         """Add to a counter, which is made when it is first seen."""
@@ -36,14 +41,30 @@ class Metrics:
             self._counters[key] = counter
         (counter.labels(*(observed.labels[name] for name in names)) if names else counter).inc(observed.amount)
 
-    def set(self, name: str, value: float, help_text: str = "") -> None:
-        """Set a gauge."""
+    def set(self, name: str, value: float, help_text: str = "", **labels: str) -> None:
+        """Set a gauge; one of a name has always the same labels."""
         gauge = self._gauges.get(name)
         if gauge is None:
-            gauge = Gauge(f"beemesh_{name}", help_text or name.replace("_", " "), registry=self._registry)
+            help_text = help_text or name.replace("_", " ")
+            gauge = Gauge(f"beemesh_{name}", help_text, sorted(labels), registry=self._registry)
             self._gauges[name] = gauge
-        gauge.set(value)
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def raise_to(self, name: str, value: float, help_text: str = "") -> None:
+        """Bring a counter without labels up to a total that is counted elsewhere."""
+        counter = self._raised.get(name)
+        if counter is None:
+            counter = Counter(f"beemesh_{name}", help_text or name.replace("_", " "), registry=self._registry)
+            self._raised[name] = counter
+        counter.inc(max(0.0, value - self._totals.get(name, 0.0)))
+        self._totals[name] = value
+
+    def before_reading(self, refresh: Callable[[], None]) -> None:
+        """Call this each time before the page is made."""
+        self._refresh.append(refresh)
 
     def text(self) -> bytes:
         """The page."""
+        for refresh in self._refresh:
+            refresh()
         return generate_latest(self._registry)

@@ -99,6 +99,8 @@ class Node:
             crypto, roster, ring, lambda message: isinstance(message, FLOORLESS), clock_skew_ms=clock_skew_ms
         )
         self._sealer = DatagramSealer(crypto, self_id, boot_id, ring)
+        self.admitted = 0
+        """Datagrams that passed every check since the start."""
         self._arriving: tuple[NodeId, BootId, int] | None = None
         """The datagram that is being handled: an echo in it sets its sender's floor."""
 
@@ -128,6 +130,7 @@ class Node:
             if judged.reason is Refusal.KEY_EPOCH and judged.sender is not None:
                 return self._run([counted, Notify(ForeignKeyEpoch(judged.sender))], now)
             return [counted]
+        self.admitted += 1
         self._arriving = (judged.sender, judged.boot_id, judged.counter)
         try:
             effects = self._run_event(Received(judged.sender, judged.message), now)

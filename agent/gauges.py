@@ -1,0 +1,30 @@
+"""What `/metrics` shows of the state of the mesh at the moment it is read, besides what protocols count."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+
+from agent.metrics import Metrics
+from beemesh.composition import Composition
+from beemesh.membership.view import Status
+
+STATES: tuple[Status, ...] = ("alive", "suspect", "dead", "left", "unknown")
+
+
+def refresh(metrics: Metrics, composition: Composition) -> None:
+    """Set every gauge of membership, admission and intents."""
+    members, view, roster = composition.swim.members, composition.view, composition.roster
+    states = Counter(view.status(card.node_id) for card in roster.members())
+    for state in STATES:
+        metrics.set("members", states[state], "members of the roster by what this node holds them for", state=state)
+    rtts_s = [known for card in roster.members() if (known := view.rtt_s(card.node_id)) is not None]
+    metrics.set("rtt_median_seconds", statistics.median(rtts_s) if rtts_s else 0.0, "round trip of direct probes")
+    metrics.set("rtt_max_seconds", max(rtts_s, default=0.0), "longest round trip of direct probes")
+    metrics.set("swim_local_health", members.health.score, "Lifeguard's score of this node: 0 well, 8 worst")
+    metrics.set("swim_incarnation", members.own.incarnation, "incarnation of this node")
+    metrics.set("swim_rumours_waiting", len(members.rumours), "claims that are still passed on")
+    metrics.set("keepers", len(roster.keepers()), "members that hold records and shares")
+    metrics.set("gossip_keys", len(composition.keyring.ring.keys), "gossip keys accepted: 2 while they are changed")
+    metrics.set("intents", len(composition.intents), "records in the intent map")
+    metrics.raise_to("datagrams_admitted", composition.node.admitted, "datagrams that passed every check")
