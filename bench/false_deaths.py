@@ -145,7 +145,7 @@ class Process:
 
 @dataclass(slots=True)
 class Tally:
-    """What one chunk counted. A death is false when its node is up; `healthy` ones are of nodes that are never starved."""
+    """What one chunk counted. A death of a node that is up is false; `healthy` ones are of nodes never starved."""
 
     seconds: float = 0.0
     node_hours: float = 0.0
