@@ -49,13 +49,11 @@ from beemesh.identity.signing import sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, node_key
 from beemesh.membership.claims import ClaimDesk
-from beemesh.membership.local_health import LocalHealth
-from beemesh.membership.members import Member, Members
 from beemesh.membership.messages import Claims, Suspect
 from beemesh.membership.roster import Roster
-from beemesh.membership.suspicion import Suspicion
 from beemesh.membership.swim import Swim
 from beemesh.membership.view import View
+from bench.plain_swim import NoHealth, PlainMembers, PlainSwim
 from simulator.crypto import FakeCrypto
 
 WALL_MS = 1_800_000_000_000
@@ -69,61 +67,6 @@ WARM_UP_S = 20.0
 HOSTILE_EVERY_S = 1.0
 
 Action = Callable[[], None]
-
-
-# --- plain SWIM -----------------------------------------------------------------------------------------------------
-
-
-class NoHealth(LocalHealth):
-    """A node that never doubts itself."""
-
-    def _shift(self, by: int) -> None:
-        pass
-
-
-class PlainMembers(Members):
-    """One accuser, one fixed time; only a higher incarnation ends a suspicion."""
-
-    suspicion_s = 10.0
-
-    def _open_suspicion(self, member: Member, now: Now) -> Suspicion:
-        member.suspicion = Suspicion(member.incarnation, now.boot_s, 0, self.suspicion_s, self.suspicion_s)
-        self.view.set_status(member.node_id, "suspect")
-        return member.suspicion
-
-    def suspicion_due(self, node_id: NodeId, now: Now) -> Effects:
-        """The time is over: dead."""
-        member = self.get(node_id)
-        if member is None or member.suspicion is None or self.view.status(node_id) != "suspect":
-            return []
-        if now.boot_s < member.suspicion.due_s:
-            return [Schedule(("swim", "suspicion", node_id), member.suspicion.due_s)]
-        return self._judge_dead(member, member.suspicion, now)
-
-    def hear(self, node_id: NodeId, now: Now) -> Effects:
-        """Contact brings back who is not suspected; whoever is must say so itself."""
-        member = self.get(node_id)
-        if member is not None and self.view.status(node_id) in ("suspect", "dead"):
-            member.heard_s = now.boot_s
-            return []
-        return super().hear(node_id, now)
-
-
-class PlainSwim(Swim):
-    """SWIM without Lifeguard."""
-
-    def _news(self, first: Any = (), to: NodeId | None = None) -> Any:
-        return super()._news(first, None)
-
-    def _verify(self, accused: NodeId, now: Now) -> Effects:
-        return []
-
-    def _probe_over(self, nonce: bytes, now: Now) -> Effects:
-        probe = self._probes.pop(nonce, None)
-        member = self.members.get(probe.target) if probe is not None else None
-        if probe is None or member is None or not probe.counts or member.incarnation != probe.incarnation:
-            return []
-        return self.members.accuse(member, now)
 
 
 # --- the harness ----------------------------------------------------------------------------------------------------
