@@ -1,4 +1,4 @@
-"""Plain SWIM (Das 2002, as memberlist without Lifeguard), made of our own parts: what `bench.false_deaths` compares with.
+"""Plain SWIM (Das 2002, as memberlist without Lifeguard), made of our own parts: the peer of `bench.false_deaths`.
 
 One accuser, a fixed suspicion time, no local health, no buddy, no stall detection.
 """
