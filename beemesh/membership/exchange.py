@@ -73,9 +73,10 @@ class Exchange:
 
     def compare(self) -> Effects:
         """Ask one present member, or a few absent ones while nobody is present."""
-        present = self._members.present()
-        peers = present or [row.node_id for row in self._members.others()]
-        chosen = self._randomness.sample(peers, min(1 if present else JOIN_TRIES, len(peers)))
+        chosen = self._members.some_present(1)
+        if not chosen:
+            peers = [row.node_id for row in self._members.others()]
+            chosen = self._randomness.sample(peers, min(JOIN_TRIES, len(peers)))
         own = self._members.own.claim
         question = PushPull(self._known(), (own,) if own is not None else (), (self._card,))
         return [Request(self._new_request_id(), peer, question, PUSH_PULL_PATIENCE_S) for peer in chosen]

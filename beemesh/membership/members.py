@@ -6,7 +6,8 @@ the signed word of whoever failed to reach it, and dead by this node's own judge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Schedule
@@ -39,6 +40,9 @@ CLONE_REPORT_S = 60.0
 STALL_S = 1.0
 """A timer that fires this much too late says more about this machine than about others."""
 
+
+SPARES = 8
+"""Members drawn beyond those that are wanted, in place of suspects."""
 
 NO_BOOT = BootId(b"")
 
@@ -104,26 +108,51 @@ class Members:
         self._randomness = randomness
         self._settings = settings
         self._table: dict[NodeId, Member] = {}
+        self._begun: Mapping[NodeId, Member] = {}
+        self._failing: dict[NodeId, None] = {}
+        """Members whose row says that our own probes fail: so few that a verdict need not look at all rows."""
         self._budget = AccusationBudget(refill_s=settings.probe_interval_s)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     def get(self, node_id: NodeId) -> Member | None:
         """The row of a member other than this node; None for strangers."""
+        row = self._table.get(node_id)
         if node_id == self.self_id or self.roster.member(node_id) is None:
             return None
-        return self._table.setdefault(node_id, Member(node_id))
+        if row is None:
+            shared = self._begun.get(node_id)
+            row = self._table[node_id] = copy(shared) if shared is not None else Member(node_id)
+        return row
 
     def others(self) -> Iterator[Member]:
-        """The rows of all other members of the roster, by node ID."""
+        """The rows of all other members of the roster, by node ID, to be read only."""
         for card in self.roster.members():
-            member = self.get(card.node_id)
-            if member is not None:
+            member = self._table.get(card.node_id) or self._begun.get(card.node_id) or self.get(card.node_id)
+            if member is not None and card.node_id != self.self_id:
                 yield member
+
+    def begin_with(self, rows: Mapping[NodeId, Member]) -> None:
+        """Start from rows that many nodes of one process share; one that changes is copied first."""
+        self._begun = rows
 
     def present(self) -> list[NodeId]:
         """Everybody else who counts as alive here."""
         return [node_id for node_id in self.view.alive() if node_id != self.self_id]
+
+    def some_present(self, count: int, *, unsuspected: bool = False) -> list[NodeId]:
+        """Up to `count` others that count as alive, at random; with `unsuspected` no suspects where there are enough
+        others. It looks at a few, not at all."""
+        alive = self.view.alive()
+        drawn = self._randomness.sample(alive, min(len(alive), count + SPARES))
+        fit = [peer for peer in drawn if peer != self.self_id]
+        if unsuspected:
+            healthy = [peer for peer in fit if self.view.status(peer) == "alive"]
+            if len(healthy) < count < len(alive) - 1:  # many are suspected
+                all_healthy = [peer for peer in self.present() if self.view.status(peer) == "alive"]
+                healthy = self._randomness.sample(all_healthy, min(count, len(all_healthy)))
+            fit = healthy or fit
+        return fit[:count]
 
     @property
     def retransmits(self) -> int:
@@ -159,6 +188,7 @@ class Members:
             return []
         member.heard_s = now.boot_s
         member.failed_since_s = None
+        self._failing.pop(node_id, None)
         status = self.view.status(node_id)
         if status == "left":
             return []
@@ -316,6 +346,7 @@ class Members:
         """Our direct and indirect probes of a member failed."""
         if member.failed_since_s is None:
             member.failed_since_s = now.boot_s
+            self._failing[member.node_id] = None
         if self.view.status(member.node_id) not in PRESENT:
             return []
         if member.suspicion and self.self_id in member.suspicion.accusers:
@@ -357,8 +388,9 @@ class Members:
         if now.boot_s < suspicion.due_s:
             suspicion.check_s = suspicion.due_s
             return [Schedule(timer, suspicion.due_s)]
-        failed = {row.node_id: row.failed_since_s for row in self.others() if row.failed_since_s is not None}
-        possible = [other for other in self.present() if other != node_id]
+        rows = (self._table[failing] for failing in self._failing)
+        failed = {row.node_id: row.failed_since_s for row in rows if row.failed_since_s is not None}
+        possible = (other for other in self.view.alive() if other not in (self.self_id, node_id))
         if verdict(suspicion, self_id=self.self_id, possible=possible, failed_since=failed, now_s=now.boot_s):
             return self._judge_dead(member, suspicion, now)
         if self.self_id not in suspicion.accusers and now.boot_s - suspicion.since_s >= suspicion.longest_s:
@@ -372,9 +404,8 @@ class Members:
         """We stood still: what happened meanwhile was never heard, so everything is asked again."""
         self.health.stalled()
         suspicion.since_s = now.boot_s
-        for member in self.others():
-            if member.failed_since_s is not None:
-                member.failed_since_s = now.boot_s
+        for failing in self._failing:
+            self._table[failing].failed_since_s = now.boot_s
 
     def _judge_dead(self, member: Member, suspicion: Suspicion, now: Now) -> Effects:
         self.view.set_status(member.node_id, "dead")
@@ -401,6 +432,7 @@ class Members:
         out: Effects = []
         for node_id in [known for known in self._table if self.roster.member(known) is None]:
             member = self._table.pop(node_id)
+            self._failing.pop(node_id, None)
             out += self._clear_suspicion(member)
             for kind in ("alive", "leave", "summary"):
                 self.rumours.drop((kind, node_id, b""))

@@ -28,6 +28,8 @@ class Roster:
         self.ca_id = node_id_of(ca_key)
         self.version = 0
         """Grows with every change: readers that derive something expensive compare it."""
+        self.removals = 0
+        """Grows whenever somebody may have left; a new card alone does not change it."""
         self._cards: dict[str, Membership] = {}
         self._grants: dict[str, Grant] = {}
         self._revoked: dict[bytes, Revocation] = {}
@@ -37,12 +39,15 @@ class Roster:
         self._by_name: dict[str, Membership] = {}
         self._operators: dict[OperatorId, Grant] = {}
         self._digest = hashlib.sha256().digest()
+        self._sorted_at = 0
+        """The version that the sorted tuples and the digest belong to: they are made when somebody reads them."""
 
     def apply(self, intent: Intent) -> None:
         """Take the winning record of its key; records of other kinds are ignored. Verified by the caller."""
         match intent.kind:
             case "membership":
-                self._cards[intent.key] = msgspec.msgpack.decode(intent.body, type=Membership)
+                if self._is_added(intent.key, msgspec.msgpack.decode(intent.body, type=Membership)):
+                    return
             case "grant":
                 self._grants[intent.key] = msgspec.msgpack.decode(intent.body, type=Grant)
             case "revocation":
@@ -65,10 +70,12 @@ class Roster:
 
     def members(self) -> tuple[Membership, ...]:
         """All unrevoked cards, sorted by node ID."""
+        self._sort()
         return self._members
 
     def keepers(self) -> tuple[Membership, ...]:
         """Those that hold records and shares, sorted by node ID."""
+        self._sort()
         return self._keepers
 
     def grant(self, operator_id: bytes) -> Grant | None:
@@ -100,16 +107,39 @@ class Roster:
 
     def digest(self) -> bytes:
         """SHA-256 over the keepers' IDs: equal on nodes that would choose the same replicas."""
+        self._sort()
         return self._digest
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def _is_added(self, key: str, card: Membership) -> bool:
+        """Keep a card; whether that took nobody's place, so that nothing else has to be derived anew."""
+        before = self._cards.get(key)
+        self._cards[key] = card
+        known = (self._by_id.get(card.node_id), self._by_name.get(card.name))
+        if card.node_id in self._revoked or any(each is not before for each in known):
+            return False
+        if before is not None and (before.node_id, before.name) != (card.node_id, card.name):
+            return False
+        self._by_id[card.node_id] = self._by_name[card.name] = card
+        self.version += 1
+        return True
+
+    def _sort(self) -> None:
+        if self._sorted_at == self.version:
+            return
+        self._sorted_at = self.version
+        self._members = tuple(self._by_id[node_id] for node_id in sorted(self._by_id))
+        self._keepers = tuple(card for card in self._members if card.is_keeper)
+        self._digest = hashlib.sha256(b"".join(card.node_id for card in self._keepers)).digest()
 
     def _derive(self) -> None:
         self.version += 1
+        self.removals += 1
         live = {card.node_id: card for _, card in sorted(self._cards.items()) if card.node_id not in self._revoked}
-        self._members = tuple(live[node_id] for node_id in sorted(live))
         self._by_id = live
-        self._by_name = {card.name: card for card in self._members}
-        self._keepers = tuple(card for card in self._members if card.is_keeper)
-        self._digest = hashlib.sha256(b"".join(card.node_id for card in self._keepers)).digest()
+        self._by_name = {live[node_id].name: live[node_id] for node_id in sorted(live)}
         self._operators = {
             grant.operator_id: grant
             for _, grant in sorted(self._grants.items())

@@ -84,8 +84,9 @@ def verdict(
     """
     if len(suspicion.accusers) >= ACCUSERS_NEEDED:
         return True
-    others = [node for node in possible if now_s - failed_since.get(node, now_s) < suspicion.shortest_s]
-    return not others and self_id in suspicion.accusers
+    if self_id not in suspicion.accusers:
+        return False
+    return not any(now_s - failed_since.get(node, now_s) < suspicion.shortest_s for node in possible)
 
 
 class AccusationBudget:

@@ -250,20 +250,22 @@ class Swim:
     def _next_target(self) -> NodeId | None:
         for _ in range(2):
             while self._round:
+                # a shuffle in small steps: the next one is drawn from those that are left
+                place = int(self._randomness.random() * len(self._round))
+                self._round[place], self._round[-1] = self._round[-1], self._round[place]
                 target = self._round.pop()
                 if self._view.status(target) in PRESENT:
                     return target
             self._round = self.members.present()
-            self._randomness.shuffle(self._round)
         return None
 
     def _direct_failed(self, nonce: bytes, now: Now) -> Effects:
         probe = self._probes.get(nonce)
         if probe is None or not probe.counts:
             return []
-        others = [peer for peer in self._unsuspected() if peer != probe.target]
-        count = min(self._settings.indirect_probes, len(others))
-        probe.helpers = tuple(self._randomness.sample(others, count))
+        count = self._settings.indirect_probes
+        others = self.members.some_present(count + 1, unsuspected=True)
+        probe.helpers = tuple(peer for peer in others if peer != probe.target)[:count]
         return [Send(helper, PingReq(nonce, probe.target)) for helper in probe.helpers]
 
     def _ping_for(self, sender: NodeId, nonce: bytes, target: NodeId, now: Now) -> Effects:
@@ -347,12 +349,12 @@ class Swim:
         return []
 
     def _gossip(self, now: Now) -> Effects:
-        present = self._unsuspected()
-        if not present or not len(self.members.rumours):
+        peers = self.members.some_present(self._settings.gossip_fanout, unsuspected=True)
+        if not peers or not len(self.members.rumours):
             self._gossiping = False
             return []
         effects: Effects = [Schedule(_GOSSIP, now.boot_s + self._settings.gossip_interval_s)]
-        for peer in self._randomness.sample(present, min(self._settings.gossip_fanout, len(present))):
+        for peer in peers:
             claims = self._news(to=peer)
             if claims:
                 effects.append(Send(peer, Claims(claims)))
@@ -363,9 +365,9 @@ class Swim:
         settings = self._settings
         pause_s = settings.announce_early_interval_s if self._early(now) else settings.announce_interval_s
         effects: Effects = [Schedule(_ANNOUNCE, now.boot_s + pause_s * self._randomness.uniform(0.8, 1.2))]
-        absent = [row for row in self.members.others() if self._view.status(row.node_id) in ("dead", "unknown")]
-        for row in self._randomness.sample(absent, min(ANNOUNCED_AT_ONCE, len(absent))):
-            effects += self._ping(_Probe(row.node_id, now.boot_s, counts=False), now, hello=True)[1]
+        absent = self._view.absent()
+        for node_id in self._randomness.sample(absent, min(ANNOUNCED_AT_ONCE, len(absent))):
+            effects += self._ping(_Probe(node_id, now.boot_s, counts=False), now, hello=True)[1]
         return effects
 
     def _greet(self, intent: Intent, now: Now) -> Effects:
@@ -375,11 +377,6 @@ class Swim:
             return []
         chosen = self._randomness.random() * len(self._view.alive()) < GREETERS
         return self._ping_for_floor(card.node_id, now) if chosen else []
-
-    def _unsuspected(self) -> list[NodeId]:
-        """Present members, without suspects where there are others: those hear what concerns them from their pings."""
-        present = self.members.present()
-        return [peer for peer in present if self._view.status(peer) == "alive"] or present
 
     def _early(self, now: Now) -> bool:
         return now.boot_s - self._started_s < EARLY_S
@@ -391,6 +388,5 @@ class Swim:
     def _leave(self, now: Now) -> Effects:
         told = self.members.event("NodeLeft", now, f"node {self._name()} was stopped and left")
         goodbye = self.members.say_goodbye()
-        present = self.members.present()
-        chosen = self._randomness.sample(present, min(GOODBYE_TO_MAX, len(present)))
+        chosen = self.members.some_present(GOODBYE_TO_MAX)
         return [told, *(Send(peer, Claims((goodbye,))) for peer in chosen)]

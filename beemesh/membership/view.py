@@ -6,6 +6,8 @@ and no vote: two nodes may differ for as long as a partition lasts.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Mapping
 from typing import Literal
 
 from beemesh.ids import NodeId
@@ -17,6 +19,9 @@ Address = tuple[str, int]
 
 PRESENT: frozenset[str] = frozenset({"alive", "suspect"})
 """A suspect is still taken for alive: suspicion is a question, death is the answer."""
+
+ABSENT: frozenset[str] = frozenset({"dead", "unknown"})
+"""Whom a healed partition may bring back; who left is not called."""
 
 RTT_WEIGHT = 0.125
 """Weight of a new round-trip sample in the moving average (as in TCP)."""
@@ -35,7 +40,11 @@ class View:
         self._rtt_s: dict[NodeId, float] = {}
         self._addresses: dict[NodeId, Address] = {}
         self._alive: tuple[NodeId, ...] = (self_id,)
-        self._alive_of: tuple[int, int] = (-1, -1)
+        self._removals = roster.removals
+        self._absent: dict[NodeId, None] = {}
+        self._begun: Mapping[NodeId, Status] = {}
+        self._heard_of = 0
+        """Other nodes that have a status: while that is all of the roster, nobody is unknown."""
 
     def is_alive(self, node_id: bytes) -> bool:
         """Whether the node counts as alive here (a suspect does)."""
@@ -43,19 +52,30 @@ class View:
 
     def alive(self) -> tuple[NodeId, ...]:
         """All that count as alive, this node included, sorted."""
-        state = (self.version, self._roster.version)
-        if state != self._alive_of:
-            present = {node_id for node_id in self._status if self.is_alive(node_id)}
-            self._alive = tuple(sorted(present | {self.self_id}))
-            self._alive_of = state
+        if self._removals != self._roster.removals:
+            self._removals = self._roster.removals
+            known = {node_id for node_id in (*self._begun, *self._status) if self._roster.member(node_id)}
+            self._heard_of = len(known - {self.self_id})
+            self._alive = tuple(sorted({node_id for node_id in known if self.is_alive(node_id)} | {self.self_id}))
         return self._alive
+
+    def absent(self) -> list[NodeId]:
+        """Members that are dead, or were never heard of: whom a healed partition may bring back."""
+        self.alive()  # follows the roster
+        absent = [node_id for node_id in self._absent if self._roster.member(node_id) is not None]
+        if self._heard_of + 1 < len(self._roster):
+            others = (card.node_id for card in self._roster.members() if card.node_id not in self._absent)
+            absent += [node_id for node_id in others if self.status(node_id) == "unknown"]
+        return absent
 
     def status(self, node_id: bytes) -> Status:
         """`unknown` for whoever is not in the roster, or was never heard of."""
         known = NodeId(node_id)
         if known == self.self_id:
             return "alive"
-        return self._status.get(known, "unknown") if self._roster.member(known) else "unknown"
+        if self._roster.member(known) is None:
+            return "unknown"
+        return self._status.get(known) or self._begun.get(known, "unknown")
 
     def summary(self, node_id: bytes) -> Summary | None:
         """The newest summary that the node wrote of itself; also of a dead node, for people to look at."""
@@ -75,11 +95,36 @@ class View:
 
     # --- for swim alone -------------------------------------------------------------------------------------------
 
+    def begin_with(self, statuses: Mapping[NodeId, Status], alive: tuple[NodeId, ...]) -> None:
+        """Start from statuses that many views of one process share, `alive` (sorted) being those that are present:
+        what this view learns itself is its own."""
+        self._begun, self._alive = statuses, alive
+        self._heard_of = len(statuses) - (self.self_id in statuses)
+        self.version += 1
+
     def set_status(self, node_id: NodeId, status: Status) -> None:
         """Record what swim concluded."""
-        if self._status.get(node_id) != status:
+        if self._roster.member(node_id) is not None:
+            self._place(node_id, present=status in PRESENT)
+        if status in ABSENT:
+            self._absent[node_id] = None
+        else:
+            self._absent.pop(node_id, None)
+        known = self._status.get(node_id) or self._begun.get(node_id)
+        self._heard_of += known is None
+        if known != status:
             self._status[node_id] = status
             self.version += 1
+
+    def _place(self, node_id: NodeId, *, present: bool) -> None:
+        """Put a node into the sorted tuple of those that live, or take it out."""
+        alive = self.alive()
+        place = bisect_left(alive, node_id)
+        found = place < len(alive) and alive[place] == node_id
+        if present and not found:
+            self._alive = (*alive[:place], node_id, *alive[place:])
+        elif found and not present and node_id != self.self_id:
+            self._alive = (*alive[:place], *alive[place + 1 :])
 
     def set_address(self, node_id: NodeId, address: Address) -> None:
         """Record the address of a signed Alive."""
@@ -96,6 +141,9 @@ class View:
 
     def forget(self, node_id: NodeId) -> None:
         """Drop everything about a node that left the roster."""
-        for table in (self._status, self._summaries, self._rtt_s, self._addresses):
+        self._place(node_id, present=False)
+        if self._roster.member(node_id) is not None:  # others are not counted
+            self._heard_of -= node_id in self._status and node_id not in self._begun
+        for table in (self._status, self._summaries, self._rtt_s, self._addresses, self._absent):
             table.pop(node_id, None)
         self.version += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beemesh.identity.grants import Grant, Revocation
 from beemesh.identity.membership_card import GRACE_MS
@@ -12,7 +14,7 @@ from beemesh.ids import NodeId, OperatorId
 from beemesh.intents.record import Intent, node_key, operator_key, revoked_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.summaries import Summary
-from beemesh.membership.view import View
+from beemesh.membership.view import ABSENT, PRESENT, Status, View
 from tests.unit.membership.cast import CA, FAR_MS, IDS, KEYS, MESH, membership, roster
 
 
@@ -161,3 +163,50 @@ def test_a_summary_from_a_newer_agent_is_read() -> None:
     summary = msgspec.msgpack.decode(encoded, type=Summary)
 
     assert (summary.seq, summary.cordoned, summary.agent_version) == (7, True, "9.9")
+
+
+@given(st.lists(st.tuples(st.integers(1, 7), st.sampled_from(["alive", "suspect", "dead", "left"])), max_size=40))
+def test_the_view_always_knows_who_is_present_and_who_is_absent(steps: list[tuple[int, Status]]) -> None:
+    """Whatever is concluded, revoked and forgotten: `alive` and `absent` are those that their statuses say."""
+    known = roster(8)
+    view = View(IDS[0], known)
+    for number, (index, status) in enumerate(steps):
+        if status == "left" and number % 3 == 0:
+            known.apply(_revocation("node", IDS[index]))
+            if number % 2:
+                view.forget(IDS[index])
+        elif known.member(IDS[index]) is not None:
+            view.set_status(IDS[index], status)
+        statuses = {card.node_id: view.status(card.node_id) for card in known.members()}
+        assert view.alive() == tuple(sorted({IDS[0]} | {node for node, each in statuses.items() if each in PRESENT}))
+        absent = view.absent()
+        assert sorted(absent) == sorted(node for node, each in statuses.items() if each in ABSENT)
+
+
+def test_a_view_may_begin_with_what_others_share() -> None:
+    """What is shared is read until this view learns something itself; nobody else sees that."""
+    known = roster(4)
+    shared: dict[NodeId, Status] = dict.fromkeys(IDS[:3], "alive")
+    views = [View(IDS[index], known) for index in range(2)]
+    for view in views:
+        view.begin_with(shared, tuple(sorted(IDS[:3])))
+    views[0].set_status(IDS[2], "dead")
+
+    assert views[0].alive() == tuple(sorted(IDS[:2]))
+    assert sorted(views[0].absent()) == sorted(IDS[2:4])
+    assert views[1].alive() == tuple(sorted(IDS[:3]))
+    assert views[1].absent() == [IDS[3]]
+
+
+def test_a_new_card_changes_what_is_read_of_all() -> None:
+    """Sorted members, keepers and the digest follow every card, also when they were read before."""
+    growing = Roster(MESH, CA.sign_key)
+    for index in range(6):
+        growing.apply(membership(index, roles=("worker",)) if index % 2 else membership(index))
+        fresh = Roster(MESH, CA.sign_key)
+        for other in range(index, -1, -1):
+            fresh.apply(membership(other, roles=("worker",)) if other % 2 else membership(other))
+        assert (growing.members(), growing.keepers()) == (fresh.members(), fresh.keepers())
+        assert growing.digest() == fresh.digest()
+    assert len(growing) == 6
+    assert growing.removals == 0
