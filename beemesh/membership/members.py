@@ -318,7 +318,8 @@ class Members:
         status = self.view.status(suspect.accused)
         if status == "dead":
             return self._second_accusation(member)
-        if status not in PRESENT or (member.suspicion and suspect.accuser in member.suspicion.accusers):
+        known = member.suspicion
+        if status not in PRESENT or (known and (suspect.accuser in known.accusers or known.is_settled)):
             return []
         if not self._budget.spend(suspect.accuser, now.boot_s):
             return [_count("swim_claims_refused", "budget")]
@@ -351,6 +352,8 @@ class Members:
             return []
         if member.suspicion and self.self_id in member.suspicion.accusers:
             self._accuse_again(member.suspicion, member.node_id)
+            return []
+        if member.suspicion and member.suspicion.is_settled:
             return []
         claim = self.desk.sign("suspect", Suspect(self.self_id, member.node_id, member.incarnation, now.wall_ms))
         return [_count("swim_accusations", ""), *self._count_accuser(member, self.self_id, claim, now)]

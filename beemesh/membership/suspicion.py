@@ -19,6 +19,10 @@ ACCUSERS_NEEDED = 2
 CONFIRMATIONS_WANTED = 2
 """Further accusers that bring the timeout down to its minimum (memberlist: suspicion multiplier - 2)."""
 
+ACCUSERS_MAX = 1 + CONFIRMATIONS_WANTED
+"""Accusers of one member that are counted and passed on: more change nothing, and in a large mesh every probe of a dead
+member would add one (memberlist does the same)."""
+
 SUSPICION_MULT = 4
 MAX_TIMEOUT_MULT = 6
 
@@ -61,6 +65,11 @@ class Suspicion:
             return False
         self.accusers[accuser] = claim
         return True
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether further accusers change nothing."""
+        return len(self.accusers) >= ACCUSERS_MAX
 
     @property
     def due_s(self) -> float:

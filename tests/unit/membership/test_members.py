@@ -305,3 +305,20 @@ def test_an_accusation_is_repeated_while_there_is_no_verdict() -> None:
     members.accuse(member, at(3))
 
     assert members.rumours.get(("suspect", IDS[4], IDS[0])) is not None
+
+
+def test_further_accusers_are_not_passed_on() -> None:
+    """Three accusers are told of; a fourth changes nothing, neither another's word nor our own."""
+    members = table(8)
+    for index in range(1, 8):
+        members.take(alive(index, 1), at(0))
+    for accuser in (1, 2, 3, 5):
+        members.take(suspect(accuser, 4, at_s=1), at(1))
+    member = members.get(IDS[4])
+    assert member is not None
+    members.accuse(member, at(1))
+
+    told_of = [claim for claim in members.rumours.take(100, budget_bytes=10_000) if claim.kind == "suspect"]
+    assert len(told_of) == 3
+    assert member.suspicion is not None
+    assert set(member.suspicion.accusers) == {IDS[1], IDS[2], IDS[3]}
