@@ -85,3 +85,20 @@ def test_a_cut_through_the_links_is_healed() -> None:
 
     assert len(published.got) == 120
     assert not published.doubled
+
+
+def test_whoever_gives_up_its_links_mentions_what_they_still_owed() -> None:
+    """A message that was told over links alone is mentioned to members at random when the links go."""
+    mesh = TopicMesh(TREE_ABOVE + 1, seed=6)
+    mesh.start()
+    mesh.run(5.0)
+    mesh.publish(node_id(0), "owed")
+    mesh.run(2.0)
+    told = mesh.nodes[node_id(0)]
+    assert told.uses_tree
+    assert not told.mentions
+    for node in sorted(mesh.nodes)[TREE_DOWN_TO - 1 :]:
+        mesh.leave(node)
+
+    assert not told.uses_tree
+    assert len(told.mentions) == 1
