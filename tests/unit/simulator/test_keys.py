@@ -41,7 +41,7 @@ def test_a_key_is_changed_without_a_death(seed: int, boxes: int | None) -> None:
 
     world.event(0, PutIntent(_rotation(world, to=boxes)))
 
-    assert world.run_until(lambda: all(NEW_KEY in _keys(world, index) for index in range(6)), 5)
+    assert world.run_until(lambda: all(NEW_KEY in _keys(world, index) for index in range(6)), 10)
     assert world.run_until(lambda: all(_keys(world, index) == [NEW_KEY] for index in range(6)), 62)
     world.run_for(20)
     assert not _deaths(world)
