@@ -36,7 +36,7 @@ from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import compose
-from beemesh.events import IntentChanged, LeaveMesh, PutIntent
+from beemesh.events import IntentChanged, LeaveMesh, SeedIntents
 from beemesh.ids import BOOT_ID_BYTES, BootId
 from beemesh.membership.swim import ROSTER_KINDS
 from beemesh.settings import parse_endpoint
@@ -149,8 +149,7 @@ class Agent:
         udp.start()
         api = await self._start_api()
         self._shell.start()
-        for record in (self._files.membership_record, *self._files.seeds):
-            self._shell.event(PutIntent(record))
+        self._shell.event(SeedIntents(self._files.seeds))
         self._look_at_resources()
         self._tasks = [
             asyncio.create_task(self._prepare_runtime()),

@@ -165,8 +165,16 @@ class IntentLost:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedIntents:
+    """Merge records that came with the node's configuration. They are no news: the others were given them, too, and
+    comparisons carry what somebody lacks. A thousand nodes that told each other a thousand records each would drown."""
+
+    records: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PutIntent:
-    """Merge this record, which came from outside the mesh's own exchange (a command, a seed file, a joiner)."""
+    """Merge this record, which came from outside the mesh's own exchange (a command, a joiner)."""
 
     signed: Signed
     token: int = 0

@@ -18,7 +18,7 @@ import msgspec
 
 from beemesh.composition import Composition, compose
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
-from beemesh.events import DeployPod, PodsObserved, PutIntent, ResourcesObserved, StopPod
+from beemesh.events import DeployPod, PodsObserved, ResourcesObserved, SeedIntents, StopPod
 from beemesh.identity.membership_card import GossipKey, GossipRing, Membership
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
@@ -127,8 +127,7 @@ class World:
             rows = [(key, value) for (space, key), value in sorted(machine.disk.items()) if space == table]
             composition.node.restore(table, rows, self.now_of(machine))
         self.carry(machine, composition.node.start(self.now_of(machine)))
-        for record in self.records if knows is None else knows:
-            self.event(index, PutIntent(record))
+        self.event(index, SeedIntents(tuple(self.records if knows is None else knows)))
         self.event(index, ResourcesObserved(4000, 8192, 100_000, 0.1, 6000, 80_000))
         self.event(index, PodsObserved(tuple(machine.pods.values())))
 

@@ -39,6 +39,7 @@ from beemesh.events import (
     IntentPut,
     MemberUp,
     PutIntent,
+    SeedIntents,
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, ulid
@@ -109,7 +110,7 @@ class IntentSync:
 
     room = "intents"
     handles = (FetchIntents, FetchMembers, PushIntents, SyncIntents)
-    listens = (PutIntent, Delivered, MemberUp, IntentLost, CompareWanted)
+    listens = (PutIntent, SeedIntents, Delivered, MemberUp, IntentLost, CompareWanted)
     tables = (TABLE, CONTACT_TABLE)
 
     def __init__(
@@ -159,6 +160,8 @@ class IntentSync:
         match event:
             case PutIntent():
                 return self._put(event)
+            case SeedIntents(records=records):
+                return self._merge_all(records)
             case IntentLost(loser=loser, winner=winner):
                 return self._report_conflict(loser, winner, now)
             case Delivered(topic=topic, message=IntentNews() as news, relay=relay) if topic == TOPIC_INTENTS:

@@ -6,6 +6,7 @@ rare mention to somebody far away, which joins parts of the mesh that the tree's
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 
 from beemesh.effects import Randomness
@@ -38,13 +39,15 @@ class Mentions:
     def __init__(self) -> None:
         self._left: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
         """Id → (boot time from which it is mentioned next, times left)."""
+        self._due: list[tuple[float, bytes]] = []
+        """A heap of those times; one that no longer holds is skipped when it comes up."""
 
     def __len__(self) -> int:
         return len(self._left)
 
     def add(self, key: bytes, times: int, from_s: float, most: int) -> None:
         """Mention an id so often from `from_s` on; of more than `most` ids the oldest are given up."""
-        self._left[key] = (from_s, times)
+        self._set(key, from_s, times)
         while len(self._left) > most:
             self._left.popitem(last=False)
 
@@ -59,14 +62,20 @@ class Mentions:
         for key in keys:
             times = self._left[key][1] - 1
             if times > 0:
-                self._left[key] = (now_s + pause_s, times)
+                self._set(key, now_s + pause_s, times)
             else:
                 del self._left[key]
         return tuple(keys)
 
     def next_s(self) -> float | None:
         """Boot time of the next round; None when nothing is left to mention."""
-        return min((from_s for from_s, _ in self._left.values()), default=None)
+        while self._due and self._left.get(self._due[0][1], (None, 0))[0] != self._due[0][0]:
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    def _set(self, key: bytes, from_s: float, times: int) -> None:
+        self._left[key] = (from_s, times)
+        heapq.heappush(self._due, (from_s, key))
 
 
 def some_members(view: View, randomness: Randomness, count: int, without: tuple[NodeId, ...]) -> list[NodeId]:
