@@ -1,0 +1,285 @@
+"""Does the simulator bite? Plants known bugs into a copy of the code, one at a time, and hunts each of them by seed.
+
+    .venv/bin/python scripts/plant_bugs.py                 # all of them, on all cores; prints a table
+    .venv/bin/python scripts/plant_bugs.py forged-death    # one, with what was found
+
+The bugs are of the classes that peers had: memberlist and foca (incarnations, suspicion, refutation), Raft and
+PySyncObj (votes forgotten, majorities miscounted), IPsec (replay windows), and what one forgets in a hurry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("beemesh", "simulator")
+SEEDS = 2_000
+"""Seeds within which a bug has to be found."""
+ENOUGH = 0.95
+"""Part of the bugs that has to be found: 19 of 20."""
+BUDGET_S = 1_800.0
+"""Seconds after which the hunt of one bug is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """`before` stands once in `file`; with `after` in its place the code has the bug."""
+
+    name: str
+    what: str
+    file: str
+    before: str
+    after: str
+
+
+BUGS = (
+    Bug(
+        "stale-incarnation",
+        "an older word of a member replaces a newer one",
+        "beemesh/membership/members.py",
+        "if member is None or alive.incarnation <= member.incarnation:",
+        "if member is None or alive.incarnation == member.incarnation:",
+    ),
+    Bug(
+        "unbounded-suspicion",
+        "a suspicion never becomes a verdict",
+        "beemesh/membership/suspicion.py",
+        "return shortest, MAX_TIMEOUT_MULT * shortest",
+        "return 1e6 * shortest, 1e6 * MAX_TIMEOUT_MULT * shortest",
+    ),
+    Bug(
+        "forged-death",
+        "an accusation counts without its author's signature",
+        "beemesh/membership/members.py",
+        "if not self._signed(claim, suspect):",
+        "if claim is None:",
+    ),
+    Bug(
+        "forged-life",
+        "an Alive counts without its author's signature",
+        "beemesh/membership/members.py",
+        "if not self._signed(claim, alive):",
+        "if claim is None:",
+    ),
+    Bug(
+        "forged-farewell",
+        "a Leave counts without its author's signature",
+        "beemesh/membership/members.py",
+        "if not self._signed(claim, leave):",
+        "if claim is None:",
+    ),
+    Bug(
+        "lone-accuser",
+        "one accuser is enough for a death",
+        "beemesh/membership/suspicion.py",
+        "ACCUSERS_NEEDED = 2",
+        "ACCUSERS_NEEDED = 1",
+    ),
+    Bug(
+        "dead-forever",
+        "the dead are not called any more, so nobody comes back from a partition",
+        "beemesh/membership/swim.py",
+        'if self._view.status(row.node_id) in ("dead", "unknown")]',
+        'if self._view.status(row.node_id) == "unknown"]',
+    ),
+    Bug(
+        "lost-timer",
+        "a node that is alone for a moment never probes again",
+        "beemesh/membership/swim.py",
+        "        if target is None:\n            return effects\n",
+        "        if target is None:\n            return []\n",
+    ),
+    Bug(
+        "replay-window",
+        "off by one: the newest datagram may come again",
+        "beemesh/wire/replay.py",
+        "return behind < 0 or (behind < WINDOW",
+        "return behind <= 0 or (behind < WINDOW",
+    ),
+    Bug(
+        "too-large",
+        "the signature is forgotten in the size of a datagram",
+        "beemesh/wire/datagram.py",
+        "BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES - ENVELOPE_OVERHEAD_BYTES",
+        "BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES",
+    ),
+    Bug(
+        "no-majority",
+        "half of the replicas are taken for a majority",
+        "beemesh/dht/kset.py",
+        "return size // 2 + 1",
+        "return (size + 1) // 2",
+    ),
+    Bug(
+        "forgotten-vote",
+        "a replica's grants do not survive its restart",
+        "beemesh/dht/compare_and_swap.py",
+        "self._leases[lease.key] = _Standing(lease, saved.lease, saved.fence_seen, ends)",
+        "assert ends",
+    ),
+    Bug(
+        "no-abstention",
+        "a replica that lost its disk votes at once",
+        "beemesh/dht/abstention.py",
+        "return any(self._self_id not in nearest(former.keepers, key) for former in self._former)",
+        "return False",
+    ),
+    Bug(
+        "double-vote",
+        "a replica grants a lease while another's runs",
+        "beemesh/dht/compare_and_swap.py",
+        "if standing.runs(boot_s) and standing.lease.holder != lease.holder:",
+        "if standing.runs(boot_s) and standing.lease.holder == lease.holder and standing.lease.fence > lease.fence:",
+    ),
+    Bug(
+        "wall-clock-lease",
+        "a replica counts a lease by the wall clock",
+        "beemesh/dht/compare_and_swap.py",
+        "fresh = _Standing(lease, signed, fence_seen, now.boot_s + lease.ttl_ms / 1000)",
+        "fresh = _Standing(lease, signed, fence_seen, now.wall_ms / 1000 + lease.ttl_ms / 1000)",
+    ),
+    Bug(
+        "long-belief",
+        "a holder counts its lease from the answer, and for twice as long",
+        "beemesh/dht/claims.py",
+        "claim.expires_s = current.started_s + wish.ttl_ms / 1000",
+        "claim.expires_s = now.boot_s + 2 * wish.ttl_ms / 1000",
+    ),
+    Bug(
+        "unsaved-record",
+        "a record is told of, and not saved",
+        "beemesh/intents/map.py",
+        "effects: Effects = [Save(TABLE, intent.key.encode(), msgspec.msgpack.encode(signed))]",
+        "effects: Effects = []",
+    ),
+    Bug(
+        "early-acceptance",
+        "a record is called accepted before a second node has it",
+        "beemesh/custody/submission.py",
+        "submission.witnessed = not others",
+        "submission.witnessed = True",
+    ),
+    Bug(
+        "first-wins",
+        "of two records with one number each node keeps the one that it saw first",
+        "beemesh/intents/map.py",
+        "if entry is not None and version <= entry.version:",
+        "if entry is not None and (version.epoch, version.seq) <= (entry.version.epoch, entry.version.seq):",
+    ),
+    Bug(
+        "stale-digest",
+        "a changed record leaves the digest of its bucket as it was",
+        "beemesh/intents/map.py",
+        "        self._buckets[bucket_of(intent.key)] = None\n        self._roster.apply(intent)",
+        "        self._roster.apply(intent)",
+    ),
+    Bug(
+        "anybody-revokes",
+        "records of the mesh CA are taken from anybody",
+        "beemesh/intents/entitlement.py",
+        "    elif intent.kind in CA_KINDS:\n        raise Untrusted(",
+        "    elif intent.kind in CA_KINDS:\n        str(",
+    ),
+    Bug(
+        "one-custodian",
+        "all shares of a key go to the nearest keeper",
+        "beemesh/custody/sealing.py",
+        "return CustodyPlan(scheme, n // 2 + 1, tuple(chosen[:n]), holders)",
+        "return CustodyPlan(scheme, n // 2 + 1, (chosen[0],) * n, holders)",
+    ),
+    Bug(
+        "unleased-run",
+        "what must not run twice runs without a lease",
+        "beemesh/scheduling/executor.py",
+        "if not placement.task.duplicate_tolerant:",
+        "if placement.task is None:",
+    ),
+    Bug(
+        "lost-republish",
+        "what a keeper has on its disk is not told of again after its start",
+        "beemesh/custody/custodians.py",
+        "return [*kept, Schedule((",
+        "return [Schedule((",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hunt:
+    """What came of one bug; `seed` is -1 when nothing was found."""
+
+    name: str
+    seed: int
+    violation: str
+    seeds: int
+    wall_s: float
+
+
+def plant(bug: Bug, folder: Path) -> None:
+    """Change the copy of the code in `folder`; raises `ValueError` when the place is not there just once."""
+    file = folder / bug.file
+    text = file.read_text()
+    if text.count(bug.before) != 1:
+        raise ValueError(f"{bug.name}: its place is {text.count(bug.before)} times in {bug.file}, not once: mend BUGS")
+    file.write_text(text.replace(bug.before, bug.after))
+
+
+def hunt(bug: Bug | None, seeds: int) -> Hunt:
+    """Run trials over a copy of the code with the bug (or without any) until one of them finds something."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="planted-") as name:
+        folder = Path(name)
+        for part in COPIED:
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        if bug is not None:
+            plant(bug, folder)
+        command = [sys.executable, "-m", "simulator", "hunt", "--seeds", f"0..{seeds - 1}", "--budget", str(BUDGET_S)]
+        environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if not lines:
+        raise RuntimeError(f"the hunt ended with {done.returncode}: {done.stderr[-2000:]}")
+    found = json.loads(lines[-1])
+    wall_s = time.monotonic() - started
+    return Hunt(bug.name if bug else "(none)", found["seed"], found["violation"], found["seeds"], wall_s)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when enough bugs were found, and nothing where there is no bug."""
+    parser = argparse.ArgumentParser(description="Plants known bugs and hunts them with the simulator.")
+    parser.add_argument("names", nargs="*", help="bugs to plant; all when none is named")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    unknown = set(options.names) - {bug.name for bug in BUGS}
+    if unknown:
+        parser.error(f"no such bug: {', '.join(sorted(unknown))}; there are {', '.join(bug.name for bug in BUGS)}")
+    bugs = [bug for bug in BUGS if not options.names or bug.name in options.names]
+    hunts: list[Hunt] = []
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for done in pool.imap(partial(hunt, seeds=options.seeds), bugs):
+            hunts.append(done)
+            told = f"seed {done.seed}: {done.violation}" if done.seed >= 0 else "NOT FOUND"
+            print(f"{done.name:20} {done.seeds:5} seeds {done.wall_s:6.1f} s  {told[:110]}", flush=True)
+    found = [each for each in hunts if each.seed >= 0]
+    control = hunt(None, max((each.seeds for each in found), default=1))
+    clean = control.seed < 0
+    print(f"{len(found)} of {len(hunts)} bugs found; without a bug {control.seeds} seeds find "
+          f"{'nothing' if clean else control.violation}")  # fmt: skip
+    return 0 if clean and len(found) >= ENOUGH * len(hunts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
