@@ -1,7 +1,8 @@
 """Does the simulator bite? Plants known bugs into a copy of the code, one at a time, and hunts each of them by seed.
 
-    .venv/bin/python scripts/plant_bugs.py                 # all of them, on all cores; prints a table
-    .venv/bin/python scripts/plant_bugs.py forged-death    # one, with what was found
+    .venv/bin/python scripts/plant_bugs.py                       # all of them, on all cores; prints a table
+    .venv/bin/python scripts/plant_bugs.py forged-death          # one, with what was found
+    .venv/bin/python scripts/plant_bugs.py --state hunts.jsonl   # keeps what it did, and goes on there next time
 
 The bugs are of the classes that peers had: memberlist and foca (incarnations, suspicion, refutation), Raft and
 PySyncObj (votes forgotten, majorities miscounted), IPsec (replay windows), and what one forgets in a hurry.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +30,10 @@ SEEDS = 2_000
 """Seeds within which a bug has to be found."""
 ENOUGH = 0.95
 """Part of the bugs that has to be found: 19 of 20."""
-BUDGET_S = 1_800.0
-"""Seconds after which the hunt of one bug is given up."""
+AT_ONCE = 100
+"""Seeds after which a hunt writes down how far it came."""
+CONTROL = "(none)"
+"""The code as it is, without a bug: nothing may be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,9 @@ BUGS = (
     Bug(
         "dead-forever",
         "the dead are not called any more, so nobody comes back from a partition",
-        "beemesh/membership/swim.py",
-        'if self._view.status(row.node_id) in ("dead", "unknown")]',
-        'if self._view.status(row.node_id) == "unknown"]',
+        "beemesh/membership/view.py",
+        'ABSENT: frozenset[str] = frozenset({"dead", "unknown"})',
+        'ABSENT: frozenset[str] = frozenset({"unknown"})',
     ),
     Bug(
         "lost-timer",
@@ -218,13 +221,14 @@ BUGS = (
 
 @dataclass(frozen=True, slots=True)
 class Hunt:
-    """What came of one bug; `seed` is -1 when nothing was found."""
+    """How far the hunt of one bug came; `seed` is -1 while nothing was found."""
 
     name: str
-    seed: int
-    violation: str
-    seeds: int
-    wall_s: float
+    seed: int = -1
+    nodes: int = 0
+    seeds: int = 0
+    wall_s: float = 0.0
+    violation: str = ""
 
 
 def plant(bug: Bug, folder: Path) -> None:
@@ -236,49 +240,82 @@ def plant(bug: Bug, folder: Path) -> None:
     file.write_text(text.replace(bug.before, bug.after))
 
 
-def hunt(bug: Bug | None, seeds: int) -> Hunt:
-    """Run trials over a copy of the code with the bug (or without any) until one of them finds something."""
-    started = time.monotonic()
+def hunt(begun: Hunt, seeds: int, state: Path | None) -> Hunt:
+    """Go on with a hunt over a copy of the code with its bug (or without any), until it is found or `seeds` are tried.
+
+    Whoever stops it loses the last hundred seeds at most: the rest stands in `state`.
+    """
+    bug = next((each for each in BUGS if each.name == begun.name), None)
     with tempfile.TemporaryDirectory(prefix="planted-") as name:
         folder = Path(name)
         for part in COPIED:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         if bug is not None:
             plant(bug, folder)
-        command = [sys.executable, "-m", "simulator", "hunt", "--seeds", f"0..{seeds - 1}", "--budget", str(BUDGET_S)]
-        environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        while not begun.violation and begun.seeds < seeds:
+            begun = _some_seeds(begun, min(seeds, begun.seeds + AT_ONCE), folder)
+            if state is not None:
+                with state.open("a") as file:
+                    file.write(json.dumps(asdict(begun)) + "\n")
+    return begun
+
+
+def _some_seeds(begun: Hunt, until: int, folder: Path) -> Hunt:
+    started = time.monotonic()
+    command = [sys.executable, "-m", "simulator", "hunt", "--seeds", f"{begun.seeds}..{until - 1}"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if not lines:
-        raise RuntimeError(f"the hunt ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"the hunt of {begun.name} ended with {done.returncode}: {done.stderr[-2000:]}")
     found = json.loads(lines[-1])
-    wall_s = time.monotonic() - started
-    return Hunt(bug.name if bug else "(none)", found["seed"], found["violation"], found["seeds"], wall_s)
+    wall_s = round(begun.wall_s + time.monotonic() - started, 1)
+    return Hunt(begun.name, found["seed"], found["nodes"], begun.seeds + found["seeds"], wall_s, found["violation"])
+
+
+def begun_hunts(state: Path | None) -> dict[str, Hunt]:
+    """The hunts that a state file tells of, each as far as it came."""
+    if state is None or not state.is_file():
+        return {}
+    hunts = (Hunt(**json.loads(line)) for line in state.read_text().splitlines() if line.strip())
+    return {each.name: each for each in hunts}
+
+
+def line_of(done: Hunt) -> str:
+    """One row of the table."""
+    told = f"seed {done.seed}, {done.nodes} nodes: {done.violation}" if done.violation else "nothing found"
+    return f"{done.name:20} {done.seeds:5} seeds {done.wall_s:7.1f} s  {told}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when enough bugs were found, and nothing where there is no bug."""
     parser = argparse.ArgumentParser(description="Plants known bugs and hunts them with the simulator.")
     parser.add_argument("names", nargs="*", help="bugs to plant; all when none is named")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="after so many a bug counts as not found")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="hunts at a time")
+    parser.add_argument("--state", type=Path, help="a file of what was done: an interrupted run goes on there")
+    parser.add_argument("--json", type=Path, help="a file for the result, as JSON")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - {bug.name for bug in BUGS}
     if unknown:
         parser.error(f"no such bug: {', '.join(sorted(unknown))}; there are {', '.join(bug.name for bug in BUGS)}")
-    bugs = [bug for bug in BUGS if not options.names or bug.name in options.names]
+    begun = begun_hunts(options.state)
+    names = [bug.name for bug in BUGS if not options.names or bug.name in options.names]
     hunts: list[Hunt] = []
+    work = partial(hunt, seeds=options.seeds, state=options.state)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for done in pool.imap(partial(hunt, seeds=options.seeds), bugs):
+        for done in pool.imap(work, [begun.get(name, Hunt(name)) for name in names]):
             hunts.append(done)
-            told = f"seed {done.seed}: {done.violation}" if done.seed >= 0 else "NOT FOUND"
-            print(f"{done.name:20} {done.seeds:5} seeds {done.wall_s:6.1f} s  {told[:110]}", flush=True)
-    found = [each for each in hunts if each.seed >= 0]
-    control = hunt(None, max((each.seeds for each in found), default=1))
-    clean = control.seed < 0
-    print(f"{len(found)} of {len(hunts)} bugs found; without a bug {control.seeds} seeds find "
-          f"{'nothing' if clean else control.violation}")  # fmt: skip
-    return 0 if clean and len(found) >= ENOUGH * len(hunts) else 1
+            print(line_of(done), flush=True)
+    found = [each for each in hunts if each.violation]
+    control = hunt(begun.get(CONTROL, Hunt(CONTROL)), max((each.seeds for each in found), default=1), options.state)
+    print(line_of(control))
+    print(f"{len(found)} of {len(hunts)} bugs found")
+    if options.json is not None:
+        report = {"found": len(found), "planted": len(hunts), "seeds_at_most": options.seeds,
+                  "without_a_bug": asdict(control), "hunts": [asdict(each) for each in hunts]}  # fmt: skip
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if not control.violation and len(found) >= ENOUGH * len(hunts) else 1
 
 
 if __name__ == "__main__":

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from simulator.trial import Outcome, Trial
+from simulator.batch import HUNT_SECONDS, hunt, one, outcomes
 
 NODES, SECONDS = 20, 60.0
-HUNT_NODES, HUNT_SECONDS = (3, 8, 4, 5), 30.0
-"""Small meshes find most bugs soonest: where two make a majority, one fault is enough."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last or first) + 1)
     if options.command == "hunt":
-        return _hunt(seeds, options.seconds, options.budget)
+        return _hunt(seeds, options.seconds)
     return _run(seeds, options.nodes, options.seconds, options.jobs, options.done)
 
 
@@ -40,22 +37,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--done", type=Path, help="a file of finished seeds: an interrupted run goes on with the others")
     replay = commands.add_parser("replay", help="one seed, with its transcript")
     replay.add_argument("seed", type=int)
-    hunt = commands.add_parser("hunt", help="small meshes of several sizes, until the first violation")
-    hunt.add_argument("--seeds", default="0..1999", metavar="A..B", help="first and last seed")
-    hunt.add_argument("--budget", type=float, default=600.0, help="seconds after which to give up")
-    hunt.add_argument("--seconds", type=float, default=HUNT_SECONDS, help="how long faults last, in simulated time")
+    hunts = commands.add_parser("hunt", help="small meshes of several sizes, until the first violation")
+    hunts.add_argument("--seeds", default="0..1999", metavar="A..B", help="first and last seed")
+    hunts.add_argument("--seconds", type=float, default=HUNT_SECONDS, help="how long faults last, in simulated time")
     for each in (run, replay):
         each.add_argument("--nodes", type=int, default=NODES)
         each.add_argument("--seconds", type=float, default=SECONDS, help="how long faults last, in simulated time")
     return parser
 
 
-def _one(seed: int, *, nodes: int, seconds: float) -> Outcome:
-    return Trial(seed, nodes, seconds).run()
-
-
 def _replay(seed: int, nodes: int, seconds: float) -> int:
-    outcome = _one(seed, nodes=nodes, seconds=seconds)
+    outcome = one(seed, nodes=nodes, seconds=seconds)
     print(f"seed {seed}: loss {outcome.plan.loss:.0%}, repeats {outcome.plan.repeat:.0%}, "
           f"delay up to {outcome.plan.delay_s[1] * 1000:.0f} ms")  # fmt: skip
     print(*outcome.transcript, sep="\n")
@@ -68,7 +60,7 @@ def _run(seeds: range, nodes: int, seconds: float, jobs: int, done: Path | None)
     waiting = [seed for seed in seeds if seed not in finished]
     started = time.monotonic()
     events, cpu_s, failed = 0, 0.0, []
-    for outcome in _outcomes(waiting, nodes, seconds, jobs):
+    for outcome in outcomes(waiting, nodes, seconds, jobs):
         events, cpu_s = events + outcome.events, cpu_s + outcome.wall_s
         if outcome.violations:
             failed.append(outcome.seed)
@@ -92,32 +84,12 @@ def _run(seeds: range, nodes: int, seconds: float, jobs: int, done: Path | None)
     return 1 if failed else 0
 
 
-def _hunt(seeds: range, seconds: float, budget_s: float) -> int:
+def _hunt(seeds: range, seconds: float) -> int:
     """Tells, as one line of JSON, the first seed that violates an invariant; 0 when there is one."""
-    started = time.monotonic()
-    tried = 0
-    for seed in seeds:
-        if time.monotonic() - started > budget_s:
-            break
-        tried += 1
-        nodes = HUNT_NODES[seed % len(HUNT_NODES)]
-        outcome = Trial(seed, nodes, seconds, until_first=True).run()
-        if outcome.violations:
-            again = f"python -m simulator replay {seed} --nodes {nodes} --seconds {seconds:g}"
-            told = {"seed": seed, "seeds": tried, "violation": outcome.violations[0], "again": again}
-            print(json.dumps(told))
-            return 0
-    print(json.dumps({"seed": -1, "seeds": tried, "violation": ""}))
-    return 1
-
-
-def _outcomes(seeds: list[int], nodes: int, seconds: float, jobs: int) -> Iterator[Outcome]:
-    one = partial(_one, nodes=nodes, seconds=seconds)
-    if jobs <= 1:
-        yield from map(one, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap_unordered(one, seeds)
+    prey = hunt(seeds, seconds)
+    again = f"python -m simulator replay {prey.seed} --nodes {prey.nodes} --seconds {prey.seconds:g}"
+    print(json.dumps({**asdict(prey), "again": again if prey.violation else ""}))
+    return 0 if prey.violation else 1
 
 
 def _finished(done: Path | None) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -48,6 +49,22 @@ def test_a_trace_repeats_across_processes() -> None:
         for seed, hash_seed in (("5", "1"), ("5", "2"), ("6", "1"))
     ]  # fmt: skip
     assert traces[0] == traces[1] != traces[2]
+
+
+def test_trials_run_on_several_cores_and_go_on_where_they_stopped(tmp_path: Path) -> None:
+    """Two processes try what one would, and a second run has nothing left to do."""
+    done = tmp_path / "done"
+    command = [sys.executable, "-m", "simulator", "run", "--seeds", "0..3", "--nodes", "3", "--seconds", "2"]
+    reports = [
+        json.loads(subprocess.run(
+            [*command, "--jobs", "2", "--done", str(done)], cwd=ROOT, capture_output=True, text=True, check=True,
+            timeout=120,
+        ).stdout)
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [report["seeds"] for report in reports] == [4, 0]
+    traces = dict(line.split() for line in done.read_text().splitlines())
+    assert traces == {str(seed): Trial(seed, 3, 2).run().trace for seed in range(4)}
 
 
 def test_the_simulator_bites(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""Many trials: on all cores, and until the first of several sizes that finds something.
+
+A module of its own, since a process that is spawned cannot import what stands in `__main__`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from simulator.trial import Outcome, Trial
+
+HUNT_NODES, HUNT_SECONDS = (3, 8, 4, 5), 30.0
+"""Small meshes find most bugs soonest: where two make a majority, one fault is enough."""
+
+
+def one(seed: int, *, nodes: int, seconds: float) -> Outcome:
+    """The whole trial of a seed."""
+    return Trial(seed, nodes, seconds).run()
+
+
+def outcomes(seeds: Sequence[int], nodes: int, seconds: float, jobs: int) -> Iterator[Outcome]:
+    """The trials of `seeds`, `jobs` at a time, in the order in which they end."""
+    trial = partial(one, nodes=nodes, seconds=seconds)
+    if jobs <= 1:
+        yield from map(trial, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap_unordered(trial, seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Prey:
+    """What a hunt came back with: `seed` is -1, and `violation` empty, when no trial found anything."""
+
+    seed: int
+    nodes: int
+    seconds: float
+    seeds: int
+    """Trials until then."""
+    violation: str
+
+
+def hunt(seeds: Sequence[int], seconds: float) -> Prey:
+    """Trials of meshes of several sizes, until one violates an invariant."""
+    for tried, seed in enumerate(seeds, 1):
+        nodes = HUNT_NODES[seed % len(HUNT_NODES)]
+        outcome = Trial(seed, nodes, seconds, until_first=True).run()
+        if outcome.violations:
+            return Prey(seed, nodes, seconds, tried, outcome.violations[0])
+    return Prey(-1, 0, seconds, len(seeds), "")
