@@ -20,6 +20,18 @@ class Share(NamedTuple):  # tuple.index is shadowed on purpose: a share is never
     value: bytes
 
 
+class DatagramCipher(Protocol):
+    """ChaCha20-Poly1305 (RFC 8439) under the subkey of one boot of one sender, with its counter as the nonce."""
+
+    def encrypt(self, counter: int, plaintext: bytes, associated: bytes) -> bytes:
+        """16 bytes longer than `plaintext`."""
+        ...
+
+    def decrypt(self, counter: int, ciphertext: bytes, associated: bytes) -> bytes | None:
+        """The plaintext, or None when it does not authenticate."""
+        ...
+
+
 class Crypto(Protocol):
     """What a node can do with its own two private keys, and with keys that it is handed."""
 
@@ -58,12 +70,8 @@ class Crypto(Protocol):
         """HKDF-SHA256 subkey of a sender's boot."""
         ...
 
-    def datagram_encrypt(self, key: bytes, counter: int, plaintext: bytes, associated: bytes) -> bytes:
-        """ChaCha20-Poly1305 (RFC 8439) with the counter as nonce; 16 bytes longer than `plaintext`."""
-        ...
-
-    def datagram_decrypt(self, key: bytes, counter: int, ciphertext: bytes, associated: bytes) -> bytes | None:
-        """The plaintext, or None when it does not authenticate."""
+    def datagram_cipher(self, key: bytes) -> DatagramCipher:
+        """The cipher of a subkey. Nothing is remembered here: who made one keeps it, or lets it go."""
         ...
 
     def encrypt(self, key: bytes, plaintext: bytes, associated: bytes) -> bytes:

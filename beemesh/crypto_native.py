@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import nacl.bindings
@@ -32,9 +31,6 @@ HALF_BYTES = 16
 """pycryptodome's Shamir works in GF(2^128): a 32-byte secret is shared as two halves."""
 
 DATAGRAM_INFO = b"beemesh/1/datagram"
-DATAGRAM_KEYS_MAX = 4_096
-"""Subkeys remembered: two boots of each of 2,000 senders; an older one is derived again."""
-
 SHARES_MAX = 255
 
 
@@ -49,8 +45,6 @@ class NativeCrypto:
         self._open_key = bytes(self._opening.public_key)
         self._signer_id = hashlib.sha256(self._sign_key).digest()
         self._box = nacl.public.SealedBox(self._opening)
-        self._ciphers: OrderedDict[bytes, ChaCha20Poly1305] = OrderedDict()
-        self._subkeys: OrderedDict[tuple[bytes, bytes, bytes], bytes] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"NativeCrypto({self._signer_id.hex()[:10]}, ***)"
@@ -109,37 +103,12 @@ class NativeCrypto:
             raise Untrusted("a sealed box was not sealed to our key, or was altered") from error
 
     def datagram_key(self, gossip_key: bytes, sender: bytes, boot_id: bytes) -> bytes:
-        """See `Crypto.datagram_key`; remembered for the most recent senders."""
-        place = (gossip_key, sender, boot_id)
-        known = self._subkeys.get(place)
-        if known is None:
-            known = HKDF(SHA256(), KEY_BYTES, salt=boot_id, info=DATAGRAM_INFO + sender).derive(gossip_key)
-            self._subkeys[place] = known
-            if len(self._subkeys) > DATAGRAM_KEYS_MAX:
-                self._subkeys.popitem(last=False)
-        else:
-            self._subkeys.move_to_end(place)
-        return known
+        """See `Crypto.datagram_key`."""
+        return HKDF(SHA256(), KEY_BYTES, salt=boot_id, info=DATAGRAM_INFO + sender).derive(gossip_key)
 
-    def datagram_encrypt(self, key: bytes, counter: int, plaintext: bytes, associated: bytes) -> bytes:
-        """See `Crypto.datagram_encrypt`."""
-        return self._cipher(key).encrypt(_nonce(counter), plaintext, associated)
-
-    def datagram_decrypt(self, key: bytes, counter: int, ciphertext: bytes, associated: bytes) -> bytes | None:
-        """See `Crypto.datagram_decrypt`."""
-        try:
-            return self._cipher(key).decrypt(_nonce(counter), ciphertext, associated)
-        except (InvalidTag, ValueError):
-            return None
-
-    def _cipher(self, key: bytes) -> ChaCha20Poly1305:
-        cipher = self._ciphers.get(key)
-        if cipher is None:
-            cipher = ChaCha20Poly1305(key)
-            self._ciphers[key] = cipher
-            if len(self._ciphers) > DATAGRAM_KEYS_MAX:
-                self._ciphers.popitem(last=False)
-        return cipher
+    def datagram_cipher(self, key: bytes) -> NativeDatagramCipher:
+        """See `Crypto.datagram_cipher`."""
+        return NativeDatagramCipher(key)
 
     def encrypt(self, key: bytes, plaintext: bytes, associated: bytes) -> bytes:
         """See `Crypto.encrypt`."""
@@ -174,6 +143,24 @@ class NativeCrypto:
         except (ValueError, IndexError) as error:
             raise Untrusted(f"the key shares do not belong together: {error}") from error
         return low + high
+
+
+class NativeDatagramCipher:
+    """ChaCha20-Poly1305 of OpenSSL under one subkey: 2 KiB, which is why only verified senders' are kept."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = ChaCha20Poly1305(key)
+
+    def encrypt(self, counter: int, plaintext: bytes, associated: bytes) -> bytes:
+        """See `DatagramCipher.encrypt`."""
+        return self._cipher.encrypt(_nonce(counter), plaintext, associated)
+
+    def decrypt(self, counter: int, ciphertext: bytes, associated: bytes) -> bytes | None:
+        """See `DatagramCipher.decrypt`."""
+        try:
+            return self._cipher.decrypt(_nonce(counter), ciphertext, associated)
+        except (InvalidTag, ValueError):
+            return None
 
 
 def same(left: bytes, right: bytes) -> bool:

@@ -122,7 +122,7 @@ class Node:
 
     def datagram(self, data: bytes, source: Address, now: Now) -> Outward:
         """A datagram from anybody; what is not admitted is counted, and changes nothing."""
-        judged = self._admission.admit(data, now)
+        judged = self._admission.admit(data, now, source)
         if isinstance(judged, Refused):
             counted = Notify(Observed("datagrams_refused", {"reason": judged.reason.value}))
             if judged.reason is Refusal.NO_FLOOR and judged.sender is not None:

@@ -62,13 +62,9 @@ class FakeCrypto:
         """A subkey per sender and boot."""
         return hashlib.blake2b(sender + boot_id, key=gossip_key, digest_size=32).digest()
 
-    def datagram_encrypt(self, key: bytes, counter: int, plaintext: bytes, associated: bytes) -> bytes:
-        """16 bytes longer than `plaintext`."""
-        return _seal(key, counter.to_bytes(8, "big") + associated, plaintext)
-
-    def datagram_decrypt(self, key: bytes, counter: int, ciphertext: bytes, associated: bytes) -> bytes | None:
-        """The inverse, or None."""
-        return _open(key, counter.to_bytes(8, "big") + associated, ciphertext)
+    def datagram_cipher(self, key: bytes) -> FakeDatagramCipher:
+        """What seals and opens the datagrams of one boot of one sender."""
+        return FakeDatagramCipher(key)
 
     def encrypt(self, key: bytes, plaintext: bytes, associated: bytes) -> bytes:
         """A text that `decrypt` opens with the same key and associated data."""
@@ -98,6 +94,21 @@ class FakeCrypto:
             for place, value in enumerate(share.value):
                 secret[place] ^= _multiply(value, weight)
         return bytes(secret)
+
+
+class FakeDatagramCipher:
+    """See `beemesh.crypto.DatagramCipher`."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def encrypt(self, counter: int, plaintext: bytes, associated: bytes) -> bytes:
+        """16 bytes longer than `plaintext`."""
+        return _seal(self._key, counter.to_bytes(8, "big") + associated, plaintext)
+
+    def decrypt(self, counter: int, ciphertext: bytes, associated: bytes) -> bytes | None:
+        """The inverse, or None."""
+        return _open(self._key, counter.to_bytes(8, "big") + associated, ciphertext)
 
 
 def _seal(key: bytes, associated: bytes, plaintext: bytes) -> bytes:

@@ -2,41 +2,55 @@
 
 size → decrypt → known sender → clock skew → window looked up → sender's rate → signature → window entered → decode.
 A refusal is counted by its reason and is never an exception. Nothing that is not authenticated costs an honest sender
-anything: failures to decrypt share one global budget, and only verified datagrams move a window.
+anything: what brings no member's word draws on global budgets, and past them only what an honest sender may well have
+sent is looked at; only verified datagrams move a window, use up a rate, or make us remember anything.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
-from beemesh.crypto import Crypto
+from beemesh.crypto import Crypto, DatagramCipher
 from beemesh.effects import Now
 from beemesh.identity.membership_card import GossipRing
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.roster import Roster
-from beemesh.wire.datagram import DATAGRAM_BYTES_MAX, Header, open_envelope, read_header, signed_payload
+from beemesh.wire.datagram import (
+    DATAGRAM_BYTES_MAX,
+    HEADER_BYTES,
+    Header,
+    cipher_of,
+    open_envelope,
+    read_header,
+    signed_payload,
+)
 from beemesh.wire.registry import decode_message
 from beemesh.wire.replay import ReplayGuard
 
 CLOCK_SKEW_MS = 30_000
+Address = tuple[str, int]
 
 UNDECIPHERED_PER_S = 2_000.0
-"""Datagrams of unknown origin that we try to decrypt per second, all sources together: some 3 % of a core."""
+"""Datagrams that we decrypt in vain per second, all sources together: altered ones, and those of strangers who know the
+gossip key. Some 3 % of a core."""
 
 FORGED_PER_S = 500.0
-"""Datagrams with a false signature, all claimed senders together: a member forged them, and each costs a verification.
-Past it they also use up the rate of the member that they claim to come from: there is no telling who it was."""
+"""Datagrams with a false signature, all claimed senders together: a member forged them, and each costs a verification,
+so they may take 5 % of a core. Past it only those are verified that come from where the member was last heard, if it
+was. Whoever forges the source address, too, uses up the rate of that member, and of nobody else: there is no telling
+them apart."""
 
 SENDER_PER_S = 500.0
 SENDER_BURST = 1_000.0
 """Datagrams of one member: some twenty times what the busiest sends, so that only a broken or hostile one meets it."""
 
-BUCKETS_MAX = 16_384
+PEERS_MAX = 4_096
+"""Senders of whom something is remembered: more than any roster. Each takes some 3 KiB, most of it for the cipher."""
 
 
 class Refusal(StrEnum):
@@ -56,8 +70,7 @@ class Refusal(StrEnum):
     UNDECODED = "undecoded"
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A datagram that is its sender's word, said lately and for the first time."""
 
     sender: NodeId
@@ -68,29 +81,51 @@ class Admitted:
     """False: it may be a recording from before our own start, so only types that bear that are let in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A datagram that changes nothing; `sender` is who it claims to be from, where that is readable."""
 
     reason: Refusal
     sender: NodeId | None = None
 
 
-@dataclass(slots=True)
 class _Bucket:
-    tokens: float
-    filled_s: float
+    """Tokens that come back with time."""
 
-    def is_empty(self, now_s: float, per_s: float, burst: float) -> bool:
-        self.tokens = min(burst, self.tokens + (now_s - self.filled_s) * per_s)
+    __slots__ = ("burst", "filled_s", "per_s", "tokens")
+
+    def __init__(self, per_s: float, burst: float, now_s: float) -> None:
+        self.per_s = per_s
+        self.burst = burst
+        self.tokens = burst
         self.filled_s = now_s
+
+    def is_empty(self, now_s: float) -> bool:
+        """Whether no token is left; fills up first."""
+        elapsed_s = now_s - self.filled_s
+        if elapsed_s > 0.0:
+            self.filled_s = now_s
+            self.tokens = min(self.burst, self.tokens + elapsed_s * self.per_s)
         return self.tokens < 1.0
 
-    def take(self, now_s: float, per_s: float, burst: float) -> bool:
-        if self.is_empty(now_s, per_s, burst):
-            return False
-        self.tokens -= 1.0
-        return True
+    def take(self) -> None:
+        """Use a token up, where there is one."""
+        if self.tokens >= 1.0:
+            self.tokens -= 1.0
+
+
+class _Peer:
+    """What is remembered of a member, most of it once a signature of it was verified."""
+
+    __slots__ = ("boot_id", "bucket", "cipher", "epoch", "source")
+
+    def __init__(self, now_s: float) -> None:
+        self.bucket = _Bucket(SENDER_PER_S, SENDER_BURST, now_s)
+        self.cipher: DatagramCipher | None = None
+        """That of its latest (`epoch`, `boot_id`)."""
+        self.epoch = 0
+        self.boot_id: BootId | None = None
+        self.source: Address | None = None
+        """Where it was last heard."""
 
 
 class Admission:
@@ -111,14 +146,16 @@ class Admission:
         self._floorless = floorless
         self._clock_skew_ms = clock_skew_ms
         self._guard = ReplayGuard()
-        self._buckets: OrderedDict[NodeId, _Bucket] = OrderedDict()
-        self._undeciphered = _Bucket(UNDECIPHERED_PER_S, 0.0)
-        self._forged = _Bucket(FORGED_PER_S, 0.0)
+        self._peers: OrderedDict[NodeId, _Peer] = OrderedDict()
+        self._in_vain = _Bucket(UNDECIPHERED_PER_S, UNDECIPHERED_PER_S, 0.0)
+        self._forged = _Bucket(FORGED_PER_S, FORGED_PER_S, 0.0)
         self.use(ring)
 
     def use(self, ring: GossipRing) -> None:
-        """Accept the ring's keys from now on, and no others."""
+        """Accept the ring's keys from here on, and no others."""
         self._keys = {key.epoch: key.key for key in ring.keys}
+        for peer in self._peers.values():
+            peer.cipher = None
 
     def set_floor(self, sender: NodeId, boot_id: BootId, counter: int) -> None:
         """The sender echoed a fresh ping of ours in that datagram: believe the boot from there on."""
@@ -127,65 +164,82 @@ class Admission:
     def forget(self, sender: NodeId) -> None:
         """The sender left the roster."""
         self._guard.forget(sender)
-        self._buckets.pop(sender, None)
+        self._peers.pop(sender, None)
 
-    def admit(self, data: bytes, now: Now) -> Admitted | Refused:
-        """Judge one datagram; never raises."""
+    def admit(self, data: bytes, now: Now, source: Address | None = None) -> Admitted | Refused:
+        """Judge one datagram that came from `source`; never raises."""
         if len(data) > DATAGRAM_BYTES_MAX:
             return Refused(Refusal.OVERSIZED)
         header = read_header(data)
         if header is None:
             return Refused(Refusal.MALFORMED)
+        sender = header.sender
+        member = self._roster.member(sender)
         gossip_key = self._keys.get(header.epoch)
         if gossip_key is None:
-            return Refused(Refusal.KEY_EPOCH, header.sender if self._roster.member(header.sender) else None)
-        if self._undeciphered.is_empty(now.boot_s, UNDECIPHERED_PER_S, UNDECIPHERED_PER_S) and not self._is_expected(
-            header
-        ):
+            return Refused(Refusal.KEY_EPOCH, sender if member else None)
+        peer = self._peers.get(sender) if member else None
+        if self._in_vain.is_empty(now.boot_s) and not self._is_expected(header, peer, source):
             return Refused(Refusal.BUDGET)
-        if (member := self._roster.member(header.sender)) is None:
-            # The header is authenticated by the AEAD alone, so an unknown sender is told apart only to be counted.
-            envelope = open_envelope(self._crypto, gossip_key, header, data)
-            return self._undecipherable(now) if envelope is None else Refused(Refusal.UNKNOWN_SENDER, header.sender)
-        envelope = open_envelope(self._crypto, gossip_key, header, data)
-        if envelope is None:
-            return self._undecipherable(now)
-        sender = header.sender
-        if abs(envelope.wall_ms - now.wall_ms) > self._clock_skew_ms:
+        cipher = self._cipher(header, peer, gossip_key)
+        envelope = open_envelope(cipher, header, data)
+        if envelope is None or member is None:
+            self._in_vain.take()
+            return Refused(Refusal.UNDECIPHERED) if envelope is None else Refused(Refusal.UNKNOWN_SENDER, sender)
+        if not -self._clock_skew_ms <= envelope.wall_ms - now.wall_ms <= self._clock_skew_ms:
             return Refused(Refusal.CLOCK_SKEW, sender)
         if not self._guard.is_fresh(sender, header.boot_id, header.counter):
             return Refused(Refusal.REPLAYED, sender)
-        bucket = self._bucket(sender, now)
-        if bucket.is_empty(now.boot_s, SENDER_PER_S, SENDER_BURST):
+        if peer is not None and peer.bucket.is_empty(now.boot_s):
             return Refused(Refusal.RATE, sender)
-        payload = signed_payload(header.encode(), envelope.type_code, envelope.wall_ms, envelope.body)
+        spent = self._forged.is_empty(now.boot_s)
+        if spent and peer is not None and peer.source not in (None, source):
+            return Refused(Refusal.BUDGET, sender)
+        payload = signed_payload(data[:HEADER_BYTES], envelope.type_code, envelope.wall_ms, envelope.body)
         if not self._crypto.verify(member.sign_key, payload, envelope.signature):
-            if not self._forged.take(now.boot_s, FORGED_PER_S, FORGED_PER_S):
-                bucket.take(now.boot_s, SENDER_PER_S, SENDER_BURST)
+            self._forged.take()
+            if spent:
+                (peer or self._remember(sender, now)).bucket.take()
             return Refused(Refusal.SIGNATURE, sender)
-        bucket.take(now.boot_s, SENDER_PER_S, SENDER_BURST)
-        self._guard.enter(sender, header.boot_id, header.counter)
-        has_floor = self._guard.has_floor(sender, header.boot_id)
+        self._heard(header, peer, cipher, now, source)
         message = decode_message(envelope.type_code, envelope.body)
         if message is None:
             return Refused(Refusal.UNDECODED, sender)
+        has_floor = self._guard.has_floor(sender, header.boot_id)
         if not has_floor and not self._floorless(message):
             return Refused(Refusal.NO_FLOOR, sender)
         return Admitted(sender, header.boot_id, header.counter, message, has_floor)
 
-    def _is_expected(self, header: Header) -> bool:
-        """Under a flood, only what fits a window that an honest sender opened is still worth a decryption."""
+    def _is_expected(self, header: Header, peer: _Peer | None, source: Address | None) -> bool:
+        """Under a flood, only what fits a window that an honest sender opened, or comes from where it was last heard,
+        is still worth a decryption."""
         sender, boot_id = header.sender, header.boot_id
-        return self._guard.has_floor(sender, boot_id) and self._guard.is_fresh(sender, boot_id, header.counter)
+        if self._guard.has_floor(sender, boot_id):
+            return self._guard.is_fresh(sender, boot_id, header.counter)
+        return _is_from(peer, source)
 
-    def _undecipherable(self, now: Now) -> Refused:
-        self._undeciphered.take(now.boot_s, UNDECIPHERED_PER_S, UNDECIPHERED_PER_S)
-        return Refused(Refusal.UNDECIPHERED)
+    def _cipher(self, header: Header, peer: _Peer | None, gossip_key: bytes) -> DatagramCipher:
+        if peer is not None and peer.cipher and peer.boot_id == header.boot_id and peer.epoch == header.epoch:
+            return peer.cipher
+        return cipher_of(self._crypto, gossip_key, header)
 
-    def _bucket(self, sender: NodeId, now: Now) -> _Bucket:
-        bucket = self._buckets.get(sender)
-        if bucket is None:
-            bucket = self._buckets[sender] = _Bucket(SENDER_BURST, now.boot_s)
-            if len(self._buckets) > BUCKETS_MAX:
-                self._buckets.popitem(last=False)
-        return bucket
+    def _heard(
+        self, header: Header, peer: _Peer | None, cipher: DatagramCipher, now: Now, source: Address | None
+    ) -> None:
+        """The signature held: take a token, enter the window, remember what makes the next one cheap."""
+        peer = peer or self._remember(header.sender, now)
+        peer.bucket.take()
+        peer.cipher, peer.epoch, peer.boot_id = cipher, header.epoch, header.boot_id
+        peer.source = source
+        self._guard.enter(header.sender, header.boot_id, header.counter)
+
+    def _remember(self, sender: NodeId, now: Now) -> _Peer:
+        """Only members get here, so the roster bounds what is kept."""
+        peer = self._peers[sender] = _Peer(now.boot_s)
+        if len(self._peers) > PEERS_MAX:
+            self._peers.popitem(last=False)
+        return peer
+
+
+def _is_from(peer: _Peer | None, source: Address | None) -> bool:
+    return peer is not None and source is not None and peer.source == source

@@ -9,11 +9,11 @@ without that an insider could wrap somebody's envelope anew under another boot o
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
-from beemesh.crypto import Crypto
+from beemesh.crypto import Crypto, DatagramCipher
 from beemesh.identity.membership_card import GossipRing
 from beemesh.identity.signing import SIGNATURE_BYTES, payload_of
 from beemesh.ids import BOOT_ID_BYTES, NODE_ID_BYTES, BootId, NodeId
@@ -22,6 +22,7 @@ VERSION = 1
 DATAGRAM_BYTES_MAX = 1_200
 """Fits every network in use without fragments, tunnels included (DESIGN section 4)."""
 
+_SIGNED_HEAD = struct.Struct(">HQ")
 _HEADER = struct.Struct(f">BI{NODE_ID_BYTES}s{BOOT_ID_BYTES}sQ")
 HEADER_BYTES = _HEADER.size
 TAG_BYTES = 16
@@ -34,8 +35,7 @@ BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES - ENVELOPE_OVERHE
 SIGNED_KIND = "datagram"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The clear part. `epoch` names the gossip key; (`boot_id`, `counter`) never repeats for a sender."""
 
     epoch: int
@@ -63,7 +63,7 @@ _decoder = msgspec.msgpack.Decoder(Envelope)
 
 def signed_payload(header: bytes, type_code: int, wall_ms: int, body: bytes) -> bytes:
     """What the envelope's signature covers."""
-    return payload_of(SIGNED_KIND, header + struct.pack(">HQ", type_code, wall_ms) + body)
+    return payload_of(SIGNED_KIND, header + _SIGNED_HEAD.pack(type_code, wall_ms) + body)
 
 
 def read_header(data: bytes) -> Header | None:
@@ -74,10 +74,14 @@ def read_header(data: bytes) -> Header | None:
     return Header(epoch, NodeId(sender), BootId(boot_id), counter) if version == VERSION else None
 
 
-def open_envelope(crypto: Crypto, gossip_key: bytes, header: Header, data: bytes) -> Envelope | None:
+def cipher_of(crypto: Crypto, gossip_key: bytes, header: Header) -> DatagramCipher:
+    """The cipher of the boot that a header names; some 10 us to make."""
+    return crypto.datagram_cipher(crypto.datagram_key(gossip_key, header.sender, header.boot_id))
+
+
+def open_envelope(cipher: DatagramCipher, header: Header, data: bytes) -> Envelope | None:
     """Decrypt and decode what follows the header; None when it does not authenticate under the gossip key."""
-    key = crypto.datagram_key(gossip_key, header.sender, header.boot_id)
-    plaintext = crypto.datagram_decrypt(key, header.counter, data[HEADER_BYTES:], data[:HEADER_BYTES])
+    plaintext = cipher.decrypt(header.counter, data[HEADER_BYTES:], data[:HEADER_BYTES])
     if plaintext is None:
         return None
     try:
@@ -101,7 +105,8 @@ class DatagramSealer:
     def use(self, ring: GossipRing) -> None:
         """Send under the ring's active key from now on."""
         self._epoch = ring.active
-        self._gossip_key = next(key.key for key in ring.keys if key.epoch == ring.active)
+        gossip_key = next(key.key for key in ring.keys if key.epoch == ring.active)
+        self._cipher = cipher_of(self._crypto, gossip_key, Header(ring.active, self._self_id, self._boot_id, 0))
 
     def seal(self, type_code: int, body: bytes, wall_ms: int) -> bytes:
         """The datagram of one message; `body` may have `BODY_BYTES_MAX` bytes."""
@@ -109,5 +114,4 @@ class DatagramSealer:
         header = Header(self._epoch, self._self_id, self._boot_id, self._counter).encode()
         signature = self._crypto.sign(signed_payload(header, type_code, wall_ms, body))
         plaintext = _encoder.encode(Envelope(type_code, wall_ms, body, signature))
-        key = self._crypto.datagram_key(self._gossip_key, self._self_id, self._boot_id)
-        return header + self._crypto.datagram_encrypt(key, self._counter, plaintext, header)
+        return header + self._cipher.encrypt(self._counter, plaintext, header)

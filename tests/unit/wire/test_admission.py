@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from tests.unit.identity.cast import keys, revoke, roster
 from tests.unit.wire.samples import BOOT, NEWS, NOW, PING, RING, Speaker, gate, header_of, later
 
 KEY = RING.keys[1].key
+HOME, ELSEWHERE = ("10.0.0.1", 7946), ("10.0.0.9", 40_000)
 OTHER_BOOT = BootId(b"another boot id!")
 
 
@@ -37,7 +39,8 @@ def wrapped(header: Header, envelope: Envelope) -> bytes:
     member = keys("insider")
     subkey = member.datagram_key(KEY, header.sender, header.boot_id)
     plaintext = msgspec.msgpack.encode(envelope)
-    return header.encode() + member.datagram_encrypt(subkey, header.counter, plaintext, header.encode())
+    sealed = member.datagram_cipher(subkey).encrypt(header.counter, plaintext, header.encode())
+    return header.encode() + sealed
 
 
 def signed_envelope(signer: NativeCrypto, header: Header, code: int, body: bytes, wall_ms: int) -> Envelope:
@@ -241,6 +244,64 @@ def test_a_few_forgeries_do_not_use_up_the_rate_of_the_one_they_name() -> None:
     assert reasons == {None}
 
 
+def test_forgeries_from_elsewhere_never_silence_a_member() -> None:
+    """However many forgeries name a member, it is heard from where it was heard before; once their budget is used up,
+    they are not even verified."""
+    made, speaker = floored("a")
+    assert reason(made.admit(speaker.say(), NOW, HOME)) is None
+    header = header_of(speaker.node_id, 5_000)
+    forged = wrapped(header, signed_envelope(keys("insider"), header, 5, b"\x91\x90", NOW.wall_ms))
+    reasons = Counter(reason(made.admit(forged, NOW, ELSEWHERE)) for _ in range(4_000))
+    assert reasons == {Refusal.SIGNATURE: admission.FORGED_PER_S, Refusal.BUDGET: 4_000 - admission.FORGED_PER_S}
+    assert reason(made.admit(speaker.say(), NOW, HOME)) is None
+
+
+def test_forgeries_with_a_forged_source_silence_one_member_alone() -> None:
+    """Who can also forge a member's address uses up the rate of that member, and of no other."""
+    made, victim = floored("a", "b")
+    other = Speaker("b")
+    for speaker in (victim, other):
+        assert reason(made.admit(speaker.say(PING), NOW, HOME)) is None
+    header = header_of(victim.node_id, 5_000)
+    forged = wrapped(header, signed_envelope(keys("insider"), header, 5, b"\x91\x90", NOW.wall_ms))
+    for _ in range(4_000):
+        made.admit(forged, NOW, HOME)
+    assert reason(made.admit(victim.say(PING), NOW, HOME)) is Refusal.RATE
+    assert reason(made.admit(other.say(PING), NOW, HOME)) is None
+    assert reason(made.admit(victim.say(PING), later(1.0), HOME)) is None
+
+
+def test_strangers_with_the_gossip_key_share_the_budget_of_what_does_not_decrypt() -> None:
+    """Whoever was shut out still knows the gossip key for a while: what it sends costs no more than rubbish does."""
+    made, speaker = floored("a")
+    stranger = Speaker("stranger").say()
+    reasons = Counter(reason(made.admit(stranger, NOW)) for _ in range(3_000))
+    assert reasons == {Refusal.UNKNOWN_SENDER: 2_000, Refusal.BUDGET: 1_000}
+    assert reason(made.admit(speaker.say(), NOW)) is None
+
+
+def test_a_restarted_member_is_heard_under_a_flood_from_where_it_was() -> None:
+    """Its new boot has no floor yet, and still its datagrams are looked at, since they come from its old address."""
+    made, speaker = floored("a")
+    assert reason(made.admit(speaker.say(), NOW, HOME)) is None
+    rubbish = header_of(b"x" * 32, 1).encode() + bytes(100)
+    while reason(made.admit(rubbish, NOW, ELSEWHERE)) is not Refusal.BUDGET:
+        pass
+    assert reason(made.admit(Speaker("a", OTHER_BOOT).say(PING), NOW, ELSEWHERE)) is Refusal.BUDGET
+    assert reason(made.admit(Speaker("a", OTHER_BOOT).say(PING), NOW, HOME)) is None
+
+
+def test_nothing_is_remembered_of_what_was_not_verified() -> None:
+    """Altered, forged and strangers' datagrams leave no trace, so no flood of them pushes out what is."""
+    made, speaker = floored("a")
+    header = header_of(keys("a").signer_id, 7, OTHER_BOOT)
+    forged = wrapped(header, signed_envelope(keys("insider"), header, 5, b"\x91\x90", NOW.wall_ms))
+    for data in (forged, Speaker("stranger").say(), speaker.say()[:-1] + b"!"):
+        assert reason(made.admit(data, NOW, HOME)) is not None
+    assert not made._peers
+    assert list(made._guard._senders[speaker.node_id].windows) == [BOOT]
+
+
 def test_memory_stays_bounded_under_a_flood() -> None:
     """Neither strangers nor boots that a member invents for itself grow what is kept."""
     made = gate("a")
@@ -249,7 +310,7 @@ def test_memory_stays_bounded_under_a_flood() -> None:
         made.admit(Speaker(f"stranger {number}").say(PING), NOW)
     guard: ReplayGuard = made._guard
     assert [len(known.windows) for known in guard._senders.values()] == [4]
-    assert list(made._buckets) == [keys("a").signer_id]
+    assert list(made._peers) == [keys("a").signer_id]
 
 
 @settings(max_examples=200)

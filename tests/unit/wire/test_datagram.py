@@ -19,6 +19,11 @@ VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "datagram.json").r
 KEY = RING.keys[1].key
 
 
+def opened(header: Header, data: bytes) -> datagram.Envelope | None:
+    """What another member reads in a datagram."""
+    return datagram.open_envelope(datagram.cipher_of(keys("b"), KEY, header), header, data)
+
+
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_the_bytes_are_pinned(vector: dict[str, str | int]) -> None:
     """A datagram of known keys has known bytes: another version of us, or another program, reads it."""
@@ -61,7 +66,7 @@ def test_a_datagram_opens_as_it_was_sealed() -> None:
         header = datagram.read_header(data)
         assert header == header_of(speaker.node_id, counter)
         assert header is not None
-        envelope = datagram.open_envelope(keys("b"), KEY, header, data)
+        envelope = opened(header, data)
         assert envelope is not None
         payload = datagram.signed_payload(header.encode(), envelope.type_code, envelope.wall_ms, envelope.body)
         assert keys("b").verify(speaker.crypto.sign_key, payload, envelope.signature)
@@ -75,7 +80,7 @@ def test_no_altered_bit_opens(data: st.DataObject) -> None:
     bit = data.draw(st.integers(0, len(sealed) * 8 - 1))
     sealed[bit // 8] ^= 1 << bit % 8
     header = datagram.read_header(bytes(sealed))
-    assert header is None or datagram.open_envelope(keys("b"), KEY, header, bytes(sealed)) is None
+    assert header is None or opened(header, bytes(sealed)) is None
 
 
 @given(st.binary(max_size=1_300))
@@ -83,7 +88,7 @@ def test_no_bytes_break_the_reader(data: bytes) -> None:
     """Whatever arrives, a header is read or not, and an envelope opens or not: never an exception."""
     header = datagram.read_header(data)
     if header is not None:
-        assert datagram.open_envelope(keys("b"), KEY, header, data) is None
+        assert opened(header, data) is None
 
 
 @given(plaintext=st.binary(max_size=200))
@@ -91,9 +96,8 @@ def test_no_plaintext_of_a_member_breaks_the_reader(plaintext: bytes) -> None:
     """A member knows the gossip key and may encrypt anything: what is no envelope is refused without an exception."""
     speaker = Speaker("a")
     header = header_of(speaker.node_id, 1)
-    subkey = speaker.crypto.datagram_key(KEY, speaker.node_id, BOOT)
-    sealed = header.encode() + speaker.crypto.datagram_encrypt(subkey, 1, plaintext, header.encode())
-    envelope = datagram.open_envelope(keys("b"), KEY, header, sealed)
+    sealed = header.encode() + datagram.cipher_of(speaker.crypto, KEY, header).encrypt(1, plaintext, header.encode())
+    envelope = opened(header, sealed)
     assert envelope is None or len(envelope.signature) == 64
 
 
