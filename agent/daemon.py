@@ -47,6 +47,7 @@ log = logging.getLogger("beemesh.daemon")
 
 RESOURCES_EVERY_S = 5.0
 LEAF_CHECK_EVERY_S = 600.0
+OVERRUN_TEXT = "doubtful datagrams lost unread, since more came than could be looked at"
 RUNTIME_RETRY_S = 10.0
 """An engine that cannot be made ready is tried again so often; the agent serves and keeps shares meanwhile."""
 
@@ -143,7 +144,8 @@ class Agent:
             loop.add_signal_handler(number, self._stop.set)
         self._restore()
         gossip = parse_endpoint(self._settings.listen.gossip)
-        udp = UdpSocket(gossip.host, gossip.port, lambda data, source: self._shell.datagram(bytes(data), source))
+        udp = UdpSocket(gossip.host, gossip.port, self._shell.datagram, self._composition.node.is_likely)
+        self._metrics.before_reading(lambda: self._metrics.raise_to("datagrams_overrun", udp.overrun, OVERRUN_TEXT))
         self._network.use_socket(udp)
         await self._streams.start(gossip.host, gossip.port)
         udp.start()

@@ -22,6 +22,8 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._counters: dict[tuple[str, tuple[str, ...]], Counter] = {}
+        self._series: dict[tuple[object, ...], Counter] = {}
+        """What counts each of the first combinations of labels: a flood of refusals must not wait for a look-up."""
         self._gauges: dict[str, Gauge] = {}
         self._raised: dict[str, Counter] = {}
         self._totals: dict[str, float] = {}
@@ -29,17 +31,26 @@ class Metrics:
 
     def count(self, observed: Observed) -> None:
         """Add to a counter, which is made when it is first seen."""
+        place = (observed.metric, *observed.labels.items())
+        series = self._series.get(place) or self._find(observed)
+        if series is None:
+            return
+        if len(self._series) < SERIES_MAX:
+            self._series[place] = series
+        series.inc(observed.amount)
+
+    def _find(self, observed: Observed) -> Counter | None:
         names = tuple(sorted(observed.labels))
         metric = observed.metric.removeprefix("beemesh_").removesuffix("_total")
         key = (metric, names)
         counter = self._counters.get(key)
         if counter is None:
             if len(self._counters) >= SERIES_MAX or any(known == metric for known, _ in self._counters):
-                return
+                return None
             text = metric.replace("_", " ")
             counter = Counter(f"beemesh_{metric}", text, names, registry=self._registry)
             self._counters[key] = counter
-        (counter.labels(*(observed.labels[name] for name in names)) if names else counter).inc(observed.amount)
+        return counter.labels(*(observed.labels[name] for name in names)) if names else counter
 
     def set(self, name: str, value: float, help_text: str = "", **labels: str) -> None:
         """Set a gauge; one of a name has always the same labels."""

@@ -38,6 +38,8 @@ from beemesh.ids import NodeId
 EVENTS_PER_CALL_MAX = 20_000
 """Internal events that one outer event may cause: far above any honest chain, so a loop between protocols is a bug."""
 
+MESSAGES = (Received, Asked)
+
 INTERNAL_TOKENS_START = 1 << 62
 """Tokens of requests that the node asks itself; a shell counts its own from 1."""
 
@@ -117,7 +119,8 @@ class Dispatcher:
         """Carry one outer event through; the result holds only what must leave the node."""
         out: Effects = []
         for participant in self._targets(event):
-            out += self._settle(participant, participant.handle(event, now), now)
+            if effects := participant.handle(event, now):
+                out += self._settle(participant, effects, now)
         return out
 
     def carry(self, effects: Effects, now: Now) -> Effects:
@@ -129,7 +132,7 @@ class Dispatcher:
         self._requests.pop(request_id, None)
 
     def _targets(self, event: Any) -> list[Participant]:
-        if isinstance(event, Received | Asked):
+        if isinstance(event, MESSAGES):
             return self._by_message.get(type(event.message), [])
         if isinstance(event, TimerFired):
             return self._owner_of_timer(event.key)

@@ -39,6 +39,9 @@ Address = tuple[str, int]
 Outward = list[Any]
 """Effects that leave the node: those of `beemesh.effects` without Send, Request and Broadcast, and the three below."""
 
+COUNTED = {reason: Notify(Observed("datagrams_refused", {"reason": reason.value})) for reason in Refusal}
+"""What tells of each refusal, made once: under a flood there is one for every datagram."""
+
 FLOORLESS = (Ping, Ack, Nack)
 """What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor."""
 
@@ -124,7 +127,7 @@ class Node:
         """A datagram from anybody; what is not admitted is counted, and changes nothing."""
         judged = self._admission.admit(data, now, source)
         if isinstance(judged, Refused):
-            counted = Notify(Observed("datagrams_refused", {"reason": judged.reason.value}))
+            counted = COUNTED[judged.reason]
             if judged.reason is Refusal.NO_FLOOR and judged.sender is not None:
                 return self._run([counted, Notify(FloorWanted(judged.sender))], now)
             if judged.reason is Refusal.KEY_EPOCH and judged.sender is not None:
@@ -139,6 +142,10 @@ class Node:
         finally:
             self._arriving = None
         return effects
+
+    def is_likely(self, data: bytes, source: Address) -> bool:
+        """A glance at a datagram: whether it may well be an honest member's, so that it should not wait for others."""
+        return self._admission.is_likely(data, source)
 
     def told(self, peer: NodeId, message: msgspec.Struct, now: Now) -> Outward:
         """A one-way message that came over a stream."""

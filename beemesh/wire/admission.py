@@ -36,8 +36,8 @@ CLOCK_SKEW_MS = 30_000
 Address = tuple[str, int]
 
 UNDECIPHERED_PER_S = 2_000.0
-"""Datagrams that we decrypt in vain per second, all sources together: altered ones, and those of strangers who know the
-gossip key. Some 3 % of a core."""
+"""Datagrams per second, all sources together, that are looked into in vain: altered ones, those of strangers who know
+the gossip key, and those under a key that we do not know. Some 3 % of a core."""
 
 FORGED_PER_S = 500.0
 """Datagrams with a false signature, all claimed senders together: a member forged them, and each costs a verification,
@@ -82,7 +82,7 @@ class Admitted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A datagram that changes nothing; `sender` is who it claims to be from, where that is readable."""
+    """A datagram that changes nothing; `sender` is who it claims to be from, where that is worth a look."""
 
     reason: Refusal
     sender: NodeId | None = None
@@ -101,11 +101,10 @@ class _Bucket:
 
     def is_empty(self, now_s: float) -> bool:
         """Whether no token is left; fills up first."""
-        elapsed_s = now_s - self.filled_s
-        if elapsed_s > 0.0:
-            self.filled_s = now_s
-            self.tokens = min(self.burst, self.tokens + elapsed_s * self.per_s)
-        return self.tokens < 1.0
+        tokens = self.tokens + (now_s - self.filled_s) * self.per_s
+        self.filled_s = now_s
+        self.tokens = tokens = tokens if tokens < self.burst else self.burst
+        return tokens < 1.0
 
     def take(self) -> None:
         """Use a token up, where there is one."""
@@ -176,10 +175,12 @@ class Admission:
         sender = header.sender
         member = self._roster.member(sender)
         gossip_key = self._keys.get(header.epoch)
+        spent = self._in_vain.is_empty(now.boot_s)
         if gossip_key is None:
-            return Refused(Refusal.KEY_EPOCH, sender if member else None)
+            self._in_vain.take()
+            return Refused(Refusal.KEY_EPOCH, sender if member and not spent else None)
         peer = self._peers.get(sender) if member else None
-        if self._in_vain.is_empty(now.boot_s) and not self._is_expected(header, peer, source):
+        if spent and not self._is_expected(header, peer, source):
             return Refused(Refusal.BUDGET)
         cipher = self._cipher(header, peer, gossip_key)
         envelope = open_envelope(cipher, header, data)
@@ -209,6 +210,19 @@ class Admission:
         if not has_floor and not self._floorless(message):
             return Refused(Refusal.NO_FLOOR, sender)
         return Admitted(sender, header.boot_id, header.counter, message, has_floor)
+
+    def is_likely(self, data: bytes, source: Address) -> bool:
+        """A glance before `admit`: whether this may well be the next datagram of a boot that is known to live, from
+        where it was last heard, within its rate. Under a flood the others can wait. Changes nothing."""
+        header = read_header(data)
+        if header is None or header.epoch not in self._keys:
+            return False
+        peer = self._peers.get(header.sender)
+        if peer is None or peer.source != source or peer.boot_id != header.boot_id or peer.bucket.tokens < 1.0:
+            return False
+        return self._guard.has_floor(header.sender, header.boot_id) and self._guard.is_fresh(
+            header.sender, header.boot_id, header.counter
+        )
 
     def _is_expected(self, header: Header, peer: _Peer | None, source: Address | None) -> bool:
         """Under a flood, only what fits a window that an honest sender opened, or comes from where it was last heard,

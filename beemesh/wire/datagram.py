@@ -70,8 +70,8 @@ def read_header(data: bytes) -> Header | None:
     """The header of a datagram; None when it is too short, too long or of another version."""
     if not HEADER_BYTES + TAG_BYTES < len(data) <= DATAGRAM_BYTES_MAX:
         return None
-    version, epoch, sender, boot_id, counter = _HEADER.unpack_from(data)
-    return Header(epoch, NodeId(sender), BootId(boot_id), counter) if version == VERSION else None
+    version, *fields = _HEADER.unpack_from(data)
+    return Header._make(fields) if version == VERSION else None
 
 
 def cipher_of(crypto: Crypto, gossip_key: bytes, header: Header) -> DatagramCipher:
