@@ -303,6 +303,8 @@ class ManifestDenied:
     ref: str
     reasons: tuple[str, ...]
     retryable: bool = True
+    alone: bool = False
+    """Nobody refused: too few custodians or holders are in reach."""
 
 
 # --- scheduling -----------------------------------------------------------------------------------------------------

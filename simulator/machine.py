@@ -11,6 +11,7 @@ from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
 from beemesh.workloads.observation import ReplicaReport
 from simulator.crypto import FakeCrypto
+from simulator.spec import MachineSpec
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Machine:
     """`boot_offset_s` and `skew_ms` make its clocks its own: nothing may compare boot clocks of two machines."""
 
     index: int
+    spec: MachineSpec
     crypto: FakeCrypto
     membership: Membership
     card: Signed
@@ -29,6 +31,9 @@ class Machine:
     boot_offset_s: float = 0.0
     skew_ms: int = 0
     paused_until_s: float = 0.0
+    sent: int = 0
+    """Datagrams that its agents sent so far, and their bytes."""
+    sent_bytes: int = 0
 
     @property
     def is_up(self) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import math
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,19 +19,20 @@ import msgspec
 from beemesh.composition import Composition, compose
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
 from beemesh.events import DeployPod, PodsObserved, ResourcesObserved, SeedIntents, StopPod
-from beemesh.identity.membership_card import GossipKey, GossipRing, Membership
+from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key
 from beemesh.node import Ask, Tell, Transmit
-from beemesh.settings import NodeIdentity, NodeSettings
 from beemesh.wire.registry import decode_message, encode_message
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from simulator.crypto import FakeCrypto
 from simulator.machine import Machine
 from simulator.network import Faults
+from simulator.spec import MachineSpec, numbered
 
 MESH = "sim"
+GOSSIP_PORT = 7946
 START_WALL_MS = 1_800_000_000_000
 YEAR_MS = 365 * 86_400_000
 DEPLOY_S = 0.3
@@ -40,7 +41,8 @@ DEPLOY_S = 0.3
 class World:
     """The whole mesh. `run_until` and `run_for` advance the clock; everything else acts at this moment."""
 
-    def __init__(self, nodes: int, seed: int = 0, **settings: Any) -> None:
+    def __init__(self, nodes: int | Sequence[MachineSpec], seed: int = 0, **settings: Any) -> None:
+        """`nodes`: how many, or which. `settings` are sections of `NodeSettings`, for nodes that are only counted."""
         self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self.now_s = 0.0
         self.handled = 0
@@ -55,33 +57,30 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._replies: dict[int, Callable[[msgspec.Struct], None]] = {}
-        self._settings = settings
-        self.machines = [self._make(index) for index in range(nodes)]
+        specs = numbered(nodes, **settings) if isinstance(nodes, int) else nodes
+        self.machines = [self._make(index, spec) for index, spec in enumerate(specs)]
         self._by_id = {machine.membership.node_id: machine for machine in self.machines}
         self._by_address = {machine.membership.addresses[0]: machine for machine in self.machines}
 
     # --- building -------------------------------------------------------------------------------------------------
 
-    def _make(self, index: int) -> Machine:
+    def _make(self, index: int, spec: MachineSpec) -> Machine:
         crypto = FakeCrypto(f"node {index}".encode())
-        name = f"n{index}"
-        membership = Membership(
+        membership = msgspec.structs.replace(
+            spec.card,
             mesh=MESH,
-            name=name,
             node_id=NodeId(crypto.signer_id),
             sign_key=crypto.sign_key,
             open_key=crypto.open_key,
             addresses=(f"10.0.{index // 250}.{index % 250 + 1}",),
-            gossip_port=7946,
-            api_port=7947,
+            gossip_port=GOSSIP_PORT,
             serial=1,
             signed_at_ms=START_WALL_MS,
             not_after_ms=START_WALL_MS + YEAR_MS,
-            machine=name,
         )
-        card = self.sign_ca("membership", node_key(name), membership)
+        card = self.sign_ca("membership", node_key(spec.name), membership)
         self.records.append(card)
-        return Machine(index, crypto, membership, card)
+        return Machine(index, spec, crypto, membership, card)
 
     def sign_ca(self, kind: IntentKind, key: str, body: msgspec.Struct, seq: int = 1) -> Signed:
         """A record that the mesh CA signed."""
@@ -110,9 +109,8 @@ class World:
         machine = self.machines[index]
         machine.life += 1
         machine.timers.clear()
-        settings = NodeSettings(mesh=MESH, node=NodeIdentity(name=machine.membership.name), **self._settings)
         composition = compose(
-            settings,
+            msgspec.structs.replace(machine.spec.settings, mesh=MESH),
             machine.membership,
             machine.card,
             self.ca.sign_key,
@@ -128,7 +126,7 @@ class World:
             composition.node.restore(table, rows, self.now_of(machine))
         self.carry(machine, composition.node.start(self.now_of(machine)))
         self.event(index, SeedIntents(tuple(self.records if knows is None else knows)))
-        self.event(index, ResourcesObserved(4000, 8192, 100_000, 0.1, 6000, 80_000))
+        self.event(index, _resources(machine.spec))
         self.event(index, PodsObserved(tuple(machine.pods.values())))
 
     def start_all(self) -> None:
@@ -227,6 +225,8 @@ class World:
         return act
 
     def _transmit(self, machine: Machine, address: tuple[str, int], data: bytes) -> None:
+        machine.sent += 1
+        machine.sent_bytes += len(data)
         target = self._by_address.get(address[0])
         if target is None or not self._reaches(machine, target) or self.random.random() < self.faults.loss:
             return
@@ -354,6 +354,12 @@ class World:
     def trace(self) -> str:
         """A hash of every message that arrived: when, where and what."""
         return self._trace.hexdigest()
+
+
+def _resources(spec: MachineSpec) -> ResourcesObserved:
+    """A machine that is otherwise idle."""
+    free = (spec.mem_mb * 3 // 4, spec.storage_mb * 4 // 5)
+    return ResourcesObserved(spec.cpu_m, spec.mem_mb, spec.storage_mb, 0.1, *free)
 
 
 def _copied(message: msgspec.Struct) -> msgspec.Struct:

@@ -52,6 +52,7 @@ class _Opening:
     reasons: list[str] = field(default_factory=list)
     open_questions: int = 0
     permanent: bool = False
+    refused: bool = False
     asked: set[NodeId] = field(default_factory=set)
     """Holders that were asked for the ciphertext."""
     searched: bool = False
@@ -160,6 +161,7 @@ class Opener:
                 opening.offers[event.peer] = ShareOffer(event.peer, index, box)
             case ReleaseAnswer(reason=reason, detail=detail):
                 opening.reasons.append(f"{name}: {reason}{f' ({detail})' if detail else ''}")
+                opening.refused = True
                 opening.permanent |= reason in PERMANENT
             case ManifestAnswer():
                 pass
@@ -196,8 +198,18 @@ class Opener:
     def _deny(self, opening: _Opening, reason: str) -> Effects:
         self._drop(opening)
         missing = "no holder gave the ciphertext" if opening.ciphertext is None else ""
-        reasons = tuple(filter(None, (*opening.reasons, missing, reason)))
-        return [Notify(ManifestDenied(opening.wish.ref, reasons, retryable=not opening.permanent))]
+        reasons = tuple(filter(None, (*opening.reasons, missing, self._too_few(opening), reason)))
+        alone = not opening.refused and not opening.reasons
+        return [Notify(ManifestDenied(opening.wish.ref, reasons, retryable=not opening.permanent, alone=alone))]
+
+    def _too_few(self, opening: _Opening) -> str:
+        """Which custodians are missing, where that is why it cannot be opened."""
+        sealing, found = opening.revision.sealing, len(opening.offers)
+        custodians = [ticket.custodian for ticket in sealing.tickets]
+        dead = sorted(self._name(node_id) for node_id in custodians if not self._view.is_alive(node_id))
+        if found >= sealing.k or not dead:
+            return ""
+        return f"{found} of the {sealing.k} shares that open it: {', '.join(dead)} not in reach"
 
     def _drop(self, opening: _Opening) -> None:
         self._openings.pop(opening.wish.ref, None)

@@ -238,10 +238,7 @@ class Executor:
             return []
         if restarts_alone(deploying.placement.task):
             deploying.plaintext = plaintext
-        return [
-            Cancel((self.room, "deadline", deploying.placement.name)),
-            *self._deploy_job(deploying, plaintext),
-        ]
+        return [Cancel((self.room, "deadline", deploying.placement.name)), *self._deploy_job(deploying, plaintext)]
 
     def _deploy_job(self, deploying: Deploying, plaintext: SecretBytes) -> Effects:
         deploying.step = "deploying"
@@ -255,6 +252,8 @@ class Executor:
         deploying = self.pods.by_task(denied.ref)
         if deploying is None or deploying.step != "opening":
             return []
+        if denied.alone and (plaintext := self._copies.open_another(deploying.placement.task)) is not None:
+            return self._opened(denied.ref, plaintext)
         return self._fail(deploying, "ManifestDenied", "; ".join(denied.reasons), now, retryable=denied.retryable)
 
     def _deployed(self, deploying: Deploying, report: Any, now: Now) -> Effects:

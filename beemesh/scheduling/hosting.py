@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -155,7 +155,12 @@ class Hosted:
             last_s=boot_s,
             reasons=(*before.reasons, reason)[-REASONS_KEPT:],
             nodes=tuple(dict.fromkeys((*before.nodes, event.node_id)))[-REASONS_KEPT:],
+            tries=before.tries + 1,
         )
+
+    def hope(self) -> None:
+        """A member came: what failed for want of others is tried again soon."""
+        self.failures = {slot: replace(failures, tries=0) for slot, failures in self.failures.items()}
 
     def may_stop(self, report: ReplicaReport, boot_s: float) -> bool:
         """Whether a stop may be ordered (again)."""

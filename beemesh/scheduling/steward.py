@@ -455,6 +455,7 @@ class Steward:
             for each in self.ledger.of(hosted.workload_id):
                 if each.holder is None and node_id != self._self_id:
                     effects.append(Send(node_id, SignedTask(each.signed)))
+            hosted.hope()
             hosted.unknown.setdefault(node_id, 0)
             effects += self._ask(hosted, node_id)
         return effects

@@ -21,6 +21,9 @@ BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 30.0
 """A failed replica is tried again after 1, 2, 4 … s, at most this long."""
 
+BLAMELESS_MAX_S = 10.0
+"""The same where nobody is to blame (too few custodians in reach, a lease lost on the way): they may be back soon."""
+
 EXHAUSTED_RETRY_S = 300.0
 """After the last attempt, one more so often where the pod is to run always: whatever was wrong may be mended."""
 
@@ -53,12 +56,19 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """How often one slot failed, when last (on our boot clock), where and why."""
+    """How often one slot failed, when last (on our boot clock), where and why. `count` leaves out failures that nobody
+    is to blame for; `tries` has all since something changed for the better."""
 
     count: int
     last_s: float
     reasons: tuple[str, ...] = ()
     nodes: tuple[NodeId, ...] = ()
+    tries: int = 0
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next try."""
+        return max(backoff_s(self.count), min(BLAMELESS_MAX_S, backoff_s(self.tries)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,7 @@ def is_settled(declared: Declared, observed: Observed) -> bool:
 
 def backoff_s(failures: int) -> float:
     """How long to wait after so many failures."""
-    return min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** (min(failures, 10) - 1))
+    return min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** (min(max(failures, 1), 10) - 1))
 
 
 def precedes(one: ReplicaReport, other: ReplicaReport) -> bool:
@@ -272,7 +282,7 @@ class _Plan:
         if failures is None or failures.count == 0:
             return None
         exhausted = failures.count >= self.max_attempts
-        pause_s = EXHAUSTED_RETRY_S if exhausted else backoff_s(failures.count)
+        pause_s = EXHAUSTED_RETRY_S if exhausted else failures.pause_s
         if exhausted and self.declared.restart_policy != "Always":
             pause_s = float("inf")
         until_s = failures.last_s + pause_s

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from beemesh.custody.sealing import SealedContent, place_of, plan_custody, seal
-from beemesh.events import Submit, Submitted
-from beemesh.identity.grants import Grant
-from beemesh.ids import OperatorId
-from beemesh.intents.record import operator_key, workload_key
-from beemesh.workloads.record import Requirements, Workload
-from simulator.world import MESH, YEAR_MS, World
+from beemesh.events import Submitted
+from beemesh.intents.record import workload_key
+from simulator import operator
+from simulator.operator import deployment, grant_operator
+from simulator.world import World
 
 KEY = workload_key("deployment/default/hello")
 
@@ -19,42 +19,16 @@ def world_of(nodes: int, seed: int = 1, loss: float = 0.0) -> World:
     """A running mesh whose nodes know each other and one operator."""
     world = World(nodes, seed)
     world.faults.loss = loss
-    operator = world.operator
-    grant = Grant(
-        MESH,
-        OperatorId(operator.signer_id),
-        "ops",
-        operator.sign_key,
-        operator.open_key,
-        "admin",
-        1,
-        world.wall_ms,
-        world.wall_ms + YEAR_MS,
-    )
-    world.records.append(world.sign_ca("grant", operator_key("ops"), grant))
+    grant_operator(world)
     world.start_all()
     assert world.run_until(lambda: all(len(world.node(i).view.alive()) == nodes for i in range(nodes)), 30)
     world.run_for(2)
     return world
 
 
-def submit(world: World, replicas: int, at: int = 0) -> Submitted:
-    """Seal and submit a workload at one node; its outcome."""
-    plan = plan_custody(world.node(at).roster.keepers(), place_of(KEY))
-    content = SealedContent(b"{}")
-    sealed = seal(
-        world.operator, bytes(range(32)), content, plan, mesh=MESH, intent_key=KEY, number=1, fingerprint=b"f"
-    )
-    workload = Workload(
-        kind="Deployment",
-        namespace="default",
-        name="hello",
-        replicas=replicas,
-        revisions=(sealed.revision,),
-        requirements=Requirements(cpu_m=10, mem_mb=16),
-    )
-    record = world.sign(world.operator, "workload", KEY, workload)
-    world.event(at, Submit(7, record, sealed.ciphertext, sealed.boxes))
+def submit(world: World, replicas: int, at: int = 0, **more: Any) -> Submitted:
+    """Seal and submit a workload at one node; its outcome. `more` are other fields of it."""
+    operator.submit(world, at, deployment("hello", replicas, **more), token=7)
     outcomes: list[Submitted] = []
 
     def answered() -> bool:
