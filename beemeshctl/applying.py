@@ -153,28 +153,9 @@ class Planner:
         )
 
     def _draft(self, wanted: ResolvedWorkload, before: Workload | None) -> Workload:
-        return Workload(
-            kind=wanted.kind,
-            namespace=wanted.namespace,
-            name=wanted.name,
-            replicas=wanted.replicas,
-            revisions=(),
-            requirements=wanted.requirements,
-            labels=wanted.labels,
-            annotations=wanted.annotations,
-            pod_labels=wanted.pod_labels,
-            images=wanted.images,
-            constraints=wanted.constraints,
-            qos=wanted.qos,
-            strategy=wanted.strategy,
-            duplicate_tolerant=wanted.settings.duplicate_tolerant,
-            restart=wanted.settings.restart,
-            restart_policy=wanted.restart_policy,
-            state=wanted.settings.state,
-            references=wanted.references,
-            created_ms=before.created_ms if before is not None else _now_ms(),
-            managed_by=self._managed_by or (before.managed_by if before is not None else ""),
-        )
+        created_ms = before.created_ms if before is not None else _now_ms()
+        managed_by = self._managed_by or (before.managed_by if before is not None else "")
+        return draft_of(wanted, created_ms=created_ms, managed_by=managed_by)
 
     def _issuing(self, workload: Workload) -> WorkloadIssuer:
         if self._work_root is None:
@@ -249,6 +230,32 @@ class Planner:
             body=msgspec.msgpack.encode(body) if body is not None else b"",
         )
         return sign_statement(self._client.operator, SIGNED_KIND, intent)
+
+
+def draft_of(wanted: ResolvedWorkload, *, created_ms: int = 0, managed_by: str = "") -> Workload:
+    """The record of a workload as far as it is known before anything is sealed: it has no revision."""
+    return Workload(
+        kind=wanted.kind,
+        namespace=wanted.namespace,
+        name=wanted.name,
+        replicas=wanted.replicas,
+        revisions=(),
+        requirements=wanted.requirements,
+        labels=wanted.labels,
+        annotations=wanted.annotations,
+        pod_labels=wanted.pod_labels,
+        images=wanted.images,
+        constraints=wanted.constraints,
+        qos=wanted.qos,
+        strategy=wanted.strategy,
+        duplicate_tolerant=wanted.settings.duplicate_tolerant,
+        restart=wanted.settings.restart,
+        restart_policy=wanted.restart_policy,
+        state=wanted.settings.state,
+        references=wanted.references,
+        created_ms=created_ms,
+        managed_by=managed_by,
+    )
 
 
 def key_of(kind: str, namespace: str, name: str) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from beemesh.errors import BeemeshError
 from simulator.batch import HUNT_SECONDS, hunt, one, outcomes
+from simulator.golden import difference, play, rewrite
 
 NODES, SECONDS = 20, 60.0
 
@@ -19,8 +21,18 @@ NODES, SECONDS = 20, 60.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when no trial violated an invariant, 1 when one did."""
     options = _parser().parse_args(arguments)
+    try:
+        return _carry_out(options)
+    except (BeemeshError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _carry_out(options: argparse.Namespace) -> int:
     if options.command == "replay":
         return _replay(options.seed, options.nodes, options.seconds)
+    if options.command == "play":
+        return _play(options.files, rewritten=options.rewrite)
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last or first) + 1)
     if options.command == "hunt":
@@ -40,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     hunts = commands.add_parser("hunt", help="small meshes of several sizes, until the first violation")
     hunts.add_argument("--seeds", default="0..1999", metavar="A..B", help="first and last seed")
     hunts.add_argument("--seconds", type=float, default=HUNT_SECONDS, help="how long faults last, in simulated time")
+    plays = commands.add_parser("play", help="scenario files, each beside its golden transcript")
+    plays.add_argument("files", type=Path, nargs="+", metavar="FILE.scenario")
+    plays.add_argument("--rewrite", action="store_true", help="make what is told now the golden transcript")
     for each in (run, replay):
         each.add_argument("--nodes", type=int, default=NODES)
         each.add_argument("--seconds", type=float, default=SECONDS, help="how long faults last, in simulated time")
@@ -53,6 +68,19 @@ def _replay(seed: int, nodes: int, seconds: float) -> int:
     print(*outcome.transcript, sep="\n")
     print(f"{outcome.events} events, trace {outcome.trace}, {len(outcome.violations)} violations")
     return 1 if outcome.violations else 0
+
+
+def _play(files: Sequence[Path], *, rewritten: bool) -> int:
+    failed = 0
+    for file in files:
+        report = play(file)
+        changed = difference(file, report)
+        if rewritten and changed:
+            rewrite(file, report)
+        wrong = [*report.violations, *([] if rewritten or not changed else [changed])]
+        failed += bool(wrong)
+        print(f"{file}: {'failed' if wrong else 'rewritten' if changed else 'as ever'}", *wrong, sep="\n")
+    return 1 if failed else 0
 
 
 def _run(seeds: range, nodes: int, seconds: float, jobs: int, done: Path | None) -> int:

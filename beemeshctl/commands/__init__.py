@@ -28,5 +28,6 @@ COMMANDS: dict[str, Entry] = {
     "mesh": Entry("beemeshctl.commands.mesh", "Show how nodes see each other; change keys; revoke."),
     "node": Entry("beemeshctl.commands.node", "Take a node out of the mesh."),
     "reconcile": Entry("beemeshctl.commands.reconcile", "Keep the mesh as a directory of manifests says."),
+    "simulate": Entry("beemeshctl.commands.simulate", "Say what would happen to a mesh, by simulating it."),
     "version": Entry("beemeshctl.commands.version", "Print the version of this program, and of the agents."),
 }

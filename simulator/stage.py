@@ -1,0 +1,330 @@
+"""Plays a scenario on a simulated mesh, and tells what became of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from beemesh.errors import BeemeshError, InvalidInput, Problem
+from beemesh.events import LeaveMesh, Submitted
+from beemesh.intents.record import Intent
+from beemesh.workloads.quantities import mebibytes, millicores
+from beemesh.workloads.record import Workload
+from simulator.checkers import Checker
+from simulator.observer import Detection, Observer, Sample, WorkStory, short
+from simulator.operator import deployment, grant_operator, submit, withdraw
+from simulator.scenario import FAULTS, Scenario, Step, seconds, share
+from simulator.spec import MachineSpec, choose
+from simulator.world import World
+
+LOOK_EVERY_S = 0.1
+CALM_DELAY_S = (0.0005, 0.003)
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a scenario. `story` is its transcript; `violations` are expectations and invariants that do not
+    hold; `pending` has the reason why a workload is short, where a node told one."""
+
+    story: list[tuple[float, str]] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    detections: list[Detection] = field(default_factory=list)
+    works: dict[str, WorkStory] = field(default_factory=dict)
+    pending: dict[str, str] = field(default_factory=dict)
+    false_deaths: int = 0
+    fault_s: float | None = None
+    trace: str = ""
+    events: int = 0
+
+    def transcript(self) -> str:
+        """The story as text, a line for each moment."""
+        return "".join(f"{at_s:8.1f}  {text}\n" for at_s, text in self.story)
+
+
+class Stage:
+    """One playing of one scenario."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        machines: Sequence[MachineSpec] = (),
+        works: Mapping[str, Workload] | None = None,
+        told: Callable[[float, str], None] | None = None,
+        passed: Callable[[float], None] | None = None,
+    ) -> None:
+        """`machines` are used when the scenario names none. `works` are workloads that `apply NAME` may mean. `told`
+        hears each line of the story at once, `passed` how far the clock is. Raises `InvalidInput` when a step names
+        what there is not."""
+        self._scenario = scenario
+        self._specs = tuple(scenario.machines or machines)
+        self._works = dict(works or {})
+        self._told = told
+        self._passed = passed
+        self._chance = random.Random(scenario.seed)  # noqa: S311 - a simulation wants chance that repeats
+        self.world = World(self._specs, self._chance.getrandbits(32))
+        self.report = Report()
+        self.observer = Observer(self.world, self._tell)
+        self._checkers: list[Checker] = []
+        self._submitted: dict[int, tuple[Workload, Intent]] = {}
+        self._refused: set[str] = set()
+        self._chosen = self._choose_all()
+
+    def _choose_all(self) -> dict[tuple[int, str], tuple[int, ...]]:
+        """Every selector of every step, drawn in order: a share means the same machines in `for` and after it."""
+        if not self._specs:
+            raise InvalidInput("there are no machines", hint="name some: nodes 3")
+        chosen: dict[tuple[int, str], tuple[int, ...]] = {}
+        problems = []
+        for number, step in enumerate(self._scenario.steps):
+            wanted = [step.who, step.other] if step.action in _ACTORS_WITH_WHO else []
+            wanted += [step.options["via"]] if "via" in step.options else []
+            if step.action == "expect" and step.who == "dead":
+                wanted = [step.other]
+            for selector in filter(None, wanted):
+                try:
+                    chosen[number, selector] = choose(selector, self._specs, self._chance)
+                except InvalidInput as error:
+                    problems.append(Problem(error.message, line=step.line, hint=error.hint))
+        if problems:
+            raise InvalidInput("the scenario names what there is not", problems=tuple(problems))
+        return chosen
+
+    def run(self) -> Report:
+        """Play it to its end."""
+        world, scenario = self.world, self._scenario
+        world.faults.loss, world.faults.delay_s = scenario.loss, scenario.delay_s
+        grant_operator(world)
+        for machine in world.machines:
+            if machine.spec.name not in scenario.absent:
+                world.start(machine.index)
+        self._tell(f"{sum(each.is_up for each in world.machines)} agents start")
+        for number, step in enumerate(scenario.steps):
+            self._run_until(step.at_s)
+            self._act(number, step)
+        self._run_until(scenario.end_s)
+        return self._finish()
+
+    def _finish(self) -> Report:
+        report, observer = self.report, self.observer
+        report.samples, report.detections, report.works = observer.samples, observer.detections, observer.stories
+        report.false_deaths, report.fault_s = observer.false_deaths, observer.fault_s
+        report.trace, report.events = self.world.trace, self.world.handled
+        for workload_id, story in observer.stories.items():
+            if story.running < story.wanted:
+                report.pending[workload_id] = self._why_pending(workload_id)
+        return report
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _run_until(self, end_s: float) -> None:
+        world = self.world
+        while world.now_s < end_s:
+            world.run_for(min(LOOK_EVERY_S, end_s - world.now_s))
+            for at_s, index, event in world.events:
+                self._saw(at_s, index, event)
+            world.events.clear()
+            self.observer.look()
+            if self._passed is not None:
+                self._passed(world.now_s)
+
+    def _saw(self, at_s: float, index: int, event: Any) -> None:
+        self.observer.saw(at_s, index, event)
+        if isinstance(event, Submitted) and event.token in self._submitted:
+            draft, _ = self._submitted[event.token]
+            name = short(draft.workload_id)
+            if event.accepted:
+                self.observer.wants(draft)
+                self._tell(f"{name} accepted at {self._specs[index].name}: {draft.replicas} wanted")
+            else:
+                self._refused.add(draft.name)
+                self._tell(f"{name} refused at {self._specs[index].name}: {event.reason}")
+
+    def _tell(self, text: str) -> None:
+        self.report.story.append((self.world.now_s, text))
+        if self._told is not None:
+            self._told(self.world.now_s, text)
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _act(self, number: int, step: Step) -> None:
+        if step.action in FAULTS:
+            self.observer.fault()
+        if step.action != "expect":
+            self._tell(f"> {step}")
+        who = self._chosen.get((number, step.who), ())
+        others = self._chosen.get((number, step.other), ())
+        match step.action:
+            case "apply":
+                self._apply(number, step)
+            case "delete":
+                self._delete(number, step)
+            case "kill" | "crash" | "wipe":
+                self._kill(step, who)
+            case "start":
+                self._start(who)
+            case "leave":
+                for index in who:
+                    self.world.event(index, LeaveMesh())
+                    self.world.at(self.world.now_s + 1.0, partial(self.world.kill, index, power=True))
+            case "pause":
+                for index in who:
+                    self.world.pause(index, step.lasts_s)
+            case "cut" | "cut-one-way":
+                self._cut(step, who, others)
+            case "expect":
+                self._expect(step, others)
+            case _:
+                self._disturb(step, who)
+
+    def _kill(self, step: Step, who: Sequence[int]) -> None:
+        for index in who:
+            self.world.kill(index, power=step.action != "crash", disk=step.action != "wipe")
+        if step.lasts_s:
+            self._later(step.lasts_s, f"start {step.who}", partial(self._start, who))
+
+    def _start(self, who: Sequence[int]) -> None:
+        """A machine finds what it saved; one that never ran, or lost its disk, still has its seed file."""
+        for index in who:
+            if not self.world.machines[index].is_up:
+                self.world.start(index, knows=[] if self.world.machines[index].disk else None)
+
+    def _cut(self, step: Step, who: Sequence[int], others: Sequence[int]) -> None:
+        left = set(who)
+        right = set(others) or set(range(len(self._specs))) - left
+        (self.world.faults.cut if step.action == "cut" else self.world.faults.cut_one_way)(left, right)
+        if step.lasts_s:
+            self._later(step.lasts_s, "heal", self.world.faults.heal)
+
+    def _disturb(self, step: Step, who: Sequence[int]) -> None:
+        faults = self.world.faults
+        match step.action:
+            case "heal":
+                faults.heal()
+            case "loss":
+                before, faults.loss = faults.loss, share(step.options["share"])
+                if step.lasts_s:
+                    self._later(step.lasts_s, "loss as before", partial(setattr, faults, "loss", before))
+            case "slow":
+                faults.slow |= dict.fromkeys(who, float(step.options["by"]))
+                if step.lasts_s:
+                    self._later(step.lasts_s, f"{step.who} quick again", partial(_quicken, faults.slow, who))
+            case "skew":
+                text = step.options["by"]
+                skew_ms = int(seconds(text.lstrip("+-")) * 1000) * (-1 if text.startswith("-") else 1)
+                for index in who:
+                    self.world.machines[index].skew_ms += skew_ms
+
+    def _later(self, in_s: float, text: str, act: Callable[[], None]) -> None:
+        def then() -> None:
+            self._tell(f"> {text}")
+            act()
+
+        self.world.at(self.world.now_s + in_s, then)
+
+    # --- workloads ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, number: int, step: Step) -> None:
+        for draft in self._drafts(step):
+            token = len(self._submitted) + 1
+            try:
+                index = self._via(number, step)
+                intent = submit(self.world, index, draft, token)
+            except BeemeshError as error:
+                self._refused.add(draft.name)
+                self._tell(f"{short(draft.workload_id)} cannot be applied: {error.message}")
+            else:
+                self._submitted[token] = (draft, intent)
+
+    def _drafts(self, step: Step) -> list[Workload]:
+        options = step.options
+        if step.who == "all" and self._works:
+            return list(self._works.values())
+        if step.who in self._works:
+            draft = self._works[step.who]
+            replicas = int(options.get("replicas", draft.replicas))
+            return [msgspec.structs.replace(draft, replicas=replicas)]
+        cpu_m, mem_mb = millicores(options.get("cpu", "10m")), mebibytes(options.get("memory", "16Mi"))
+        tolerant = options.get("once", "no") in ("no", "false")
+        replicas = int(options.get("replicas", "1"))
+        return [deployment(step.who, replicas, cpu_m=cpu_m, mem_mb=mem_mb, tolerant=tolerant)]
+
+    def _delete(self, number: int, step: Step) -> None:
+        for draft in self._drafts(step):
+            try:
+                withdraw(self.world, self._via(number, step), draft.workload_id)
+            except BeemeshError as error:
+                self._tell(f"{short(draft.workload_id)} cannot be deleted: {error.message}")
+            else:
+                self.observer.wants_no_more(draft.workload_id)
+
+    def _via(self, number: int, step: Step) -> int:
+        """The node that is asked: the one that is named, else the first that answers."""
+        if "via" in step.options:
+            return self._chosen[number, step.options["via"]][0]
+        up = [each.index for each in self.world.machines if each.is_up and each.paused_until_s <= self.world.now_s]
+        return up[0] if up else 0
+
+    def _why_pending(self, workload_id: str) -> str:
+        for machine in self.world.machines:
+            if machine.composition is None:
+                continue
+            events = machine.composition.journal.events(workload_id=workload_id)
+            told = [event for event in events if event.status == "Pending" and event.reason]
+            if told:
+                last = max(told, key=lambda event: event.issued_ms)
+                return f"{last.reason}: {last.details['message']}" if last.details.get("message") else last.reason
+        return ""
+
+    # --- expectations -------------------------------------------------------------------------------------------------
+
+    def _expect(self, step: Step, others: Sequence[int]) -> None:
+        failures = list(self._unmet(step.who, step.other, others))
+        for failure in failures:
+            self.report.violations.append(f"{self.world.now_s:.1f} s: {step}: {failure}")
+            self._tell(f"NOT AS EXPECTED: {step}: {failure}")
+        if not failures:
+            self._tell(f"as expected: {step.text.removeprefix('expect ')}")
+
+    def _unmet(self, what: str, words: str, others: Sequence[int]) -> list[str]:
+        up = [each for each in self.world.machines if each.is_up and each.paused_until_s <= self.world.now_s]
+        match what:
+            case "running":
+                return [text for word in words.split() if (text := self._unlike(word))]
+            case "alive":
+                seen = {each.spec.name: len(self.world.node(each.index).view.alive()) for each in up}
+                return [f"{name} sees {count}" for name, count in seen.items() if str(count) != words]
+            case "dead":
+                ids = [self.world.machines[index].membership.node_id for index in others]
+                holders = [(each, node_id) for each in up for node_id in ids]
+                return [
+                    f"{each.spec.name} holds {self._specs[self.world.index_of(node_id)].name} alive"
+                    for each, node_id in holders
+                    if self.world.node(each.index).view.is_alive(node_id)
+                ]
+            case "agree":
+                maps = {self.world.node(each.index).intents.bucket_hashes() for each in up}
+                return [f"{len(maps)} different maps of intents"] if len(maps) > 1 else []
+            case "never-doubled":
+                return [f"{short(key)} ran twice" for key, story in self.observer.stories.items() if story.doubled]
+            case _:
+                return [f"{name} was not refused" for name in words.split() if name not in self._refused]
+
+    def _unlike(self, word: str) -> str:
+        name, _, wanted = word.partition("=")
+        found = [story for key, story in self.observer.stories.items() if key.rpartition("/")[2] == name]
+        running = found[0].running if found else 0
+        return "" if str(running) == wanted else f"{running} of {name} run"
+
+
+_ACTORS_WITH_WHO = ("kill", "crash", "wipe", "start", "leave", "pause", "cut", "cut-one-way", "skew", "slow")
+
+
+def _quicken(slow: dict[int, float], who: Sequence[int]) -> None:
+    for index in who:
+        slow.pop(index, None)
