@@ -1,0 +1,142 @@
+"""`beemeshctl simulate`, as a person runs it: what it tells, what it draws, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from beemeshctl import main
+
+INVENTORY = """\
+all:
+  vars: {beemesh_mesh: shop}
+  children:
+    servers:
+      hosts:
+        berlin-[1:2]: {beemesh_site: berlin}
+        paris-[1:2]: {beemesh_site: paris}
+    laptops:
+      hosts:
+        lap: {beemesh_keeper: false}
+"""
+MANIFEST = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: web
+          image: "localhost/hello:1"
+          resources: {requests: {cpu: 100m, memory: MEMORY}}
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+
+Simulate = Callable[..., Result]
+
+
+@pytest.fixture
+def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Simulate:
+    """Runs the command on an inventory of five machines."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inventory.yaml").write_text(INVENTORY)
+    (tmp_path / "web.yaml").write_text(MANIFEST.replace("MEMORY", "64Mi"))
+    (tmp_path / "huge.yaml").write_text(MANIFEST.replace("MEMORY", "3Gi"))
+
+    def run(*words: str) -> Result:
+        exit_code = main.run(["simulate", "-i", "inventory.yaml", "--watch", "40s", *words])
+        return Result(exit_code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_loss_of_a_site_is_told_from_fault_to_recovery(simulate: Simulate, tmp_path: Path) -> None:
+    """Who dies, who notices, what moves, and how long it took; drawn as well; exit code 0."""
+    result = simulate("--manifests", "web.yaml", "--kill", "site=berlin", "--plot", "after.svg")
+
+    assert result.exit_code == 0, result.errors
+    assert "> kill site=berlin" in result.output
+    assert "held dead by all 3 others" in result.output
+    assert "noticed by all others" in result.output
+    (row,) = [line.split() for line in result.output.splitlines() if line.startswith("deployment/default/web")]
+    assert row[1:3] == ["3", "3"]
+    assert row[4] == "3"
+    assert ElementTree.parse(tmp_path / "after.svg").getroot().tag.endswith("svg")
+
+
+def test_what_has_no_room_left_is_told_with_the_reason(simulate: Simulate) -> None:
+    """Replicas of 3 GiB on machines of 5 GiB: after two of five are gone some stay away, and the exit code is 1."""
+    result = simulate("--manifests", "huge.yaml", "--memory", "5Gi", "--kill", "site=berlin,lap")
+
+    assert result.exit_code == 1
+    assert "for good" in result.output
+    assert "deployment/default/web stays short: no node takes it:" in result.output
+    assert "needs 3136 MiB of memory" in result.output
+
+
+def test_scripts_get_json_that_repeats(simulate: Simulate) -> None:
+    """The same seed gives the same document, another seed another one."""
+    documents = [json.loads(simulate("--kill", "30%", "--seed", seed, "-o", "json").output) for seed in ("1", "1", "2")]
+
+    assert documents[0] == documents[1] != documents[2]
+    assert documents[0]["recovered"] is True
+    assert documents[0]["workloads"][0]["wanted"] == 5
+
+
+def test_a_scenario_of_ones_own_is_played_on_the_inventory(simulate: Simulate, tmp_path: Path) -> None:
+    """Its selectors mean the inventory's groups and sites; a broken expectation is exit code 1."""
+    (tmp_path / "monday.scenario").write_text(
+        "at 2s apply web replicas=2\nat 10s kill servers for 20s\n"
+        "at 9s expect alive 5\nat 9s expect alive 3\nat 60s expect alive 5\nend 60s\n"
+    )
+
+    result = simulate("--scenario", "monday.scenario")
+
+    assert result.exit_code == 1
+    assert "     9.0  as expected: alive 5" in result.output
+    assert "9.0 s: expect alive 3: lap sees 5" in result.output
+    assert "    60.0  as expected: alive 5" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("--kill", "site=rome"), "there are berlin, default, paris"),
+        (("--kill", ""), "says nothing about who is meant"),
+        (("--partition", "berlin-1/nobody"), "no machine is meant by 'nobody'"),
+        (("--loss", "30"), "'30' is no share"),
+        (("--plot", "after.png"), "ends neither in .svg nor in .html"),
+        (("--plot", "nowhere/after.svg"), "is no directory"),
+        (("--memory", "8Gb"), "--memory or --disk"),
+        (("--manifests", "none.yaml"), "there is no such file"),
+        (("--scenario", "none.scenario"), "none.scenario cannot be read"),
+        (("--watch", "long"), "'long' is no duration"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(
+    simulate: Simulate, words: tuple[str, ...], wrong: str
+) -> None:
+    """One clear line, exit code 2."""
+    result = simulate(*words)
+
+    assert result.exit_code == 2
+    assert wrong in result.errors
+    assert not result.output
