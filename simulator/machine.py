@@ -6,11 +6,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from beemesh.composition import Composition
+from beemesh.crypto import Crypto
 from beemesh.effects import Now
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
 from beemesh.workloads.observation import ReplicaReport
-from simulator.crypto import FakeCrypto
 from simulator.spec import MachineSpec
 
 
@@ -20,7 +20,7 @@ class Machine:
 
     index: int
     spec: MachineSpec
-    crypto: FakeCrypto
+    crypto: Crypto
     membership: Membership
     card: Signed
     disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)

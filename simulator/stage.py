@@ -16,6 +16,7 @@ from beemesh.intents.record import Intent
 from beemesh.workloads.quantities import mebibytes, millicores
 from beemesh.workloads.record import Workload
 from simulator.checkers import Checker
+from simulator.crypto import FakeCrypto, Keys
 from simulator.observer import Detection, Observer, Sample, WorkStory, short
 from simulator.operator import deployment, grant_operator, submit, withdraw
 from simulator.scenario import FAULTS, Scenario, Step, seconds, share
@@ -57,17 +58,18 @@ class Stage:
         works: Mapping[str, Workload] | None = None,
         told: Callable[[float, str], None] | None = None,
         passed: Callable[[float], None] | None = None,
+        keys: Keys = FakeCrypto,
     ) -> None:
         """`machines` are used when the scenario names none. `works` are workloads that `apply NAME` may mean. `told`
-        hears each line of the story at once, `passed` how far the clock is. Raises `InvalidInput` when a step names
-        what there is not."""
+        hears each line of the story at once, `passed` how far the clock is; `keys` makes everybody's keys. Raises
+        `InvalidInput` when a step names what there is not."""
         self._scenario = scenario
         self._specs = tuple(scenario.machines or machines)
         self._works = dict(works or {})
         self._told = told
         self._passed = passed
         self._chance = random.Random(scenario.seed)  # noqa: S311 - a simulation wants chance that repeats
-        self.world = World(self._specs, self._chance.getrandbits(32))
+        self.world = World(self._specs, self._chance.getrandbits(32), keys=keys)
         self.report = Report()
         self.observer = Observer(self.world, self._tell)
         self._checkers: list[Checker] = []

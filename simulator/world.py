@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from beemesh.composition import Composition, compose
+from beemesh.crypto import Crypto
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
 from beemesh.events import DeployPod, PodsObserved, ResourcesObserved, SeedIntents, StopPod
 from beemesh.identity.membership_card import GossipKey, GossipRing
@@ -26,7 +27,7 @@ from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key
 from beemesh.node import Ask, Tell, Transmit
 from beemesh.wire.registry import decode_message, encode_message
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
-from simulator.crypto import FakeCrypto
+from simulator.crypto import FakeCrypto, Keys
 from simulator.machine import Machine
 from simulator.network import Faults
 from simulator.spec import MachineSpec, numbered
@@ -41,15 +42,19 @@ DEPLOY_S = 0.3
 class World:
     """The whole mesh. `run_until` and `run_for` advance the clock; everything else acts at this moment."""
 
-    def __init__(self, nodes: int | Sequence[MachineSpec], seed: int = 0, **settings: Any) -> None:
-        """`nodes`: how many, or which. `settings` are sections of `NodeSettings`, for nodes that are only counted."""
+    def __init__(
+        self, nodes: int | Sequence[MachineSpec], seed: int = 0, *, keys: Keys = FakeCrypto, **settings: Any
+    ) -> None:
+        """`nodes`: how many, or which; `keys` makes each one's. `settings` are sections of `NodeSettings`, for nodes
+        that are only counted."""
         self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self.now_s = 0.0
         self.handled = 0
         """Events so far: messages that arrived, timers, jobs."""
         self.faults = Faults()
-        self.ca = FakeCrypto(b"ca")
-        self.operator = FakeCrypto(b"operator")
+        self._keys = keys
+        self.ca = keys(b"ca")
+        self.operator = keys(b"operator")
         self.ring = GossipRing(1, (GossipKey(1, bytes(32)),))
         self.records: list[Signed] = []
         self.events: list[tuple[float, int, Any]] = []
@@ -65,7 +70,7 @@ class World:
     # --- building -------------------------------------------------------------------------------------------------
 
     def _make(self, index: int, spec: MachineSpec) -> Machine:
-        crypto = FakeCrypto(f"node {index}".encode())
+        crypto = self._keys(f"node {index}".encode())
         membership = msgspec.structs.replace(
             spec.card,
             mesh=MESH,
@@ -86,7 +91,7 @@ class World:
         """A record that the mesh CA signed."""
         return self.sign(self.ca, kind, key, body, seq)
 
-    def sign(self, signer: FakeCrypto, kind: IntentKind, key: str, body: msgspec.Struct | None, seq: int = 1) -> Signed:
+    def sign(self, signer: Crypto, kind: IntentKind, key: str, body: msgspec.Struct | None, seq: int = 1) -> Signed:
         """A record of anybody."""
         encoded = msgspec.msgpack.encode(body) if body is not None else b""
         return sign_statement(

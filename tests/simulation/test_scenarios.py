@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from simulator.crypto import real_keys
 from simulator.golden import difference, play
+from simulator.scenario import parse
+from simulator.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((Path(__file__).parent / "scenarios").glob("*.scenario"))
@@ -24,6 +27,16 @@ def test_a_scenario_comes_out_as_expected(file: Path) -> None:
     again = f"read the difference, then: python -m simulator play --rewrite {file.relative_to(ROOT)}"
     changed = difference(file, report)
     assert not changed, f"{again}\n{changed}"
+
+
+@pytest.mark.parametrize("name", ["one-of-three-survives", "power-cut", "two-operators"])
+def test_real_cryptography_changes_nothing(name: str) -> None:
+    """The slower lane: with real signatures, boxes and shares a scenario comes out as it does with cheap ones."""
+    text = (Path(__file__).parent / f"scenarios/{name}.scenario").read_text()
+
+    report = Stage(parse(text), keys=real_keys).run()
+
+    assert not report.violations, report.transcript()
 
 
 def test_transcripts_are_rewritten_on_demand(tmp_path: Path) -> None:
