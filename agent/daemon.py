@@ -100,7 +100,14 @@ class Agent:
             roster=self._composition.roster,
             wall_ms=lambda: self._clock.now().wall_ms,
         )
-        self._streams = Streams(self._tls, self._composition.roster, self._on_request, self._on_tell)
+        self._streams = Streams(
+            self._tls,
+            self._composition.roster,
+            self._on_request,
+            self._on_tell,
+            card=loaded.membership_record,
+            on_card=lambda card: self._shell.event(PutIntent(card)),
+        )
         address = loaded.membership.addresses[0]
         self._watch = PodWatch(self._runtime, loaded.membership.node_id, address, self._shell.event)
         self._jobs = PodJobs(self._runtime, settings.mesh, loaded.membership.name, self._shell.event, self._watch)

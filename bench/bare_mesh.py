@@ -51,7 +51,7 @@ def eventually(condition: Callable[[], bool], patience_s: float, every_s: float 
 class BareMesh:
     """`size` agents below `folder`, with a home of their own; nothing runs before `start`.
 
-    With `joined` every agent knows all cards at its start; otherwise each knows itself alone until `tell`.
+    With `joined` every agent knows all cards at its start; otherwise each knows itself alone until it is told a card.
     """
 
     def __init__(self, folder: Path, size: int, *, joined: bool = True) -> None:
@@ -109,13 +109,18 @@ class BareMesh:
         }
         return lambda _seeds: yaml.safe_dump(content).encode()
 
-    def start(self, *names: str) -> None:
-        """Start some agents, or all."""
+    def start(self, *names: str, watched: bool = False) -> None:
+        """Start some agents, or all; `watched` ones talk over pipes, see `bench.watched_agent`."""
         for name in names or self.names:
-            log = (self.folder / name / "log").open("ab")
-            command = [sys.executable, "-m", "agent.main", "run", "--config-dir", str(self.folder / name / "config")]
-            self.processes[name] = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-            log.close()
+            config = str(self.folder / name / "config")
+            with (self.folder / name / "log").open("ab") as log:
+                if watched:
+                    command, pipe = [sys.executable, "-m", "bench.watched_agent", config], subprocess.PIPE
+                    started = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=log)
+                else:
+                    command = [sys.executable, "-m", "agent.main", "run", "--config-dir", config]
+                    started = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            self.processes[name] = started
 
     def is_up(self, name: str) -> bool:
         """Whether an agent answers on its socket."""

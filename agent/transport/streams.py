@@ -17,7 +17,10 @@ import msgspec
 
 from agent.transport.tls import TlsIdentity
 from beemesh.errors import BeemeshError, Unreachable, Untrusted
+from beemesh.identity.certificates import Peer
+from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, short
+from beemesh.membership.messages import Introduction
 from beemesh.membership.roster import Roster
 from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
 from beemesh.wire.registry import decode_message, encode_message
@@ -46,6 +49,13 @@ OPEN_REQUESTS_MAX = 1_024
 ANSWER_FRAMES_MAX = 64
 """Pieces of an answer that wait for their reader; past it the connection stops reading, and the peer sending."""
 
+STRANGERS_MAX = 16
+"""Streams of peers whose cards are not known yet, waiting for their introduction: a whole site that joins at once
+takes turns, and tries again."""
+
+INTRODUCTION_BYTES_MAX = 16 * 1024
+"""A card with many labels; more than this is not read from a stranger."""
+
 READ_BYTES = 64 * 1024
 WRITE_PATIENCE_S = 10.0
 """A peer that takes nothing for so long is cut off: what waits for it is memory."""
@@ -53,6 +63,7 @@ WRITE_PATIENCE_S = 10.0
 RequestHandler = Callable[[NodeId, int, msgspec.Struct, float], None]
 TellHandler = Callable[[NodeId, msgspec.Struct], None]
 PieceHandler = Callable[[NodeId, msgspec.Struct], AsyncIterator[msgspec.Struct]]
+CardHandler = Callable[[Signed], None]
 
 
 class Connection:
@@ -64,6 +75,8 @@ class Connection:
         self._writer = writer
         self._hub = hub
         self._decoder = FrameDecoder()
+        self.early = b""
+        """What was read before it was known who the peer is."""
         self._next_id = 1
         self._waiting: dict[int, asyncio.Queue[Frame | None]] = {}
         self._serving: dict[int, asyncio.Task[None] | None] = {}
@@ -76,6 +89,8 @@ class Connection:
         self.last_used_s = asyncio.get_running_loop().time()
         try:
             async with self._write_lock:
+                if self._writer.is_closing():  # asyncio's TLS transport breaks when it is written to after its end
+                    raise BrokenPipeError("its other end closed it")
                 self._writer.write(encode_frame(frame))
                 await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
         except (OSError, TimeoutError, RuntimeError) as error:
@@ -98,13 +113,12 @@ class Connection:
     async def run(self) -> None:
         """Read frames until the end; never raises."""
         try:
-            while self.is_open:
-                data = await self._reader.read(READ_BYTES)
-                if not data:
-                    break
+            data = self.early or await self._reader.read(READ_BYTES)
+            while data and self.is_open:
                 self.last_used_s = asyncio.get_running_loop().time()
                 for frame in self._decoder.feed(data):
                     await self._take(frame)
+                data = await self._reader.read(READ_BYTES)
         except (OSError, ssl.SSLError, BeemeshError, asyncio.IncompleteReadError) as error:
             log.debug("the stream with %s ended: %s", short(self.peer), error)
         finally:
@@ -172,14 +186,41 @@ class Connection:
         self._hub.forget(self)
 
 
+async def _introduction(reader: asyncio.StreamReader) -> tuple[Introduction, bytes]:
+    """(a stranger's introduction, all that was read); raises `Untrusted` when it says anything else first."""
+    decoder, early = FrameDecoder(INTRODUCTION_BYTES_MAX), b""
+    while data := await reader.read(INTRODUCTION_BYTES_MAX):
+        early += data
+        for frame in decoder.feed(data):
+            message = decode_message(frame.type_code, frame.body)
+            if frame.kind == FrameKind.TELL and isinstance(message, Introduction):
+                return message, early
+            raise Untrusted("a stranger's first word was no introduction")
+    raise Untrusted("a stranger said nothing")
+
+
 class Streams:
     """The agent's end of all streams: a server, and connections to peers."""
 
-    def __init__(self, tls: TlsIdentity, roster: Roster, on_request: RequestHandler, on_tell: TellHandler) -> None:
+    def __init__(
+        self,
+        tls: TlsIdentity,
+        roster: Roster,
+        on_request: RequestHandler,
+        on_tell: TellHandler,
+        *,
+        card: Signed | None = None,
+        on_card: CardHandler | None = None,
+    ) -> None:
+        """`card` is this node's own, shown first on every stream that it opens; `on_card` gets that of a stranger, who
+        is let in if the roster knows it then."""
         self._tls = tls
         self._roster = roster
         self.on_request = on_request
         self.on_tell = on_tell
+        self._card = card
+        self._on_card = on_card
+        self._strangers = 0
         self.piece_handlers: dict[type, PieceHandler] = {}
         """Requests whose answer comes in pieces (logs, relayed API calls), by message type."""
         self._server: asyncio.Server | None = None
@@ -206,7 +247,7 @@ class Streams:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            peer = self._tls.peer(writer.get_extra_info("ssl_object"))
+            peer, early = await self._who(reader, writer)
             if peer.kind != "node" or self._is_crowded(peer.id):
                 raise Untrusted(f"{peer.kind} {peer.name} may not open a stream, or no further one")
         except Untrusted as error:
@@ -214,8 +255,29 @@ class Streams:
             writer.close()
             return
         connection = Connection(NodeId(peer.id), reader, writer, self)
+        connection.early = early
         self._incoming.add(connection)
         await connection.run()
+
+    async def _who(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Peer, bytes]:
+        """(whose stream this is, what was read of it to find out); raises `Untrusted`.
+
+        A stranger whom the CA certified may introduce itself: its card decides, and the leaf is held against it."""
+        connection = writer.get_extra_info("ssl_object")
+        try:
+            return self._tls.peer(connection), b""
+        except Untrusted:
+            if self._on_card is None or self._strangers >= STRANGERS_MAX:
+                raise
+        self._strangers += 1
+        try:
+            introduction, early = await asyncio.wait_for(_introduction(reader), CONNECT_PATIENCE_S)
+        except (OSError, TimeoutError, ssl.SSLError, BeemeshError) as error:
+            raise Untrusted("it is unknown here, and did not introduce itself") from error
+        finally:
+            self._strangers -= 1
+        self._on_card(introduction.card)
+        return self._tls.peer(connection), early
 
     def _is_crowded(self, peer: bytes) -> bool:
         own = sum(connection.peer == peer for connection in self._incoming)
@@ -261,6 +323,9 @@ class Streams:
             raise
         connection = Connection(peer, reader, writer, self)
         self._spawn(connection.run())
+        if self._card is not None:
+            code, body = encode_message(Introduction(self._card))
+            await connection.send(Frame(FrameKind.TELL, 0, code, 0, body))
         return connection
 
     async def _open_kept(self, peer: NodeId, address: tuple[str, int]) -> Connection:

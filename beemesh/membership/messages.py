@@ -105,6 +105,13 @@ class GossipKeyAnswer(msgspec.Struct, frozen=True):
     box: bytes = b""
 
 
+class Introduction(msgspec.Struct, frozen=True):
+    """The first word on a new stream: the opener's own card, so that a mesh which does not know it yet can check it
+    against the CA. Whoever knows the opener ignores it."""
+
+    card: Signed
+
+
 class Known(msgspec.Struct, frozen=True, array_like=True):
     """One line of a push-pull digest: the newest incarnation and summary that the sender knows of a node."""
 

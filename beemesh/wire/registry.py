@@ -27,6 +27,7 @@ TYPES: dict[int, type[msgspec.Struct]] = {
     7: membership.PushPullAnswer,
     8: membership.FetchGossipKey,
     9: membership.GossipKeyAnswer,
+    10: membership.Introduction,
     20: topics.TopicMessage,
     21: topics.IHave,
     22: topics.IWant,

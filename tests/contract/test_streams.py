@@ -1,0 +1,116 @@
+"""Streams between two nodes over real TLS: who is let in, and how a stranger becomes known."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent.transport.streams import Streams
+from agent.transport.tls import TlsIdentity
+from beemesh.errors import Unreachable
+from beemesh.identity.certificates import ca_certificate, issuing_certificate
+from beemesh.identity.signing import Signed, decode_body, sign_statement
+from beemesh.ids import NodeId
+from beemesh.intents.messages import FetchMembers, IntentRecords
+from beemesh.intents.record import SIGNED_KIND, Intent, node_key
+from bench.bare_mesh import free_ports
+from tests.unit.identity.cast import CA, MESH, card, keys, record, revoke, roster
+
+NOW_MS = time.time_ns() // 1_000_000
+DAY_MS = 86_400_000
+
+
+def shown_card(name: str) -> Signed:
+    """A node's card as the CA signed it."""
+    return sign_statement(CA, SIGNED_KIND, record("membership", node_key(name), card(name)))
+
+
+class Side:
+    """One node's end: it answers every question with nothing, and takes the cards that strangers show."""
+
+    def __init__(self, name: str, *knows: str, shows: str = "", clock_ms: int = 0) -> None:
+        self.holder = keys(name)
+        self.node_id = NodeId(self.holder.signer_id)
+        self.roster = roster(*knows)
+        self.shown: list[Signed] = []
+        ca_pem = ca_certificate(CA, MESH, NOW_MS)
+        end_ms = NOW_MS + 400 * DAY_MS
+        issuing = issuing_certificate(CA, ca_pem, MESH, "node", name, self.holder.sign_key, NOW_MS, end_ms)
+        tls = TlsIdentity(
+            mesh=MESH,
+            name=name,
+            crypto=self.holder,
+            ca_pem=ca_pem,
+            issuing_pem=issuing,
+            roster=self.roster,
+            wall_ms=lambda: NOW_MS + clock_ms,
+        )
+        self.streams = Streams(
+            tls, self.roster, self._asked, lambda *_: None, card=shown_card(shows or name), on_card=self._met
+        )
+
+    def _asked(self, _peer: NodeId, token: int, _message: object, _deadline_s: float) -> None:
+        self.streams.reply(token, IntentRecords(()))
+
+    def _met(self, shown: Signed) -> None:
+        self.shown.append(shown)
+        self.roster.apply(decode_body(shown, Intent))
+
+
+@contextlib.asynccontextmanager
+async def listening(server: Side) -> AsyncIterator[tuple[str, int]]:
+    """A node that listens; its address."""
+    address = ("127.0.0.1", free_ports(1)[0])
+    await server.streams.start(*address)
+    try:
+        yield address
+    finally:
+        await server.streams.close()
+
+
+def asked(server: Side, client: Side) -> object:
+    """What the server answers the client."""
+
+    async def run() -> object:
+        async with listening(server) as address:
+            try:
+                return await client.streams.ask(server.node_id, address, FetchMembers(()), 5.0)
+            finally:
+                await client.streams.close()
+
+    return asyncio.run(run())
+
+
+def test_members_that_know_each_other_talk() -> None:
+    """A question gets its answer, and nobody is introduced."""
+    server = Side("n1", "n1", "n2")
+
+    assert isinstance(asked(server, Side("n2", "n1", "n2")), IntentRecords)
+    assert server.shown == []
+
+
+def test_a_stranger_is_let_in_by_its_card() -> None:
+    """Whoever the CA certified shows its card first: it is known from then on, and its first question is answered."""
+    server = Side("n1", "n1")
+
+    assert isinstance(asked(server, Side("n2", "n1", "n2")), IntentRecords)
+    assert server.roster.named("n2") is not None
+
+
+def test_a_stranger_is_not_let_in_by_the_card_of_another() -> None:
+    """A leaf that names n2 must be signed by n2's key; the card of n3 opens nothing."""
+    with pytest.raises(Unreachable):
+        asked(Side("n1", "n1"), Side("n2", "n1", "n2", shows="n3"))
+
+
+def test_a_revoked_node_is_no_stranger() -> None:
+    """Its card was withdrawn: showing it again changes nothing."""
+    server = Side("n1", "n1", "n2")
+    revoke(server.roster, "n2", keys("n2"))
+
+    with pytest.raises(Unreachable):
+        asked(server, Side("n2", "n1", "n2"))
