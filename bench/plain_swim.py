@@ -1,6 +1,8 @@
 """Plain SWIM (Das 2002, as memberlist without Lifeguard), made of our own parts: the peer of `bench.false_deaths`.
 
-One accuser, a fixed suspicion time, no local health, no buddy, no stall detection.
+One accuser, a fixed suspicion time, no local health, no buddy, no stall detection, no ear. When a node's suspicion is
+over it says so to all (the "confirm" of the paper, memberlist's "dead"), and all believe it; the accused outbids it, as
+any suspicion. A confirmation travels as an accusation issued at time 0: our own protocol has no such message.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from beemesh.effects import Effects, Now, Schedule
 from beemesh.ids import NodeId
 from beemesh.membership.local_health import LocalHealth
 from beemesh.membership.members import Member, Members
+from beemesh.membership.messages import Claim, Suspect
 from beemesh.membership.suspicion import Suspicion
 from beemesh.membership.swim import Swim
+from beemesh.membership.view import PRESENT
 
 
 class NoHealth(LocalHealth):
@@ -39,7 +43,24 @@ class PlainMembers(Members):
             return []
         if now.boot_s < member.suspicion.due_s:
             return [Schedule(("swim", "suspicion", node_id), member.suspicion.due_s)]
+        confirmed = self.desk.sign("suspect", Suspect(self.self_id, node_id, member.incarnation, 0))
+        self.rumours.add(("suspect", node_id, b""), confirmed)
         return self._judge_dead(member, member.suspicion, now)
+
+    def _take_suspect(self, suspect: Suspect, claim: Claim, now: Now) -> Effects:
+        member = self.get(suspect.accused)
+        if suspect.issued_ms or member is None:
+            return super()._take_suspect(suspect, claim, now)
+        if suspect.incarnation < member.incarnation or self.view.status(suspect.accused) not in PRESENT:
+            return []
+        self.rumours.add(("suspect", suspect.accused, b""), claim)
+        doubt = member.suspicion or self._open_suspicion(member, now)
+        doubt.add(suspect.accuser, claim)
+        return self._judge_dead(member, doubt, now)
+
+    def _clear_suspicion(self, member: Member) -> Effects:
+        self.rumours.drop(("suspect", member.node_id, b""))
+        return super()._clear_suspicion(member)
 
     def hear(self, node_id: NodeId, now: Now) -> Effects:
         """Contact brings back who is not suspected; whoever is must say so itself."""

@@ -14,6 +14,7 @@ from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Sc
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.ids import BootId, NodeId, short, ulid
 from beemesh.membership.claims import ClaimDesk, Statement, author_of, decode
+from beemesh.membership.ear import Ear
 from beemesh.membership.local_health import LocalHealth
 from beemesh.membership.messages import Alive, Claim, Leave, Suspect
 from beemesh.membership.roster import Roster
@@ -103,6 +104,7 @@ class Members:
         self.view = view
         self.desk = desk
         self.health = LocalHealth()
+        self.ear = Ear(settings.probe_interval_s)
         self.rumours = Rumours()
         self.own = own
         self._randomness = randomness
@@ -186,6 +188,7 @@ class Members:
         member = self.get(node_id)
         if member is None:
             return []
+        self.ear.heard(now.boot_s)
         member.heard_s = now.boot_s
         member.failed_since_s = None
         self._failing.pop(node_id, None)
@@ -394,9 +397,10 @@ class Members:
         rows = (self._table[failing] for failing in self._failing)
         failed = {row.node_id: row.failed_since_s for row in rows if row.failed_since_s is not None}
         possible = (other for other in self.view.alive() if other not in (self.self_id, node_id))
-        if verdict(suspicion, self_id=self.self_id, possible=possible, failed_since=failed, now_s=now.boot_s):
+        deaf = self.ear.is_deaf(now.boot_s)
+        if verdict(suspicion, self.self_id, possible=possible, failed_since=failed, now_s=now.boot_s, deaf=deaf):
             return self._judge_dead(member, suspicion, now)
-        if self.self_id not in suspicion.accusers and now.boot_s - suspicion.since_s >= suspicion.longest_s:
+        if not deaf and self.self_id not in suspicion.accusers and now.boot_s - suspicion.since_s >= suspicion.longest_s:
             self.view.set_status(node_id, "alive")
             return self._clear_suspicion(member)
         self._accuse_again(suspicion, node_id)

@@ -63,16 +63,19 @@ class Rumours:
         left = budget_bytes - sum(size_of(claim) for claim in first)
         told: list[tuple[Key, Claim, int]] = []
         for level, claims in enumerate(self._levels):
-            for key in reversed(claims):
-                size = size_of(claims[key])
-                if size > left:
-                    continue
-                if claims[key] not in first:
-                    chosen.append(claims[key])
-                    left -= size
-                told.append((key, claims[key], level + 1))
             if left < CLAIM_BYTES_MIN:
                 break
+            for key in reversed(claims):
+                claim = claims[key]
+                size = size_of(claim)
+                if size > left:
+                    continue
+                if claim not in first:
+                    chosen.append(claim)
+                    left -= size
+                told.append((key, claim, level + 1))
+                if left < CLAIM_BYTES_MIN:
+                    break
         for key, claim, times in told:
             self.drop(key)
             if times < limit:

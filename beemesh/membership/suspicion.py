@@ -80,18 +80,21 @@ class Suspicion:
 
 def verdict(
     suspicion: Suspicion,
-    *,
     self_id: NodeId,
+    *,
     possible: Iterable[NodeId],
     failed_since: Mapping[NodeId, float],
     now_s: float,
+    deaf: bool = False,
 ) -> bool:
     """Whether this node now holds the suspect dead.
 
     `possible` are the members that could accuse: alive here, the suspect and this node left out. Those that failed
     this node's own probes for the whole suspicion time (`failed_since`, boot time of the first failure) are nobody.
+    While this node is `deaf` (see `beemesh.membership.ear`) the accusers' word is not enough: the refutation may be
+    what it missed.
     """
-    if len(suspicion.accusers) >= ACCUSERS_NEEDED:
+    if len(suspicion.accusers) >= ACCUSERS_NEEDED and not deaf:
         return True
     if self_id not in suspicion.accusers:
         return False
