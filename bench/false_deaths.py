@@ -2,11 +2,11 @@
 
 128 nodes under a virtual clock; a tenth of them is starved again and again, up to 30 s long with up to 30 s between.
 Half of the bursts are those of Lifeguard's own experiments: what the node sends and receives waits until the burst is
-over, and its timers go on. In the other half it gets no CPU at all: it fires no timer either, then finds what its socket
-kept and all overdue timers, in random order. A false death is one of a node outside that tenth, in anybody's eyes, as
-in those experiments. Both detectors are the same code; plain SWIM (Das 2002, as memberlist without Lifeguard) has one
-accuser, a fixed suspicion time, no local health, no buddy, no stall detection. Its suspicion time is set so that both
-take the same median time to notice a node that really died.
+over, and its timers go on. In the other half it gets no CPU at all: it fires no timer either, then finds what its
+socket kept and all overdue timers, in random order. A false death is one of a node outside that tenth, in anybody's
+eyes, as in those experiments. Both detectors are the same code; plain SWIM (Das 2002, as memberlist without
+Lifeguard) has one accuser, a fixed suspicion time, no local health, no buddy, no stall detection. Its suspicion time
+is set so that both take the same median time to notice a node that really died.
 
     python -m bench.false_deaths --hours 1            # goes on where an earlier run with the same --state ended
     python -m bench.false_deaths --hours 1 --hostile  # one member accuses everybody, as often as it may

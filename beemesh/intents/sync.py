@@ -75,6 +75,10 @@ COMPARE_AFTER_START_S = 1.0
 COMPARE_AFTER_NEWS_S = 0.3
 """A member that just came back is compared with soon, but not by everybody at the same moment."""
 
+RETURNED_AT_ONCE_MAX = 2
+"""Members that came back together and are compared with: who joins a mesh sees all of it come up, and each comparison
+with somebody else costs a handshake."""
+
 REQUEST_PATIENCE_S = 5.0
 HOUSEKEEPING_EVERY_S = 3_600.0
 REFUSALS_TOLD_MAX = 20
@@ -269,7 +273,7 @@ class IntentSync:
     # --- comparing ------------------------------------------------------------------------------------------------
 
     def _returned(self, node_id: NodeId, now: Now) -> Effects:
-        if node_id == self._self_id or len(self._soon) > KEYS_PER_FETCH_MAX:
+        if node_id == self._self_id or len(self._soon) >= RETURNED_AT_ONCE_MAX:
             return []
         self._soon.append(node_id)
         chance = 1.0 if len(self._view.alive()) <= 8 else 4.0 / len(self._view.alive())

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from beemesh.effects import Effects, Notify, Now, Randomness, Reply, Request, Send
+from beemesh.effects import Effects, Notify, Now, Randomness, Reply, Request, Schedule, Send
 from beemesh.events import PutIntent
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
@@ -38,7 +39,21 @@ STRANGERS_MAX = 1_024
 """Claims kept by authors whose cards are not here yet: a site that joins at once."""
 STRANGER_ASKED_EVERY_S = 2.0
 """The card of one stranger is asked for no more often, however many relay its claims."""
+STRANGER_TRIES_MAX = 5
+CARDS_SOON_S = 0.15
+"""Cards of strangers that gossip names are asked for together, and not at all where news of them come by themselves
+meanwhile: each question to somebody else costs a handshake."""
 CARDS_PER_ANSWER_MAX = 512
+
+
+@dataclass(slots=True)
+class _Stranger:
+    claim: Claim
+    """Its newest Alive."""
+    relay: NodeId
+    """Who told of it last."""
+    asked_s: float = float("-inf")
+    tries: int = 0
 
 
 class Exchange:
@@ -57,8 +72,10 @@ class Exchange:
         self._randomness = randomness
         self._settings = settings
         self._new_request_id = new_request_id
-        self._strangers: OrderedDict[NodeId, tuple[Claim, float]] = OrderedDict()
-        """Author → (its newest claim, when its card was last asked for)."""
+        self._strangers: OrderedDict[NodeId, _Stranger] = OrderedDict()
+        self._partner: NodeId | None = None
+        """With whom states were compared last: there is a stream to it."""
+        self._asking = False
 
     # --- comparing ------------------------------------------------------------------------------------------------
 
@@ -92,6 +109,7 @@ class Exchange:
         """A member, or a joiner with its card, compares itself with us."""
         effects: Effects = [Notify(PutIntent(record)) for record in question.introduction[:1]]
         effects += self.take(sender, question.claims[:1], now)
+        self._partner = sender
         known = {line.node_id: line for line in question.known[:KNOWN_MAX]}
         own = self._members.own
         claims = [claim for claim in (own.claim, own.summary) if claim is not None]
@@ -117,7 +135,8 @@ class Exchange:
         """The answer: take what is newer there, send what is newer here."""
         effects: Effects = [Notify(PutIntent(record)) for record in answer.introduction[:1]]
         effects += self._members.hear(peer, now)
-        effects += self.take(peer, answer.claims[:CLAIMS_PER_ANSWER_MAX], now)
+        self._partner = peer
+        effects += self.take(peer, answer.claims[:CLAIMS_PER_ANSWER_MAX], now, over_stream=True)
         wanted: list[Claim] = []
         for node_id in answer.wanted[:CLAIMS_PER_ANSWER_MAX]:
             row = self._members.get(node_id)
@@ -127,34 +146,62 @@ class Exchange:
 
     # --- claims, also by strangers --------------------------------------------------------------------------------
 
-    def take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:
-        """Believe what can be checked; ask the relay for the cards of authors that are not known here."""
+    def take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now, *, over_stream: bool = False) -> Effects:
+        """Believe what can be checked; see to the cards of authors that are not known here: at once where there is a
+        stream to the relay, else soon."""
         effects: Effects = []
-        unknown: list[NodeId] = []
+        unknown = False
         for claim in claims:
-            stranger = self._keep_stranger(claim, now)
-            if stranger is not None:
-                unknown.append(stranger)
+            unknown = self._keep_stranger(claim, relay) or unknown
             effects += self._members.take(claim, now)
-        if unknown and relay != self._members.self_id:
-            question = FetchMembers(tuple(unknown[:CARDS_PER_ANSWER_MAX]))
-            effects.append(Request(self._new_request_id(), relay, question, PUSH_PULL_PATIENCE_S))
-        return effects
+        if not unknown or relay == self._members.self_id:
+            return effects
+        if over_stream:
+            return effects + self.ask_for_cards(now)
+        return effects + self._ask_later(now, CARDS_SOON_S)
 
-    def _keep_stranger(self, claim: Claim, now: Now) -> NodeId | None:
-        """Keep an Alive whose author has no card here; the author when its card is to be asked for at once."""
+    def _keep_stranger(self, claim: Claim, relay: NodeId) -> bool:
+        """Keep an Alive whose author has no card here; whether its card is to be asked for."""
         if claim.kind != "alive" or len(claim.body) > GOSSIP_BYTES_MAX:
-            return None
+            return False
         alive = decode(claim)
         roster = self._members.roster
         if not isinstance(alive, Alive) or roster.member(author_of(alive)) or roster.is_revoked(alive.node_id):
-            return None
-        _, asked_s = self._strangers.pop(alive.node_id, (claim, float("-inf")))
-        due = now.boot_s - asked_s >= STRANGER_ASKED_EVERY_S
-        self._strangers[alive.node_id] = (claim, now.boot_s if due else asked_s)
+            return False
+        known = self._strangers.pop(alive.node_id, None) or _Stranger(claim, relay)
+        known.claim, known.relay = claim, relay
+        self._strangers[alive.node_id] = known
         while len(self._strangers) > STRANGERS_MAX:
             self._strangers.popitem(last=False)
-        return alive.node_id if due else None
+        return known.tries < STRANGER_TRIES_MAX
+
+    def _ask_later(self, now: Now, pause_s: float) -> Effects:
+        if self._asking:
+            return []
+        self._asking = True
+        return [Schedule(("swim", "cards"), now.boot_s + pause_s)]
+
+    def ask_for_cards(self, now: Now) -> Effects:
+        """Ask for the cards of strangers: first whom we compared with last, then whoever told of them."""
+        self._asking = False
+        partner = self._partner if self._partner and self._members.view.is_alive(self._partner) else None
+        wanted: dict[NodeId, list[NodeId]] = {}
+        waiting = False
+        for node_id, stranger in self._strangers.items():
+            if stranger.tries >= STRANGER_TRIES_MAX:
+                continue
+            waiting = True
+            if now.boot_s - stranger.asked_s >= STRANGER_ASKED_EVERY_S:
+                peer = partner if partner is not None and not stranger.tries else stranger.relay
+                wanted.setdefault(peer, []).append(node_id)
+                stranger.asked_s, stranger.tries = now.boot_s, stranger.tries + 1
+        effects: Effects = [
+            Request(
+                self._new_request_id(), peer, FetchMembers(tuple(asked[:CARDS_PER_ANSWER_MAX])), PUSH_PULL_PATIENCE_S
+            )
+            for peer, asked in wanted.items()
+        ]
+        return effects + (self._ask_later(now, STRANGER_ASKED_EVERY_S) if waiting else [])
 
     def cards_came(self, answer: IntentRecords) -> Effects:
         """The cards that were asked for: the intent map judges them."""
@@ -164,5 +211,5 @@ class Exchange:
         """Take what strangers said before they were known."""
         effects: Effects = []
         for node_id in [known for known in self._strangers if self._members.roster.member(known)]:
-            effects += self._members.take(self._strangers.pop(node_id)[0], now)
+            effects += self._members.take(self._strangers.pop(node_id).claim, now)
         return effects

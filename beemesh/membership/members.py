@@ -400,7 +400,11 @@ class Members:
         deaf = self.ear.is_deaf(now.boot_s)
         if verdict(suspicion, self.self_id, possible=possible, failed_since=failed, now_s=now.boot_s, deaf=deaf):
             return self._judge_dead(member, suspicion, now)
-        if not deaf and self.self_id not in suspicion.accusers and now.boot_s - suspicion.since_s >= suspicion.longest_s:
+        if (
+            not deaf
+            and self.self_id not in suspicion.accusers
+            and now.boot_s - suspicion.since_s >= suspicion.longest_s
+        ):
             self.view.set_status(node_id, "alive")
             return self._clear_suspicion(member)
         self._accuse_again(suspicion, node_id)

@@ -19,6 +19,9 @@ RUMOURS_MAX = 8_192
 CLAIM_BYTES_MIN = 130
 """Less room than this holds no claim: stop looking."""
 
+CLAIMS_PER_DATAGRAM = 5
+"""So many usual ones (an Alive, an accusation: 160 bytes) share a datagram."""
+
 Key = tuple[str, bytes, bytes]
 
 
@@ -36,6 +39,11 @@ class Rumours:
 
     def __len__(self) -> int:
         return len(self._level_of)
+
+    @property
+    def untold(self) -> int:
+        """Claims that were not passed on even once."""
+        return len(self._levels[0])
 
     def add(self, key: Key, claim: Claim, *, told: int = 0) -> None:
         """Pass `claim` on from here; one that starts with `told` above 0 is less urgent."""

@@ -47,11 +47,13 @@ from beemesh.membership.messages import (
     Suspect,
 )
 from beemesh.membership.roster import Roster
+from beemesh.membership.rumours import CLAIMS_PER_DATAGRAM
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.view import PRESENT, Address, View
 
 EARLY_S = 30.0
-"""The first half minute after a start: absent members are announced to more often."""
+"""The first half minute after a start, or after a lone node learned of another: absent members are announced to more
+often."""
 
 ANNOUNCED_AT_ONCE = 3
 """Absent members that are pinged each time."""
@@ -68,6 +70,13 @@ VERIFIERS = 16
 GOODBYE_TO_MAX = 32
 GREETERS = 8
 """Of a large mesh about this many greet a new member at once; gossip does the rest."""
+
+GOSSIP_SOON_S = 0.02
+"""After a rest the first round of gossip comes so soon, with what arrives meanwhile; from round to round the pace is
+that of the settings."""
+
+GOSSIP_DATAGRAMS_MAX = 4
+"""To each member in one round while there is more news than one datagram holds: a site that joins at once."""
 
 ROSTER_KINDS = frozenset({"membership", "revocation", "tombstone"})
 
@@ -128,6 +137,8 @@ class Swim:
         self._floor_pinged_s: dict[NodeId, float] = {}
         self._started_s = 0.0
         self._gossiping = False
+        self._gossiped_s = float("-inf")
+        self._hopeful_s = float("-inf")
         self._joined = False
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
@@ -150,7 +161,8 @@ class Swim:
         effects = self._handle(event, now)
         if not self._gossiping and len(self.members.rumours):
             self._gossiping = True
-            effects.append(Schedule(_GOSSIP, now.boot_s + self._settings.gossip_interval_s))
+            rested_s = self._gossiped_s + self._settings.gossip_interval_s
+            effects.append(Schedule(_GOSSIP, max(rested_s, now.boot_s + GOSSIP_SOON_S)))
         return effects
 
     def _handle(self, event: Any, now: Now) -> Effects:
@@ -338,6 +350,8 @@ class Swim:
             case ("swim", "push-pull"):
                 pause_s = self._exchange.pause_s(early=self._early(now))
                 return [*self._exchange.compare(), Schedule(_PUSH_PULL, now.boot_s + pause_s)]
+            case ("swim", "cards"):
+                return self._exchange.ask_for_cards(now)
             case ("swim", "direct", nonce):
                 return self._direct_failed(nonce, now)
             case ("swim", "over", nonce):
@@ -353,11 +367,14 @@ class Swim:
         if not peers or not len(self.members.rumours):
             self._gossiping = False
             return []
+        self._gossiped_s = now.boot_s
         effects: Effects = [Schedule(_GOSSIP, now.boot_s + self._settings.gossip_interval_s)]
-        for peer in peers:
-            claims = self._news(to=peer)
-            if claims:
-                effects.append(Send(peer, Claims(claims)))
+        backlog = 1 + self.members.rumours.untold // CLAIMS_PER_DATAGRAM
+        for _ in range(min(backlog, GOSSIP_DATAGRAMS_MAX)):
+            for peer in peers:
+                claims = self._news(to=peer)
+                if claims:
+                    effects.append(Send(peer, Claims(claims)))
         return effects
 
     def _announce(self, now: Now) -> Effects:
@@ -375,11 +392,14 @@ class Swim:
         card = self._roster.named(intent.key.removeprefix(node_key("")))
         if intent.kind != "membership" or card is None or self._view.status(card.node_id) != "unknown":
             return []
+        if len(self._view.alive()) < 2:  # alone: whoever this is may let us in
+            self._hopeful_s = now.boot_s
+            return [Schedule(_PUSH_PULL, now.boot_s)] if card.node_id != self._self_id else []
         chosen = self._randomness.random() * len(self._view.alive()) < GREETERS
         return self._ping_for_floor(card.node_id, now) if chosen else []
 
     def _early(self, now: Now) -> bool:
-        return now.boot_s - self._started_s < EARLY_S
+        return now.boot_s - max(self._started_s, self._hopeful_s) < EARLY_S
 
     def _name(self) -> str:
         card = self._roster.member(self._self_id)

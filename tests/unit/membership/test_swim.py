@@ -213,20 +213,64 @@ def test_a_lone_node_goes_on_looking_for_the_others() -> None:
     assert swim.members.view.is_alive(IDS[4])
 
 
-def test_the_card_of_a_stranger_is_fetched_from_who_relayed_its_claim() -> None:
-    """Its claim waits, bounded and asked for once, and counts as soon as the card is there."""
-    swim = _swim(3)
-    claim = alive(5, 1)
-    effects = swim.handle(Received(IDS[1], Claims((claim,))), at(1))
-    (request,) = [effect for effect in effects if isinstance(effect, Request)]
-    assert (request.to, request.message) == (IDS[1], FetchMembers((IDS[5],)))
-    assert not [e for e in swim.handle(Received(IDS[2], Claims((claim,))), at(1.1)) if isinstance(e, Request)]
+def _asks(effects: Effects) -> list[tuple[bytes, Any]]:
+    return [(each.to, each.message) for each in effects if isinstance(each, Request)]
 
-    effects = swim.handle(Answered(request.request_id, IDS[1], IntentRecords((signed_card(5),))), at(1.2))
+
+def test_the_card_of_a_stranger_is_fetched_from_who_relayed_its_claim() -> None:
+    """Its claim waits, bounded and asked for together with others, and counts as soon as the card is there."""
+    swim = _swim(3)
+    for sender, stranger in ((1, 5), (1, 6), (2, 5)):
+        effects = swim.handle(Received(IDS[sender], Claims((alive(stranger, 1),))), at(1))
+        assert not _asks(effects)
+    effects = swim.handle(TimerFired(("swim", "cards")), at(1.15))
+    assert sorted(_asks(effects)) == sorted([(IDS[1], FetchMembers((IDS[6],))), (IDS[2], FetchMembers((IDS[5],)))])
+
+    request = next(each for each in effects if isinstance(each, Request) and each.to == IDS[2])
+    effects = swim.handle(Answered(request.request_id, IDS[2], IntentRecords((signed_card(5),))), at(1.2))
     assert told(effects) == [PutIntent(signed_card(5))]
     swim.members.roster.apply(membership(5))
     effects = swim.handle(IntentChanged(membership(5), signed_card(5), None), at(1.2))
     assert MemberUp(IDS[5]) in told(effects)
+
+
+def test_a_stranger_is_asked_for_again_but_not_for_ever() -> None:
+    """Every two seconds while its card does not come, five times in all; news of it in between change nothing."""
+    swim = _swim(3)
+    swim.handle(Received(IDS[1], Claims((alive(5, 1),))), at(1))
+    asked = []
+    for tenth in range(300):
+        at_s = 1.15 + tenth / 10
+        swim.handle(Received(IDS[1], Claims((alive(5, 1 + tenth),))), at(at_s))
+        asked += [at_s for _ in _asks(swim.handle(TimerFired(("swim", "cards")), at(at_s)))]
+
+    assert len(asked) == 5
+    assert min(b - a for a, b in itertools.pairwise(asked)) >= 1.999
+
+
+def test_a_lone_node_asks_whoever_it_learns_of_at_once() -> None:
+    """Told of one member after minutes alone, it compares states with it without waiting for its next turn."""
+    swim = _swim(1)
+    swim.members.roster.apply(membership(1))
+
+    effects = swim.handle(IntentChanged(membership(1), signed_card(1), None), at(600))
+
+    assert _timers(effects)[("swim", "push-pull")] == 600
+    assert [to for to, _ in _asks(swim.handle(TimerFired(("swim", "push-pull")), at(600)))] == [IDS[1]]
+
+
+def test_a_backlog_of_news_goes_in_several_datagrams() -> None:
+    """A site that joins at once is told of in one round to three members, each datagram with other claims."""
+    swim = _swim(8)
+    swim.members.rumours.take(99, budget_bytes=10**6)
+    for number in range(30):
+        swim.members.rumours.add(("alive", IDS[7], bytes([number])), alive(7, 1 + number))
+
+    sent = _sent(swim.handle(TimerFired(("swim", "gossip")), at(5)), Claims)
+
+    assert len({to for to, _ in sent}) == 3
+    assert len(sent) == 12
+    assert len({claim.body for _, message in sent[:6] for claim in message.claims}) >= 25
 
 
 def test_absent_members_are_called_and_those_that_left_are_not() -> None:
@@ -261,7 +305,7 @@ def test_gossip_rests_when_there_is_nothing_to_tell() -> None:
             break
 
     assert ("swim", "gossip") not in _timers(effects)
-    assert _timers(swim.handle(Received(IDS[1], Claims((alive(2, 5),))), at(61)))["swim", "gossip"] == 61.2
+    assert _timers(swim.handle(Received(IDS[1], Claims((alive(2, 5),))), at(61)))["swim", "gossip"] == 61.02
 
 
 def test_every_message_fits_its_datagram() -> None:
