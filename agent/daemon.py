@@ -36,7 +36,7 @@ from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import compose
-from beemesh.events import IntentChanged, LeaveMesh, SeedIntents
+from beemesh.events import ClockAgreed, ClockTestimony, IntentChanged, LeaveMesh, PutIntent, SeedIntents
 from beemesh.ids import BOOT_ID_BYTES, BootId
 from beemesh.membership.swim import ROSTER_KINDS
 from beemesh.settings import parse_endpoint
@@ -107,6 +107,7 @@ class Agent:
             self._on_tell,
             card=loaded.membership_record,
             on_card=lambda card: self._shell.event(PutIntent(card)),
+            on_later=lambda node_id, wall_ms: self._shell.event(ClockTestimony(node_id, wall_ms)),
         )
         address = loaded.membership.addresses[0]
         self._watch = PodWatch(self._runtime, loaded.membership.node_id, address, self._shell.event)
@@ -134,6 +135,9 @@ class Agent:
         self._door.observe(event)
         if isinstance(event, IntentChanged) and event.intent.kind in ROSTER_KINDS:
             self._streams.close_strangers()
+        elif isinstance(event, ClockAgreed) and self._clock.move_on(event.wall_ms):
+            log.warning("the machine's clock is too early: members agree on a later time, which is used instead")
+            self._tls.renew()
 
     def _on_request(self, peer: Any, token: int, message: Any, _deadline_s: float) -> None:
         if not self._composition.node.handles(message):

@@ -29,6 +29,7 @@ from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.map import IntentMap
 from beemesh.intents.record import Intent
 from beemesh.intents.sync import IntentSync
+from beemesh.membership.held_clock import ClockWitnesses
 from beemesh.membership.keyring import Keyring
 from beemesh.membership.roster import Roster
 from beemesh.membership.self_summary import SelfSummary
@@ -134,6 +135,7 @@ def compose(
         IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id),
         swim,
         keyring,
+        ClockWitnesses(shared.self_id, roster),
         SelfSummary(shared.self_id, swim.members, facts, intents.get),
         topics,
         *_leases_and_custody(shared),

@@ -73,6 +73,22 @@ class RingChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockTestimony:
+    """From admission and from handshakes: a member proved that it holds it to be `wall_ms` at least, which is much
+    later than our own clock says."""
+
+    node_id: NodeId
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClockAgreed:
+    """Members agree that it is `wall_ms` at least. Whoever drives this node moves its clock there if it is held."""
+
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class CompareWanted:
     """Compare intent maps with this member soon: one of us seems to have been away."""
 
@@ -179,6 +195,8 @@ class PutIntent:
     signed: Signed
     token: int = 0
     """When not 0: answered by `IntentPut`."""
+    tell: bool = True
+    """Whether it is news for the others; what was asked for is known where it came from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from beemesh.effects import (
     Send,
     TimerFired,
 )
-from beemesh.events import FloorWanted, ForeignKeyEpoch, MemberDown, Observed, PingEchoed, RingChanged
+from beemesh.events import ClockTestimony, FloorWanted, ForeignKeyEpoch, MemberDown, Observed, PingEchoed, RingChanged
 from beemesh.identity.membership_card import GossipRing
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.messages import Ack, Nack, Ping
@@ -132,6 +132,8 @@ class Node:
                 return self._run([counted, Notify(FloorWanted(judged.sender))], now)
             if judged.reason is Refusal.KEY_EPOCH and judged.sender is not None:
                 return self._run([counted, Notify(ForeignKeyEpoch(judged.sender))], now)
+            if judged.said_ms and judged.sender is not None:
+                return self._run([counted, Notify(ClockTestimony(judged.sender, judged.said_ms))], now)
             return [counted]
         self.admitted += 1
         self._arriving = (judged.sender, judged.boot_id, judged.counter)

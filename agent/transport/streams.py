@@ -17,7 +17,7 @@ import msgspec
 
 from agent.transport.tls import TlsIdentity
 from beemesh.errors import BeemeshError, Unreachable, Untrusted
-from beemesh.identity.certificates import Peer
+from beemesh.identity.certificates import NotYetValid, Peer
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, short
 from beemesh.membership.messages import Introduction
@@ -64,6 +64,7 @@ RequestHandler = Callable[[NodeId, int, msgspec.Struct, float], None]
 TellHandler = Callable[[NodeId, msgspec.Struct], None]
 PieceHandler = Callable[[NodeId, msgspec.Struct], AsyncIterator[msgspec.Struct]]
 CardHandler = Callable[[Signed], None]
+LaterHandler = Callable[[NodeId, int], None]
 
 
 class Connection:
@@ -211,15 +212,18 @@ class Streams:
         *,
         card: Signed | None = None,
         on_card: CardHandler | None = None,
+        on_later: LaterHandler | None = None,
     ) -> None:
         """`card` is this node's own, shown first on every stream that it opens; `on_card` gets that of a stranger, who
-        is let in if the roster knows it then."""
+        is let in if the roster knows it then; `on_later` hears of a member whose certificate was issued at a wall time
+        (ms) that is still to come here."""
         self._tls = tls
         self._roster = roster
         self.on_request = on_request
         self.on_tell = on_tell
         self._card = card
         self._on_card = on_card
+        self._on_later = on_later
         self._strangers = 0
         self.piece_handlers: dict[type, PieceHandler] = {}
         """Requests whose answer comes in pieces (logs, relayed API calls), by message type."""
@@ -265,7 +269,9 @@ class Streams:
         A stranger whom the CA certified may introduce itself: its card decides, and the leaf is held against it."""
         connection = writer.get_extra_info("ssl_object")
         try:
-            return self._tls.peer(connection), b""
+            return self._peer(connection), b""
+        except NotYetValid:
+            raise
         except Untrusted:
             if self._on_card is None or self._strangers >= STRANGERS_MAX:
                 raise
@@ -277,7 +283,16 @@ class Streams:
         finally:
             self._strangers -= 1
         self._on_card(introduction.card)
-        return self._tls.peer(connection), early
+        return self._peer(connection), early
+
+    def _peer(self, connection: ssl.SSLObject) -> Peer:
+        """Who is at the other end; raises `Untrusted`, and tells of a certificate from a later time."""
+        try:
+            return self._tls.peer(connection)
+        except NotYetValid as early:
+            if self._on_later is not None and early.peer is not None and early.peer.kind == "node":
+                self._on_later(NodeId(early.peer.id), early.begins_ms)
+            raise
 
     def _is_crowded(self, peer: bytes) -> bool:
         own = sum(connection.peer == peer for connection in self._incoming)
@@ -315,7 +330,7 @@ class Streams:
             text = str(error) or "no answer in time"
             raise Unreachable(f"cannot reach {member.name} at {address[0]}:{address[1]}: {text}") from error
         try:
-            found = self._tls.peer(writer.get_extra_info("ssl_object"))
+            found = self._peer(writer.get_extra_info("ssl_object"))
             if found.id != peer:
                 raise Untrusted(f"{address[0]}:{address[1]} is {found.name}, not {member.name}")
         except Untrusted:

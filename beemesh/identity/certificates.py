@@ -177,8 +177,21 @@ def dns_name(mesh: str, kind: PeerKind, name: str) -> str:
     return f"{name}.{kind}.{mesh}"
 
 
+class NotYetValid(Untrusted):
+    """A leaf whose time has not come by our clock, though its owner signed it: our clock may be what is wrong."""
+
+    def __init__(self, message: str, *, hint: str, begins_ms: int) -> None:
+        super().__init__(message, hint=hint)
+        self.begins_ms = begins_ms
+        """The wall time at which its owner issued it."""
+        self.peer: Peer | None = None
+
+
 def peer_of(leaf_der: bytes, mesh: str, directory: Directory, wall_ms: int) -> Peer:
-    """Who showed this leaf; raises `Untrusted` unless it verifies under the key of the one that its URI names."""
+    """Who showed this leaf; raises `Untrusted` unless it verifies under the key of the one that its URI names.
+
+    It does not rely on OpenSSL's view of the time, which is the machine's own clock: a membership that is past its
+    grace, and a leaf that is not valid at `wall_ms`, are refused here."""
     leaf = _load_der(leaf_der)
     match = _SPIFFE.fullmatch(_only_uri(leaf))
     if match is None or match[1] != mesh:
@@ -187,8 +200,15 @@ def peer_of(leaf_der: bytes, mesh: str, directory: Directory, wall_ms: int) -> P
     found = _member_key(directory, kind, match[3])
     if found is None:
         raise Untrusted(f"{kind} {match[3]} is unknown here, or was revoked")
-    _check_leaf(leaf, found[1], f"{kind} {match[3]}", wall_ms)
-    return Peer(kind=kind, name=match[3], id=found[0])
+    peer = Peer(kind=kind, name=match[3], id=found[0])
+    if kind == "node":
+        _check_grace(directory, match[3], wall_ms)
+    try:
+        _check_leaf(leaf, found[1], f"{kind} {match[3]}", wall_ms)
+    except NotYetValid as early:
+        early.peer = peer
+        raise
+    return peer
 
 
 def replica_of(leaf_der: bytes, mesh: str, namespace: str, workload: str, issuing_key: bytes, wall_ms: int) -> str:
@@ -229,11 +249,19 @@ def _check_leaf(leaf: x509.Certificate, issuer_key: bytes, who: str, wall_ms: in
         Ed25519PublicKey.from_public_bytes(issuer_key).verify(leaf.signature, leaf.tbs_certificate_bytes)
     except (InvalidSignature, *_MALFORMED) as error:
         raise Untrusted(f"a certificate names {who}, but was not signed with that key") from error
-    moment = _time(wall_ms)
-    if not leaf.not_valid_before_utc <= moment <= leaf.not_valid_after_utc:
-        raise Untrusted(
-            f"the certificate of {who} is not valid at this time", hint="compare the clocks of both machines"
-        )
+    moment, hint = _time(wall_ms), "compare the clocks of both machines"
+    if moment > leaf.not_valid_after_utc:
+        raise Untrusted(f"the certificate of {who} is not valid any more", hint=hint)
+    if moment < leaf.not_valid_before_utc:
+        begins_ms = int(leaf.not_valid_before_utc.timestamp() * 1000) + BACKDATED_MS
+        raise NotYetValid(f"the certificate of {who} is not valid yet", hint=hint, begins_ms=begins_ms)
+
+
+def _check_grace(directory: Directory, name: str, wall_ms: int) -> None:
+    """The issuing certificate ends with the grace of its membership, and OpenSSL is not asked about times."""
+    member = directory.named(name)
+    if member is not None and wall_ms > member.not_after_ms + ISSUING_GRACE_MS:
+        raise Untrusted(f"the membership of node {name} has ended", hint="run `beemeshctl bootstrap` for it again")
 
 
 def _root(holder: KeyHolder, common_name: str, now_ms: int) -> bytes:

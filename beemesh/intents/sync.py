@@ -63,6 +63,7 @@ from beemesh.intents.messages import (
 from beemesh.intents.record import Intent, IntentVersion, node_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.rates import Rates
 from beemesh.scheduling.messages import Event
 
 CONTACT_TABLE = "intents-contact"
@@ -75,7 +76,12 @@ COMPARE_AFTER_START_S = 1.0
 COMPARE_AFTER_NEWS_S = 0.3
 """A member that just came back is compared with soon, but not by everybody at the same moment."""
 
-RETURNED_AT_ONCE_MAX = 2
+CARDS_TOLD_BURST = 4.0
+CARDS_TOLD_PER_S = 1.0
+"""Cards of members that introduce themselves here and are told on as news. A site that joins at once makes no storm:
+whoever hears of a member without a card asks for it, and for many with one question."""
+
+RETURNED_AT_ONCE_MAX = 1
 """Members that came back together and are compared with: who joins a mesh sees all of it come up, and each comparison
 with somebody else costs a handshake."""
 
@@ -136,6 +142,7 @@ class IntentSync:
         self._missing: dict[str, _Missing] = {}
         self._garbled: Effects = []
         self._entered: OrderedDict[str, IntentVersion] = OrderedDict()
+        self._cards_told = Rates(CARDS_TOLD_PER_S, CARDS_TOLD_BURST)
         self._doubtful = True
         """Whether this node cannot tell yet which of its records still stand."""
         self._away_since_ms = 0
@@ -163,7 +170,7 @@ class IntentSync:
         """See `beemesh.effects.StateMachine`."""
         match event:
             case PutIntent():
-                return self._put(event)
+                return self._put(event, now)
             case SeedIntents(records=records):
                 return self._merge_all(records)
             case IntentLost(loser=loser, winner=winner):
@@ -186,11 +193,13 @@ class IntentSync:
 
     # --- news -----------------------------------------------------------------------------------------------------
 
-    def _put(self, event: PutIntent) -> Effects:
+    def _put(self, event: PutIntent, now: Now) -> Effects:
         merged = self.intents.merge(event.signed)
         effects = list(merged.effects)
         if merged.changed and merged.intent is not None:
-            effects.append(Broadcast(TOPIC_INTENTS, self._as_news(merged.intent.key)))
+            rare = merged.intent.kind != "membership" or self._cards_told.take(b"", now.boot_s)
+            if event.token or (event.tell and rare):
+                effects.append(Broadcast(TOPIC_INTENTS, self._as_news(merged.intent.key)))
             version = self.intents.version(merged.intent.key)
             if event.token and version is not None:
                 self._entered[merged.intent.key] = version
@@ -260,11 +269,14 @@ class IntentSync:
         return effects
 
     def _tell_on(self, effects: Effects) -> Effects:
-        """News of what an exchange changed here, where that is little; its id is its content, so none is told twice."""
+        """News of what an exchange changed here, where that is little; its id is its content, so none is told twice.
+        Cards are left out: whoever hears of a member without one asks."""
         changed = [
             effect.event.intent.key
             for effect in effects
-            if isinstance(effect, Notify) and isinstance(effect.event, IntentChanged)
+            if isinstance(effect, Notify)
+            and isinstance(effect.event, IntentChanged)
+            and effect.event.intent.kind != "membership"
         ]
         if len(changed) > NEWS_PER_EXCHANGE_MAX:
             return []
@@ -276,7 +288,7 @@ class IntentSync:
         if node_id == self._self_id or len(self._soon) >= RETURNED_AT_ONCE_MAX:
             return []
         self._soon.append(node_id)
-        chance = 1.0 if len(self._view.alive()) <= 8 else 4.0 / len(self._view.alive())
+        chance = 1.0 if len(self._view.alive()) <= 8 else 2.0 / len(self._view.alive())
         if self._randomness.random() > chance:  # a few of a large mesh are enough for one that came back
             self._soon.pop()
             return []

@@ -205,7 +205,7 @@ class Exchange:
 
     def cards_came(self, answer: IntentRecords) -> Effects:
         """The cards that were asked for: the intent map judges them."""
-        return [Notify(PutIntent(record)) for record in answer.records[:CARDS_PER_ANSWER_MAX]]
+        return [Notify(PutIntent(record, tell=False)) for record in answer.records[:CARDS_PER_ANSWER_MAX]]
 
     def roster_grew(self, now: Now) -> Effects:
         """Take what strangers said before they were known."""

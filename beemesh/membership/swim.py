@@ -80,7 +80,12 @@ GOSSIP_DATAGRAMS_MAX = 4
 
 ROSTER_KINDS = frozenset({"membership", "revocation", "tombstone"})
 
+JOINED_TOLD_S = (1.0, 3.0)
+"""An event tells people that a node joined, so long after its first echo: when a whole site starts, finding each other
+comes first."""
+
 _PROBE = ("swim", "probe")
+_JOINED = ("swim", "joined")
 _GOSSIP = ("swim", "gossip")
 _ANNOUNCE = ("swim", "announce")
 _PUSH_PULL = ("swim", "push-pull")
@@ -302,7 +307,7 @@ class Swim:
         effects.append(Notify(PingEchoed(sender)))
         if not self._joined:
             self._joined = True
-            effects.append(self.members.event("NodeJoined", now, f"node {self._name()} is in touch with the mesh"))
+            effects.append(Schedule(_JOINED, now.boot_s + self._randomness.uniform(*JOINED_TOLD_S)))
         if probe.counts:
             self.members.health.probe_succeeded()
         if probe.for_peer is not None:
@@ -350,6 +355,8 @@ class Swim:
             case ("swim", "push-pull"):
                 pause_s = self._exchange.pause_s(early=self._early(now))
                 return [*self._exchange.compare(), Schedule(_PUSH_PULL, now.boot_s + pause_s)]
+            case ("swim", "joined"):
+                return [self.members.event("NodeJoined", now, f"node {self._name()} is in touch with the mesh")]
             case ("swim", "cards"):
                 return self._exchange.ask_for_cards(now)
             case ("swim", "direct", nonce):

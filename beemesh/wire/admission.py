@@ -17,12 +17,13 @@ import msgspec
 
 from beemesh.crypto import Crypto, DatagramCipher
 from beemesh.effects import Now
-from beemesh.identity.membership_card import GossipRing
+from beemesh.identity.membership_card import GossipRing, Membership
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.roster import Roster
 from beemesh.wire.datagram import (
     DATAGRAM_BYTES_MAX,
     HEADER_BYTES,
+    Envelope,
     Header,
     cipher_of,
     open_envelope,
@@ -48,6 +49,10 @@ them apart."""
 SENDER_PER_S = 500.0
 SENDER_BURST = 1_000.0
 """Datagrams of one member: some twenty times what the busiest sends, so that only a broken or hostile one meets it."""
+
+TESTIMONIES_PER_S = 10.0
+"""Datagrams from a later time whose signature is verified, all senders together: two are enough to set a clock, and
+members whose clocks are wrong must not cost us more."""
 
 PEERS_MAX = 4_096
 """Senders of whom something is remembered: more than any roster. Each takes some 3 KiB, most of it for the cipher."""
@@ -82,10 +87,14 @@ class Admitted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A datagram that changes nothing; `sender` is who it claims to be from, where that is worth a look."""
+    """A datagram that changes nothing; `sender` is who it claims to be from, where that is worth a look.
+
+    `said_ms` is the wall time that the sender signed, if that is far ahead of ours and was verified: our own clock may
+    be the one that is wrong."""
 
     reason: Refusal
     sender: NodeId | None = None
+    said_ms: int = 0
 
 
 class _Bucket:
@@ -148,6 +157,7 @@ class Admission:
         self._peers: OrderedDict[NodeId, _Peer] = OrderedDict()
         self._in_vain = _Bucket(UNDECIPHERED_PER_S, UNDECIPHERED_PER_S, 0.0)
         self._forged = _Bucket(FORGED_PER_S, FORGED_PER_S, 0.0)
+        self._testimonies = _Bucket(TESTIMONIES_PER_S, TESTIMONIES_PER_S, 0.0)
         self.use(ring)
 
     def use(self, ring: GossipRing) -> None:
@@ -188,7 +198,7 @@ class Admission:
             self._in_vain.take()
             return Refused(Refusal.UNDECIPHERED) if envelope is None else Refused(Refusal.UNKNOWN_SENDER, sender)
         if not -self._clock_skew_ms <= envelope.wall_ms - now.wall_ms <= self._clock_skew_ms:
-            return Refused(Refusal.CLOCK_SKEW, sender)
+            return Refused(Refusal.CLOCK_SKEW, sender, self._later_ms(member, data, envelope, now))
         if not self._guard.is_fresh(sender, header.boot_id, header.counter):
             return Refused(Refusal.REPLAYED, sender)
         if peer is not None and peer.bucket.is_empty(now.boot_s):
@@ -210,6 +220,14 @@ class Admission:
         if not has_floor and not self._floorless(message):
             return Refused(Refusal.NO_FLOOR, sender)
         return Admitted(sender, header.boot_id, header.counter, message, has_floor)
+
+    def _later_ms(self, member: Membership, data: bytes, envelope: Envelope, now: Now) -> int:
+        """The sender's wall time, if it is later than ours and its own word; else 0."""
+        if envelope.wall_ms < now.wall_ms or self._testimonies.is_empty(now.boot_s):
+            return 0
+        self._testimonies.take()
+        payload = signed_payload(data[:HEADER_BYTES], envelope.type_code, envelope.wall_ms, envelope.body)
+        return envelope.wall_ms if self._crypto.verify(member.sign_key, payload, envelope.signature) else 0
 
     def is_likely(self, data: bytes, source: Address) -> bool:
         """A glance before `admit`: whether this may well be the next datagram of a boot that is known to live, from

@@ -11,7 +11,7 @@ import pytest
 
 from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
-from beemesh.errors import Unreachable
+from beemesh.errors import BeemeshError, Unreachable
 from beemesh.identity.certificates import ca_certificate, issuing_certificate
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId
@@ -37,6 +37,7 @@ class Side:
         self.node_id = NodeId(self.holder.signer_id)
         self.roster = roster(*knows)
         self.shown: list[Signed] = []
+        self.later: list[tuple[NodeId, int]] = []
         ca_pem = ca_certificate(CA, MESH, NOW_MS)
         end_ms = NOW_MS + 400 * DAY_MS
         issuing = issuing_certificate(CA, ca_pem, MESH, "node", name, self.holder.sign_key, NOW_MS, end_ms)
@@ -50,7 +51,13 @@ class Side:
             wall_ms=lambda: NOW_MS + clock_ms,
         )
         self.streams = Streams(
-            tls, self.roster, self._asked, lambda *_: None, card=shown_card(shows or name), on_card=self._met
+            tls,
+            self.roster,
+            self._asked,
+            lambda *_: None,
+            card=shown_card(shows or name),
+            on_card=self._met,
+            on_later=lambda node_id, wall_ms: self.later.append((node_id, wall_ms)),
         )
 
     def _asked(self, _peer: NodeId, token: int, _message: object, _deadline_s: float) -> None:
@@ -114,3 +121,25 @@ def test_a_revoked_node_is_no_stranger() -> None:
 
     with pytest.raises(Unreachable):
         asked(server, Side("n2", "n1", "n2"))
+
+
+def test_nodes_whose_clocks_agree_talk_whatever_their_machines_say() -> None:
+    """A year ahead of the machine's own clock both sides accept each other: only the nodes' reading counts."""
+    year_ms = 365 * DAY_MS
+
+    assert isinstance(
+        asked(Side("n1", "n1", "n2", clock_ms=year_ms), Side("n2", "n1", "n2", clock_ms=year_ms)), IntentRecords
+    )
+
+
+def test_a_node_far_in_the_past_learns_of_the_time_by_the_certificates_of_others() -> None:
+    """It accepts nobody, but hears when their certificates were issued; they refuse it, and hear nothing."""
+    late, early = Side("n1", "n1", "n2"), Side("n2", "n1", "n2", clock_ms=-30 * DAY_MS)
+
+    with pytest.raises(BeemeshError):
+        asked(late, early)
+
+    ((said_by, said_ms),) = early.later
+    assert said_by == late.node_id
+    assert abs(said_ms - NOW_MS) <= 1_000
+    assert late.later == []

@@ -228,7 +228,7 @@ def test_the_card_of_a_stranger_is_fetched_from_who_relayed_its_claim() -> None:
 
     request = next(each for each in effects if isinstance(each, Request) and each.to == IDS[2])
     effects = swim.handle(Answered(request.request_id, IDS[2], IntentRecords((signed_card(5),))), at(1.2))
-    assert told(effects) == [PutIntent(signed_card(5))]
+    assert told(effects) == [PutIntent(signed_card(5), tell=False)]
     swim.members.roster.apply(membership(5))
     effects = swim.handle(IntentChanged(membership(5), signed_card(5), None), at(1.2))
     assert MemberUp(IDS[5]) in told(effects)
@@ -346,13 +346,16 @@ def test_the_largest_summary_is_small() -> None:
     assert len(msgspec.msgpack.encode(_largest_summary(1))) <= SUMMARY_BODY_BYTES_MAX
 
 
-def test_the_first_echo_tells_that_the_node_joined() -> None:
-    """Once per start."""
+def test_the_first_echo_leads_to_the_news_that_the_node_joined() -> None:
+    """Once per start, and a moment later: a site that starts at once has more urgent things to say."""
     swim = _swim(3, started=False)
-    statuses = []
+    timers = []
     for index in (1, 2):
         ping = _sent(swim.handle(FloorWanted(IDS[index]), at(0)), Ping)[0][1]
-        effects = swim.handle(Received(IDS[index], Ack(ping.nonce)), at(0.1))
-        statuses += [e.event.event.status for e in effects if isinstance(e, Notify) and isinstance(e.event, EmitEvent)]
+        timers.append(_timers(swim.handle(Received(IDS[index], Ack(ping.nonce)), at(0.1))).get(("swim", "joined")))
 
+    assert timers[0] is not None and 1 <= timers[0] <= 3.1
+    assert timers[1] is None
+    effects = swim.handle(TimerFired(("swim", "joined")), at(3))
+    statuses = [e.event.event.status for e in effects if isinstance(e, Notify) and isinstance(e.event, EmitEvent)]
     assert statuses == ["NodeJoined"]
