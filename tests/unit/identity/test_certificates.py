@@ -217,7 +217,7 @@ def test_a_new_key_for_a_name_ends_the_old_one() -> None:
 @pytest.mark.parametrize("off_ms", [-certificates.BACKDATED_MS - 1_000, DAY_MS + 1_000])
 def test_a_leaf_has_its_time(off_ms: int) -> None:
     """Before its backdated beginning and after its end a leaf is refused; the error speaks of clocks."""
-    with pytest.raises(Untrusted, match="is not valid (yet|any more)") as caught:
+    with pytest.raises(Untrusted, match=r"is not valid (yet|any more)") as caught:
         certificates.peer_of(der(leaf("node", "n1", at_ms=NOW_MS)), MESH, roster("n1"), NOW_MS + off_ms)
     assert "clocks" in caught.value.hint
 
