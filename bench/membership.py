@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -47,7 +48,7 @@ SETTLE_S, QUIET_S = 15.0, 20.0
 IN_NAMESPACE = "BEEMESH_BENCH_NAMESPACE"
 
 
-class Tool:
+class Tool(ABC):
     """A mesh of one tool: what both have in common."""
 
     name = ""
@@ -58,29 +59,29 @@ class Tool:
         self.asked = 0
         """How often agents were asked for a count, which costs them bytes and CPU."""
 
+    @abstractmethod
     def start(self) -> None:
         """Start all agents, unjoined; return when the last one listens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def join(self) -> None:
         """Tell all to join through the first one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def seeing(self, wanted: int, among: Iterable[int], patience_s: float) -> list[float]:
         """Seconds from now until each of `among` holds `wanted` nodes, itself included, for alive."""
-        raise NotImplementedError
 
+    @abstractmethod
     def say(self, index: int, text: str) -> list[float]:
         """Publish an event on one agent; seconds until each of the others has it."""
-        raise NotImplementedError
 
     def kill(self, index: int) -> None:
         """kill -9."""
         os.kill(self.pids.pop(index), 9)
 
+    @abstractmethod
     def stop(self) -> None:
         """End all."""
-        raise NotImplementedError
 
     def cpu_s(self) -> float:
         """CPU seconds of all agents that live."""

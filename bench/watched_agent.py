@@ -37,8 +37,9 @@ class WatchedAgent(Agent):
 
     def _read(self) -> None:
         part = os.read(0, 65_536)
-        if not part:
+        if not part:  # whoever watched is gone
             asyncio.get_running_loop().remove_reader(0)
+            self._stop.set()
         *lines, self._commands = (self._commands + part).split(b"\n")
         for line in lines:
             word, _, rest = line.partition(b" ")
