@@ -89,7 +89,7 @@ def _run(seeds: range, nodes: int, seconds: float, jobs: int, done: Path | None)
     started = time.monotonic()
     events, cpu_s, failed = 0, 0.0, []
     for outcome in outcomes(waiting, nodes, seconds, jobs):
-        events, cpu_s = events + outcome.events, cpu_s + outcome.wall_s
+        events, cpu_s = events + outcome.events, cpu_s + outcome.cpu_s
         if outcome.violations:
             failed.append(outcome.seed)
             print(f"seed {outcome.seed} {outcome.trace}: {len(outcome.violations)} violations, first of them:")

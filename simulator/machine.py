@@ -31,6 +31,8 @@ class Machine:
     boot_offset_s: float = 0.0
     skew_ms: int = 0
     paused_until_s: float = 0.0
+    wipes: int = 0
+    """How often it lost its disk."""
     sent: int = 0
     """Datagrams that its agents sent so far, and their bytes."""
     sent_bytes: int = 0

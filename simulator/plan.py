@@ -6,14 +6,19 @@ Groce et al., "Swarm Testing" (ISSTA 2012): trials that leave some features out 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Kind = Literal["crash", "power", "wipe", "pause", "cut", "one-way", "heal", "slow", "skew", "blackout"]
+Kind = Literal["crash", "power", "wipe", "pause", "cut", "one-way", "heal", "slow", "skew", "blackout", "hostile"]
 """`crash`: the agent dies, its pods go on; `power`: the machine; `wipe`: the machine, and its disk is lost; `pause`: it
-stands still; `cut`, `one-way`: partitions; `slow`: its network; `skew`: its wall clock; `blackout`: all machines."""
+stands still; `cut`, `one-way`: partitions; `slow`: its network; `skew`: its wall clock; `blackout`: all machines;
+`hostile`: somebody has a member's keys and uses them."""
 
 FORMING_S = 5.0
+HOSTILE_PART = 0.25
+"""Trials with a hostile member: fewer than with any other fault, since it makes noise, and noise hides."""
+HOSTILE_AMONG_MIN = 4
+"""A death takes two accusers: among fewer, one liar and one fault of the network are two."""
 LOSS_MAX = 0.3
 REPEAT_MAX = 0.2
 SLOWEST_MS = 150.0
@@ -67,7 +72,7 @@ def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
         (chance.uniform(0.0, seconds * 0.8), chance.randrange(nodes), chance.randint(1, 4), chance.random() < 0.6)
         for _ in range(chance.randint(1, 3))
     )
-    return Plan(
+    calm = Plan(
         loss=chance.uniform(0.0, LOSS_MAX) if chance.random() < 0.5 else 0.0,
         repeat=chance.uniform(0.0, REPEAT_MAX) if chance.random() < 0.5 else 0.0,
         delay_s=(0.0005, slowest_s),
@@ -75,6 +80,11 @@ def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
         steps=tuple(sorted(steps, key=lambda step: step.at_s)),
         applies=applies,
     )
+    if nodes < HOSTILE_AMONG_MIN or chance.random() >= HOSTILE_PART:
+        return calm
+    hostile = _step(chance, "hostile", nodes, seconds)
+    steps = sorted([*steps, hostile], key=lambda step: step.at_s)
+    return replace(calm, kinds=kinds | {"hostile"}, steps=tuple(steps))
 
 
 def _step(chance: random.Random, kind: Kind, nodes: int, seconds: float) -> Step:
@@ -93,5 +103,7 @@ def _step(chance: random.Random, kind: Kind, nodes: int, seconds: float) -> Step
             return Step(at_s, kind, one, min(lasts_s, CRASH_S_MAX))
         case "blackout":
             return Step(at_s, kind, tuple(range(nodes)), min(lasts_s, 10.0))
+        case "hostile":
+            return Step(at_s, kind, one, seconds - at_s)
         case _:
             return Step(at_s, kind, one, lasts_s)

@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from beemesh.custody.sealing import SealedContent, place_of, plan_custody, seal
 from beemesh.errors import BeemeshError
@@ -16,11 +18,16 @@ from beemesh.identity.signing import decode_body
 from beemesh.ids import OperatorId, digest_of
 from beemesh.intents.record import Intent, operator_key, workload_key
 from beemesh.workloads.record import Requirements, Workload
-from simulator.checkers import Checker
+from simulator.checkers import Blame, Checker
+from simulator.checkers.custody import WATCHED, CustodyChecker
+from simulator.checkers.durability import DurabilityChecker
+from simulator.checkers.evidence import EvidenceChecker
 from simulator.checkers.intents import IntentChecker
 from simulator.checkers.leases import LeaseChecker
 from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.pods import PodChecker
+from simulator.checkers.wire import WireChecker
+from simulator.hostile import Hostile
 from simulator.machine import Machine
 from simulator.plan import FORMING_S, Plan, Step, draw
 from simulator.world import MESH, YEAR_MS, World
@@ -42,7 +49,8 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     trace: str = ""
     events: int = 0
-    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    """Seconds of one core that it took."""
     transcript: list[str] = field(default_factory=list)
 
 
@@ -66,20 +74,22 @@ class Trial:
         self.outcome = Outcome(seed, self.plan)
         self._submitted: dict[int, Intent] = {}
         self._checkers: tuple[Checker, ...] = ()
+        self._blames: dict[str, Blame] = {}
+        self._seers: dict[type, list[tuple[Checker, Blame]]] = {}
 
     def run(self) -> Outcome:
         """Everything, from the first start to the verdict."""
-        started = time.perf_counter()
+        started = time.process_time()
         with contextlib.suppress(_Enough):
             self._form()
             self._torment()
             self._mend()
             self._run_for(HEAL_S)
             for checker in self._checkers:
-                checker.at_end(self.world, self._blamer(checker))
+                checker.at_end(self.world, self._blames[checker.name])
         self.outcome.trace = self.world.trace
         self.outcome.events = self.world.handled
-        self.outcome.wall_s = time.perf_counter() - started
+        self.outcome.cpu_s = time.process_time() - started
         return self.outcome
 
     # --- phases ---------------------------------------------------------------------------------------------------
@@ -91,13 +101,24 @@ class Trial:
             "admin", 1, world.wall_ms, world.wall_ms + YEAR_MS,
         )  # fmt: skip
         world.records.append(world.sign_ca("grant", operator_key("ops"), grant))
-        world.start_all()
+        wire = WireChecker(hostile="hostile" in self.plan.kinds)
         self._checkers = (
             LeaseChecker(),
             PodChecker(),
             IntentChecker(self._submitted),
             MembershipChecker(self.plan, FORMING_S),
+            EvidenceChecker(),
+            DurabilityChecker(self._submitted),
+            CustodyChecker(),
+            wire,
         )
+        for checker in self._checkers:
+            blame = self._blames[checker.name] = self._blamer(checker)
+            for kind in checker.sees:
+                self._seers.setdefault(kind, []).append((checker, blame))
+        world.watch, world.watched_tables = self._saw, WATCHED
+        world.admitted = partial(wire.admitted, world, self._blames[wire.name])
+        world.start_all()
         self._run_for(FORMING_S)
         faults = world.faults
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
@@ -149,6 +170,8 @@ class Trial:
                 world.at(world.now_s + step.amount, world.faults.heal)
             case "slow":
                 world.faults.slow[who[0]] = step.amount
+            case "hostile":
+                Hostile(world, who[0], world.now_s + step.amount, self.seed).begin()
             case "skew":
                 world.machines[who[0]].skew_ms = int(step.amount)
 
@@ -195,20 +218,19 @@ class Trial:
             world.run_for(min(LOOK_EVERY_S, end_s - world.now_s))
             self._look()
 
+    def _saw(self, index: int, event: Any) -> None:
+        for checker, blame in self._seers.get(type(event), ()):
+            checker.saw(self.world, self.world.now_s, index, event, blame)
+
     def _look(self) -> None:
-        for at_s, index, event in self.world.events:
-            for checker in self._checkers:
-                checker.saw(self.world, at_s, index, event, self._blamer(checker, at_s))
-        self.world.events.clear()
         for checker in self._checkers:
-            checker.look(self.world, self._blamer(checker))
+            checker.look(self.world, self._blames[checker.name])
         if self._until_first and self.outcome.violations:
             raise _Enough
 
-    def _blamer(self, checker: Checker, at_s: float | None = None) -> Callable[[str], None]:
+    def _blamer(self, checker: Checker) -> Blame:
         def blame(text: str) -> None:
-            when_s = self.world.now_s if at_s is None else at_s
-            self.outcome.violations.append(f"{when_s:.2f} {checker.name}: {text}")
+            self.outcome.violations.append(f"{self.world.now_s:.2f} {checker.name}: {text}")
             self._tell(f"VIOLATION {checker.name}: {text}")
 
         return blame

@@ -19,12 +19,13 @@ import msgspec
 from beemesh.composition import Composition, compose
 from beemesh.crypto import Crypto
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
-from beemesh.events import DeployPod, PodsObserved, ResourcesObserved, SeedIntents, StopPod
+from beemesh.events import DeployPod, Observed, PodsObserved, ResourcesObserved, SeedIntents, StopPod
 from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key
 from beemesh.node import Ask, Tell, Transmit
+from beemesh.wire.datagram import DATAGRAM_BYTES_MAX
 from beemesh.wire.registry import decode_message, encode_message
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from simulator.crypto import FakeCrypto, Keys
@@ -58,6 +59,14 @@ class World:
         self.ring = GossipRing(1, (GossipKey(1, bytes(32)),))
         self.records: list[Signed] = []
         self.events: list[tuple[float, int, Any]] = []
+        """What nodes noticed, for whoever looks later; empty while `watch` is set."""
+        self.watch: Callable[[int, Any], None] | None = None
+        """Told at once of every notification of every node, and of every `Save` to a table of `watched_tables`."""
+        self.watched_tables: frozenset[str] = frozenset()
+        self.admitted: Callable[[int, bytes], None] | None = None
+        """Told of every datagram that a node let in, with the machine of that node."""
+        self.taps: list[Callable[[int, bytes], None]] = []
+        """Told of every datagram that leaves a machine, and of that machine: whoever sits on the path hears it."""
         self._trace = hashlib.blake2b(digest_size=16)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -150,6 +159,7 @@ class World:
             machine.boot_offset_s -= self.now_s + machine.boot_offset_s  # its boot clock starts anew
         if not disk:
             machine.disk.clear()
+            machine.wipes += 1
 
     def pause(self, index: int, seconds: float) -> None:
         """Stop a machine in its tracks (suspend, a starved virtual machine): its boot clock goes on."""
@@ -179,6 +189,8 @@ class World:
             match effect:
                 case Save(table=table, key=key, value=value):
                     machine.disk[table, key] = value
+                    if table in self.watched_tables and self.watch is not None:
+                        self.watch(machine.index, effect)
                 case Erase(table=table, key=key):
                     machine.disk.pop((table, key), None)
                 case Schedule(key=key, at_boot_s=at_s):
@@ -196,7 +208,10 @@ class World:
                 case Run():
                     self._run(machine, effect)
                 case Notify(event=event):
-                    self.events.append((self.now_s, machine.index, event))
+                    if self.watch is not None:
+                        self.watch(machine.index, event)
+                    else:
+                        self.events.append((self.now_s, machine.index, event))
 
     def _reply(self, effect: Reply) -> None:
         answer = self._replies.pop(effect.token, None)
@@ -230,8 +245,11 @@ class World:
         return act
 
     def _transmit(self, machine: Machine, address: tuple[str, int], data: bytes) -> None:
+        assert len(data) <= DATAGRAM_BYTES_MAX, f"n{machine.index} sends a datagram of {len(data)} bytes"
         machine.sent += 1
         machine.sent_bytes += len(data)
+        for tap in self.taps:
+            tap(machine.index, data)
         target = self._by_address.get(address[0])
         if target is None or not self._reaches(machine, target) or self.random.random() < self.faults.loss:
             return
@@ -240,11 +258,26 @@ class World:
             arrive = self._when_awake(target, partial(self._arrive, machine, target, data))
             self.at(self.now_s + self._delay_s(machine, target), arrive)
 
+    def throw(self, source: int, target: int, data: bytes) -> None:
+        """Somebody at machine `source` sends bytes of their own making; nothing that a node decided."""
+        there = self.machines[target]
+        if self._reaches(self.machines[source], there):
+            arrive = self._when_awake(there, partial(self._arrive, self.machines[source], there, data))
+            self.at(self.now_s + self._delay_s(self.machines[source], there), arrive)
+
+    def say(self, source: int, target: int, message: msgspec.Struct) -> None:
+        """Somebody with the keys of machine `source` tells another one something over a stream."""
+        peer = self.machines[target].membership.node_id
+        self._stream(self.machines[source], peer, partial(self._told, self.machines[source], peer, message))
+
     def _arrive(self, source: Machine, target: Machine, data: bytes) -> None:
         if target.composition is not None:
             self._note(target, data)
             address = (source.membership.addresses[0], source.membership.gossip_port)
-            self.carry(target, target.composition.node.datagram(data, address, self.now_of(target)))
+            effects = target.composition.node.datagram(data, address, self.now_of(target))
+            if self.admitted is not None and not _is_refused(effects):
+                self.admitted(target.index, data)
+            self.carry(target, effects)
 
     def _stream(self, machine: Machine, peer: NodeId, deliver: Callable[[], None]) -> bool:
         target = self._by_id.get(peer)
@@ -365,6 +398,12 @@ def _resources(spec: MachineSpec) -> ResourcesObserved:
     """A machine that is otherwise idle."""
     free = (spec.mem_mb * 3 // 4, spec.storage_mb * 4 // 5)
     return ResourcesObserved(spec.cpu_m, spec.mem_mb, spec.storage_mb, 0.1, *free)
+
+
+def _is_refused(effects: list[Any]) -> bool:
+    """Whether a node told nothing of a datagram but that it refused it."""
+    first = effects[0].event if effects and isinstance(effects[0], Notify) else None
+    return isinstance(first, Observed) and first.metric == "datagrams_refused"
 
 
 def _copied(message: msgspec.Struct) -> msgspec.Struct:

@@ -15,6 +15,8 @@ class Checker(Protocol):
     """Sees every notification of every node, and the whole world from time to time."""
 
     name: str
+    sees: tuple[type, ...]
+    """What it wants to see."""
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """A node on machine `index` noticed something at `at_s`, a moment ago."""

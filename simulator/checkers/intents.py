@@ -14,6 +14,7 @@ class IntentChecker:
     """Remembers what nodes accepted."""
 
     name = "intents"
+    sees: tuple[type, ...] = (Submitted,)
 
     def __init__(self, submitted: dict[int, Intent]) -> None:
         """`submitted` maps tokens to what was handed in with them."""

@@ -13,6 +13,7 @@ class LeaseChecker:
     """Keeps who believes in which lease until when."""
 
     name = "leases"
+    sees: tuple[type, ...] = (LeaseGranted, LeaseLost, ReleaseLease)
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[int, int, float]] = {}

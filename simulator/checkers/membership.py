@@ -20,6 +20,7 @@ class MembershipChecker:
     """Knows from the plan when each machine was last touched."""
 
     name = "membership"
+    sees: tuple[type, ...] = (MemberDown,)
 
     def __init__(self, plan: Plan, started_s: float) -> None:
         self._loss = plan.loss

@@ -22,6 +22,7 @@ class PodChecker:
     """Looks at the machines themselves, whatever any node believes."""
 
     name = "pods"
+    sees: tuple[type, ...] = ()
 
     def __init__(self) -> None:
         self._blamed: set[Slot] = set()

@@ -1,0 +1,140 @@
+"""The checkers bite: each is shown what it exists for, and says so; a hostile member gives none of them a reason."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from beemesh.custody.custodians import TABLE_SERVED, TABLE_SHARES
+from beemesh.effects import Save
+from beemesh.events import MemberDown, Observed, Submitted
+from beemesh.identity.signing import decode_body
+from beemesh.intents.record import Cordon, Intent, cordon_key
+from simulator.checkers.custody import CustodyChecker
+from simulator.checkers.durability import DurabilityChecker
+from simulator.checkers.evidence import EvidenceChecker
+from simulator.checkers.wire import WireChecker
+from simulator.hostile import Hostile
+from simulator.plan import draw
+from simulator.trial import Trial
+from simulator.world import World
+
+
+def _world(nodes: int = 4) -> World:
+    world = World(nodes, 1)
+    world.start_all()
+    world.run_for(5)
+    return world
+
+
+def test_a_datagram_let_in_twice_is_told() -> None:
+    """Once per life is right; the second time is not, and after a restart it counts anew."""
+    world, checker, told = _world(), WireChecker(hostile=False), list[str]()
+    datagram = bytes(range(200))
+    checker.admitted(world, told.append, 0, datagram)
+    checker.admitted(world, told.append, 1, datagram)
+    assert not told
+    checker.admitted(world, told.append, 0, datagram)
+    assert len(told) == 1
+    world.kill(0)
+    world.start(0)
+    checker.admitted(world, told.append, 0, datagram)
+    assert len(told) == 1
+
+
+def test_a_refused_honest_datagram_is_told_unless_somebody_is_hostile() -> None:
+    """A false signature has an author; a replay may be the network's."""
+    world, told = _world(), list[str]()
+    for reason in ("signature", "replayed"):
+        event = Observed("datagrams_refused", {"reason": reason})
+        WireChecker(hostile=True).saw(world, 0.0, 0, event, told.append)
+        WireChecker(hostile=False).saw(world, 0.0, 0, event, told.append)
+    assert told == ["n0 refused an honest datagram: signature"]
+
+
+def test_too_much_traffic_is_told_once() -> None:
+    """The rate of each machine is watched over ten seconds."""
+    world, checker, told = _world(), WireChecker(hostile=False), list[str]()
+    for _ in range(60):
+        checker.look(world, told.append)
+        world.machines[2].sent += 100
+        world.run_for(0.25)
+    assert len(told) == 1
+    assert "n2 sends" in told[0]
+
+
+def test_a_death_without_evidence_is_told() -> None:
+    """Held dead with nobody's accusation, while others are there."""
+    world, told = _world(), list[str]()
+    victim = world.machines[2].membership.node_id
+    world.node(0).view.set_status(victim, "dead")
+    EvidenceChecker().saw(world, 5.0, 0, MemberDown(victim), told.append)
+    assert len(told) == 1
+
+
+def test_an_incarnation_that_goes_back_is_told() -> None:
+    """In the table of any node, within one life."""
+    world, checker, told = _world(), EvidenceChecker(), list[str]()
+    checker.look(world, told.append)
+    row = world.node(1).swim.members.get(world.machines[3].membership.node_id)
+    assert row is not None
+    row.incarnation -= 1
+    world.run_for(1)
+    checker.look(world, told.append)
+    assert len(told) == 1
+
+
+def test_an_acceptance_without_copies_is_told() -> None:
+    """A record that only its acceptor's memory has was not saved."""
+    world, told = _world(), list[str]()
+    record = world.sign_ca("cordon", cordon_key("n1"), Cordon("n1", True))
+    checker = DurabilityChecker({7: decode_body(record, Intent)})
+    checker.saw(world, 5.0, 0, Submitted(7, True), told.append)
+    checker.look(world, told.append)
+    checker.look(world, told.append)
+    assert len(told) == 2
+
+
+def test_two_shares_in_one_hand_and_two_winners_of_one_fence_are_told() -> None:
+    """A share has one keeper, a keeper one share, a fence one winner."""
+    world, checker, told = _world(), CustodyChecker(), list[str]()
+    manifest = bytes(range(32))
+
+    def share(index: int) -> Save:
+        return Save(TABLE_SHARES, manifest, msgspec.msgpack.encode(("workload/x", index)))
+
+    def served(fence: int, node: int) -> Save:
+        row = msgspec.msgpack.encode((fence, world.machines[node].membership.node_id))
+        return Save(TABLE_SERVED, b"deployment/default/x/0/" + manifest, row)
+
+    for index, save in ((0, share(1)), (1, share(2)), (0, served(3, 1)), (1, served(3, 1))):
+        checker.saw(world, 5.0, index, save, told.append)
+    assert not told
+    for index, save in ((0, share(3)), (2, share(2)), (0, served(3, 2)), (0, served(2, 2))):
+        checker.saw(world, 5.0, index, save, told.append)
+    assert len(told) == 4
+
+
+def test_a_hostile_member_is_busy_and_changes_nothing() -> None:
+    """With everything that it can do, for twenty seconds: all see all, and nobody was held dead."""
+    world = _world(6)
+    before = sum(machine.sent for machine in world.machines)
+    for seed in range(8):
+        Hostile(world, 5, world.now_s + 20, seed).begin()
+    world.run_for(30)
+
+    assert sum(machine.sent for machine in world.machines) > before
+    assert [event for _, _, event in world.events if isinstance(event, MemberDown)] == []
+    assert all(len(world.node(index).view.alive()) == 6 for index in range(6))
+    refused = {event.labels["reason"] for _, _, event in world.events
+               if isinstance(event, Observed) and event.metric == "datagrams_refused"}  # fmt: skip
+    assert {"replayed", "signature", "undeciphered"} <= refused
+
+
+def test_trials_with_a_hostile_member_are_clean() -> None:
+    """The first three such seeds."""
+    seeds = [seed for seed in range(100) if "hostile" in draw(random.Random(seed), 8, 30).kinds][:3]
+    for seed in seeds:
+        outcome = Trial(seed, nodes=8, seconds=30).run()
+        assert not outcome.violations, "\n".join(outcome.transcript)
