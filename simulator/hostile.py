@@ -16,7 +16,7 @@ from beemesh.identity.grants import Revocation
 from beemesh.identity.signing import payload_of, sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.messages import PushIntents
-from beemesh.intents.record import SIGNED_KIND, Intent
+from beemesh.intents.record import SIGNED_KIND, Intent, revoked_key
 from beemesh.membership.messages import NONCE_BYTES, Alive, Claim, ClaimKind, Claims, Leave, Ping, Suspect
 from beemesh.node import Ask
 from beemesh.wire.datagram import DatagramSealer
@@ -116,7 +116,7 @@ class Hostile:
     def _revoke(self) -> None:
         """The cards of others, as only the mesh CA may."""
         crypto, victim = self._world.machines[self._index].crypto, self._chance.choice(self._victims())
-        now_ms, key = self._world.wall_ms, f"revocation/{victim.hex()}"
+        now_ms, key = self._world.wall_ms, revoked_key("node", victim)
         body = msgspec.msgpack.encode(Revocation(MESH, "node", victim, "forged", now_ms))
         intent = Intent(MESH, "revocation", key, 9, crypto.signer_id, now_ms, body)
         target = self._world.machines[self._anybody()].membership

@@ -53,6 +53,10 @@ class Plan:
     kinds: frozenset[Kind]
     steps: tuple[Step, ...]
     applies: tuple[tuple[float, int, int, bool], ...] = field(default=())
+    rivals: tuple[tuple[float, int, int], ...] = field(default=())
+    """(when, at which machine, at which other): two operators sign different records of one name and number."""
+    is_old: bool = False
+    """The mesh was bootstrapped long ago: whoever has no memory of its votes abstains for a while."""
 
 
 def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
@@ -72,6 +76,10 @@ def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
         (chance.uniform(0.0, seconds * 0.8), chance.randrange(nodes), chance.randint(1, 4), chance.random() < 0.6)
         for _ in range(chance.randint(1, 3))
     )
+    rivals = tuple(
+        (chance.uniform(0.0, seconds), chance.randrange(nodes), chance.randrange(nodes))
+        for _ in range(chance.randint(0, 2))
+    )
     calm = Plan(
         loss=chance.uniform(0.0, LOSS_MAX) if chance.random() < 0.5 else 0.0,
         repeat=chance.uniform(0.0, REPEAT_MAX) if chance.random() < 0.5 else 0.0,
@@ -79,6 +87,8 @@ def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
         kinds=kinds,
         steps=tuple(sorted(steps, key=lambda step: step.at_s)),
         applies=applies,
+        rivals=rivals,
+        is_old="wipe" in kinds or chance.random() < 0.5,
     )
     if nodes < HOSTILE_AMONG_MIN or chance.random() >= HOSTILE_PART:
         return calm

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from beemesh.custody.sealing import SealedContent, place_of, plan_custody, seal
 from beemesh.errors import BeemeshError
-from beemesh.events import Submit
+from beemesh.events import FindProviders, PutIntent, Submit
 from beemesh.identity.grants import Grant
 from beemesh.identity.signing import decode_body
 from beemesh.ids import OperatorId, digest_of
-from beemesh.intents.record import Intent, operator_key, workload_key
+from beemesh.intents.record import Cordon, Intent, cordon_key, operator_key, workload_key
 from beemesh.workloads.record import Requirements, Workload
 from simulator.checkers import Blame, Checker
 from simulator.checkers.custody import WATCHED, CustodyChecker
+from simulator.checkers.directory import DirectoryChecker
 from simulator.checkers.durability import DurabilityChecker
 from simulator.checkers.evidence import EvidenceChecker
 from simulator.checkers.intents import IntentChecker
@@ -36,6 +39,13 @@ HEAL_S = 120.0
 """After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
 comparison of the records with everybody, back-off of what failed, and the abstention of whoever lost its disk."""
 
+LOOKUPS_S = 8.0
+"""So long before the end the records of the DHT are looked up: a lookup ends within five seconds."""
+
+FAREWELL_S = 30.0
+"""When all is well again one machine goes for good, and all others know it within this time."""
+
+OLD_S = 86_400.0
 LOOK_EVERY_S = 0.25
 BOOT_OFFSET_S = 1_000_000.0
 
@@ -68,11 +78,13 @@ class Trial:
         self.seconds = seconds
         chance = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self.plan = draw(chance, nodes, seconds)
-        self.world = World(nodes, chance.getrandbits(32))
+        self.world = World(nodes, chance.getrandbits(32), age_s=OLD_S if self.plan.is_old else 0.0)
         for machine in self.world.machines:
             machine.boot_offset_s = chance.uniform(0.0, BOOT_OFFSET_S)
         self.outcome = Outcome(seed, self.plan)
         self._submitted: dict[int, Intent] = {}
+        self._accepted = IntentChecker(self._submitted)
+        self._directory = DirectoryChecker()
         self._checkers: tuple[Checker, ...] = ()
         self._blames: dict[str, Blame] = {}
         self._seers: dict[type, list[tuple[Checker, Blame]]] = {}
@@ -80,19 +92,30 @@ class Trial:
     def run(self) -> Outcome:
         """Everything, from the first start to the verdict."""
         started = time.process_time()
-        with contextlib.suppress(_Enough):
-            self._form()
-            self._torment()
-            self._mend()
-            self._run_for(HEAL_S)
-            for checker in self._checkers:
-                checker.at_end(self.world, self._blames[checker.name])
+        try:
+            self._phases()
+        except _Enough:
+            pass
+        except Exception as error:  # whatever a node does when it meets the unexpected: it must not fall over
+            self._blame("crash", f"{type(error).__name__}: {error}")
+            self.outcome.transcript += traceback.format_exc().splitlines()
         self.outcome.trace = self.world.trace
         self.outcome.events = self.world.handled
         self.outcome.cpu_s = time.process_time() - started
         return self.outcome
 
     # --- phases ---------------------------------------------------------------------------------------------------
+
+    def _phases(self) -> None:
+        self._form()
+        self._torment()
+        self._mend()
+        self._run_for(HEAL_S - LOOKUPS_S)
+        self._look_up()
+        self._run_for(LOOKUPS_S)
+        for checker in self._checkers:
+            checker.at_end(self.world, self._blames[checker.name])
+        self._farewell()
 
     def _form(self) -> None:
         world = self.world
@@ -105,7 +128,8 @@ class Trial:
         self._checkers = (
             LeaseChecker(),
             PodChecker(),
-            IntentChecker(self._submitted),
+            self._accepted,
+            self._directory,
             MembershipChecker(self.plan, FORMING_S),
             EvidenceChecker(),
             DurabilityChecker(self._submitted),
@@ -113,7 +137,7 @@ class Trial:
             wire,
         )
         for checker in self._checkers:
-            blame = self._blames[checker.name] = self._blamer(checker)
+            blame = self._blames[checker.name] = partial(self._blame, checker.name)
             for kind in checker.sees:
                 self._seers.setdefault(kind, []).append((checker, blame))
         world.watch, world.watched_tables = self._saw, WATCHED
@@ -130,6 +154,8 @@ class Trial:
         for number, (at_s, index, replicas, tolerant) in enumerate(self.plan.applies):
             wish = (number, index, replicas, tolerant)
             begins.append((at_s, lambda wish=wish: self._apply(*wish)))  # type: ignore[misc]
+        for number, (at_s, *who) in enumerate(self.plan.rivals):
+            begins.append((at_s, partial(self._quarrel, number, who)))
         for at_s, act in sorted(begins, key=lambda each: each[0]):
             self._run_until(FORMING_S + at_s)
             act()
@@ -147,6 +173,27 @@ class Trial:
             machine.paused_until_s = min(machine.paused_until_s, world.now_s)
             if not machine.is_up:
                 self._start(machine)
+
+    def _look_up(self) -> None:
+        """Each accepted manifest's keepers, at some node."""
+        for number, intent in enumerate(self._accepted.accepted):
+            asker = (self.seed + number) % len(self.world.machines)
+            manifest = msgspec.msgpack.decode(intent.body, type=Workload).current.manifest
+            self._directory.asked(asker, intent.key)
+            self.world.event(asker, FindProviders(intent.key, "manifest", manifest.hex()))
+
+    def _farewell(self) -> None:
+        """One machine goes for good: whoever was kept from noticing deaths by what happened before shows it now."""
+        world = self.world
+        if self.outcome.violations or len(world.machines) < 2:
+            return
+        gone = world.machines[self.seed % len(world.machines)]
+        self._tell(f"n{gone.index} goes for good")
+        world.kill(gone.index, power=True)
+        self._run_for(FAREWELL_S)
+        for machine in world.machines:
+            if machine.composition is not None and machine.composition.view.is_alive(gone.membership.node_id):
+                self._blame("membership", f"n{machine.index} holds n{gone.index} alive, which is gone for good")
 
     def _start(self, machine: Machine) -> None:
         """A machine finds what it saved; one that lost its disk still has its seed file."""
@@ -207,6 +254,14 @@ class Trial:
         self._tell(f"apply {name} ({replicas} replicas{'' if tolerant else ', never doubled'}) at n{index}")
         world.event(index, Submit(token, record, sealed.ciphertext, sealed.boxes))
 
+    def _quarrel(self, number: int, who: Sequence[int]) -> None:
+        """Two records of one key and number, entered at two machines at once: one wins, everywhere the same."""
+        key = cordon_key(f"quarrel{number}")
+        for index in who:
+            record = self.world.sign(self.world.operator, "cordon", key, Cordon(f"quarrel{number}", False, f"n{index}"))
+            self.world.event(index, PutIntent(record))
+        self._tell(f"quarrel{number} between n{who[0]} and n{who[1]}")
+
     # --- time -----------------------------------------------------------------------------------------------------
 
     def _run_for(self, seconds: float) -> None:
@@ -228,12 +283,9 @@ class Trial:
         if self._until_first and self.outcome.violations:
             raise _Enough
 
-    def _blamer(self, checker: Checker) -> Blame:
-        def blame(text: str) -> None:
-            self.outcome.violations.append(f"{self.world.now_s:.2f} {checker.name}: {text}")
-            self._tell(f"VIOLATION {checker.name}: {text}")
-
-        return blame
+    def _blame(self, name: str, text: str) -> None:
+        self.outcome.violations.append(f"{self.world.now_s:.2f} {name}: {text}")
+        self._tell(f"VIOLATION {name}: {text}")
 
     def _tell(self, text: str) -> None:
         self.outcome.transcript.append(f"{self.world.now_s:9.2f}  {text}")

@@ -44,10 +44,16 @@ class World:
     """The whole mesh. `run_until` and `run_for` advance the clock; everything else acts at this moment."""
 
     def __init__(
-        self, nodes: int | Sequence[MachineSpec], seed: int = 0, *, keys: Keys = FakeCrypto, **settings: Any
+        self,
+        nodes: int | Sequence[MachineSpec],
+        seed: int = 0,
+        *,
+        keys: Keys = FakeCrypto,
+        age_s: float = 0.0,
+        **settings: Any,
     ) -> None:
-        """`nodes`: how many, or which; `keys` makes each one's. `settings` are sections of `NodeSettings`, for nodes
-        that are only counted."""
+        """`nodes`: how many, or which; `keys` makes each one's; `age_s`: how long ago the mesh was bootstrapped.
+        `settings` are sections of `NodeSettings`, for nodes that are only counted."""
         self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self.now_s = 0.0
         self.handled = 0
@@ -71,6 +77,7 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._replies: dict[int, Callable[[msgspec.Struct], None]] = {}
+        self._signed_at_ms = START_WALL_MS - int(age_s * 1000)
         specs = numbered(nodes, **settings) if isinstance(nodes, int) else nodes
         self.machines = [self._make(index, spec) for index, spec in enumerate(specs)]
         self._by_id = {machine.membership.node_id: machine for machine in self.machines}
@@ -89,7 +96,7 @@ class World:
             addresses=(f"10.0.{index // 250}.{index % 250 + 1}",),
             gossip_port=GOSSIP_PORT,
             serial=1,
-            signed_at_ms=START_WALL_MS,
+            signed_at_ms=self._signed_at_ms,
             not_after_ms=START_WALL_MS + YEAR_MS,
         )
         card = self.sign_ca("membership", node_key(spec.name), membership)
