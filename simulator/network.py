@@ -14,27 +14,35 @@ class Faults:
     repeat: float = 0.0
     delay_s: tuple[float, float] = (0.0005, 0.003)
     """Drawn for each message alone, so messages overtake each other."""
-    cuts: set[tuple[int, int]] = field(default_factory=set)
-    """(from, to): nothing gets through in that direction."""
+    cuts: dict[int, frozenset[tuple[int, int]]] = field(default_factory=dict)
+    """Cuts that last, by number: pairs of (from, to) where nothing gets through in that direction."""
     slow: dict[int, float] = field(default_factory=dict)
     """Machine → by how much longer all its messages take, both ways."""
+    _cut: int = 0
 
-    def cut(self, left: set[int], right: set[int]) -> None:
-        """Part two groups, in both directions."""
-        self.cut_one_way(left, right)
-        self.cut_one_way(right, left)
+    def cut(self, left: set[int], right: set[int]) -> int:
+        """Part two groups, in both directions; the number is for `heal`."""
+        return self._lasting({(a, b) for a in left for b in right} | {(b, a) for a in left for b in right})
 
-    def cut_one_way(self, source: set[int], target: set[int]) -> None:
-        """What one group sends to the other is lost; the other way works."""
-        self.cuts |= {(a, b) for a in source for b in target}
+    def cut_one_way(self, source: set[int], target: set[int]) -> int:
+        """What one group sends to the other is lost; the other way works. The number is for `heal`."""
+        return self._lasting({(a, b) for a in source for b in target})
 
-    def heal(self) -> None:
-        """Join everybody again."""
-        self.cuts.clear()
+    def _lasting(self, pairs: set[tuple[int, int]]) -> int:
+        self._cut += 1
+        self.cuts[self._cut] = frozenset(pairs)
+        return self._cut
+
+    def heal(self, number: int | None = None) -> None:
+        """Mend one cut, or join everybody again."""
+        if number is None:
+            self.cuts.clear()
+        else:
+            self.cuts.pop(number, None)
 
     def reaches(self, source: int, target: int) -> bool:
         """Whether anything gets from one machine to another."""
-        return (source, target) not in self.cuts
+        return not self.cuts or not any((source, target) in pairs for pairs in self.cuts.values())
 
     def one_delay_s(self, chance: random.Random, source: int, target: int) -> float:
         """How long one message takes."""

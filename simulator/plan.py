@@ -9,10 +9,13 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Kind = Literal["crash", "power", "wipe", "pause", "cut", "one-way", "heal", "slow", "skew", "blackout", "hostile"]
+Kind = Literal[
+    "crash", "power", "wipe", "pause", "cut", "one-way", "swizzle", "roll", "slow", "skew", "blackout", "hostile"
+]
 """`crash`: the agent dies, its pods go on; `power`: the machine; `wipe`: the machine, and its disk is lost; `pause`: it
-stands still; `cut`, `one-way`: partitions; `slow`: its network; `skew`: its wall clock; `blackout`: all machines;
-`hostile`: somebody has a member's keys and uses them."""
+stands still; `cut`, `one-way`: partitions; `swizzle`: machines are cut off one after the other, and joined again in
+another order; `roll`: all agents are started anew, one after the other; `slow`: its network; `skew`: its wall clock;
+`blackout`: all machines; `hostile`: somebody has a member's keys and uses them."""
 
 FORMING_S = 5.0
 HOSTILE_PART = 0.25
@@ -22,9 +25,18 @@ HOSTILE_AMONG_MIN = 4
 LOSS_MAX = 0.3
 REPEAT_MAX = 0.2
 SLOWEST_MS = 150.0
+LONG_PART = 0.3
+"""Trials whose faults may last as long as the trial, not a third of it: long enough for both sides of a partition to
+hold each other dead."""
+BLIND_PART = 0.5
+"""Wipes that come while somebody else is cut off, and back just then: who voted is gone, and who did not has a vote."""
+RESTART_S = (0.05, 1.0)
+"""How long an agent is away that is started anew on purpose, and how long until the next one is."""
 CRASH_S_MAX = 5.0
 """An agent is started again by its supervisor. One that stayed away for longer than a run lease could not stop a pod
 whose lease is over, and nobody else can."""
+LOCK_S = (2.0, 15.0)
+"""From shorter than any lease in use to the longest that is granted."""
 SKEW_MS_MAX = 20_000
 """Two clocks may differ by 40 s then: more than admission allows, so some cannot hear each other for a while."""
 
@@ -53,6 +65,8 @@ class Plan:
     kinds: frozenset[Kind]
     steps: tuple[Step, ...]
     applies: tuple[tuple[float, int, int, bool], ...] = field(default=())
+    locks: tuple[tuple[float, float], ...] = field(default=())
+    """(how long it lasts, how often it is renewed) of leases that all machines want, in seconds."""
     rivals: tuple[tuple[float, int, int], ...] = field(default=())
     """(when, at which machine, at which other): two operators sign different records of one name and number."""
     is_old: bool = False
@@ -61,17 +75,17 @@ class Plan:
 
 def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
     """The plan of one trial of `nodes` machines that is tormented for `seconds`."""
-    optional: tuple[Kind, ...] = ("crash", "power", "wipe", "pause", "cut", "one-way", "slow", "skew", "blackout")
-    kinds: frozenset[Kind] = frozenset(kind for kind in optional if chance.random() < 0.4)
+    optional: tuple[Kind, ...] = (
+        "crash", "power", "wipe", "pause", "cut", "one-way", "swizzle", "roll", "slow", "skew", "blackout",
+    )  # fmt: skip
+    kinds: frozenset[Kind] = frozenset(kind for kind in optional if chance.random() < 0.35)
     slowest_s = chance.uniform(0.003, SLOWEST_MS / 1000) if chance.random() < 0.5 else 0.003
+    longest_s = seconds if chance.random() < LONG_PART else seconds / 3
     steps: list[Step] = []
-    wiped = False
     for kind in sorted(kinds):
-        for _ in range(chance.randint(1, 3)):
-            if kind == "wipe" and wiped:
-                continue  # records stand on two disks: losing both loses them, and rightly so
-            wiped |= kind == "wipe"
-            steps.append(_step(chance, kind, nodes, seconds))
+        # records stand on two disks: losing both loses them, and rightly so
+        for _ in range(1 if kind == "wipe" else chance.randint(1, 3)):
+            steps += _steps(chance, kind, nodes, seconds, longest_s)
     applies = tuple(
         (chance.uniform(0.0, seconds * 0.8), chance.randrange(nodes), chance.randint(1, 4), chance.random() < 0.6)
         for _ in range(chance.randint(1, 3))
@@ -87,33 +101,63 @@ def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
         kinds=kinds,
         steps=tuple(sorted(steps, key=lambda step: step.at_s)),
         applies=applies,
+        locks=tuple(_lock(chance) for _ in range(chance.randint(0, 2))),
         rivals=rivals,
         is_old="wipe" in kinds or chance.random() < 0.5,
     )
     if nodes < HOSTILE_AMONG_MIN or chance.random() >= HOSTILE_PART:
         return calm
-    hostile = _step(chance, "hostile", nodes, seconds)
-    steps = sorted([*steps, hostile], key=lambda step: step.at_s)
-    return replace(calm, kinds=kinds | {"hostile"}, steps=tuple(steps))
-
-
-def _step(chance: random.Random, kind: Kind, nodes: int, seconds: float) -> Step:
     at_s = chance.uniform(0.0, seconds)
-    lasts_s = chance.uniform(0.2, seconds / 3)
-    one = (chance.randrange(nodes),)
+    steps.append(Step(at_s, "hostile", (chance.randrange(nodes),), seconds - at_s))
+    return replace(calm, kinds=kinds | {"hostile"}, steps=tuple(sorted(steps, key=lambda step: step.at_s)))
+
+
+def _lock(chance: random.Random) -> tuple[float, float]:
+    lasts_s = chance.uniform(*LOCK_S)
+    return lasts_s, lasts_s * chance.uniform(0.3, 0.8)
+
+
+def _steps(chance: random.Random, kind: Kind, nodes: int, seconds: float, longest_s: float) -> list[Step]:
+    """One fault: a step, or several that belong together."""
+    at_s, lasts_s, one = chance.uniform(0.0, seconds), chance.uniform(0.2, longest_s), chance.randrange(nodes)
     match kind:
         case "cut" | "one-way":
             size = chance.randint(1, max(1, nodes // 2))
-            return Step(at_s, kind, tuple(sorted(chance.sample(range(nodes), size))), lasts_s)
+            return [Step(at_s, kind, tuple(sorted(chance.sample(range(nodes), size))), lasts_s)]
+        case "swizzle":
+            return _swizzle(chance, nodes, at_s, lasts_s)
+        case "roll":
+            return _roll(chance, nodes, at_s)
         case "slow":
-            return Step(at_s, kind, one, chance.uniform(2.0, 100.0))
+            return [Step(at_s, kind, (one,), chance.uniform(2.0, 100.0))]
         case "skew":
-            return Step(at_s, kind, one, chance.uniform(-SKEW_MS_MAX, SKEW_MS_MAX))
+            return [Step(at_s, kind, (one,), chance.uniform(-SKEW_MS_MAX, SKEW_MS_MAX))]
         case "crash":
-            return Step(at_s, kind, one, min(lasts_s, CRASH_S_MAX))
+            return [Step(at_s, kind, (one,), min(lasts_s, CRASH_S_MAX))]
         case "blackout":
-            return Step(at_s, kind, tuple(range(nodes)), min(lasts_s, 10.0))
-        case "hostile":
-            return Step(at_s, kind, one, seconds - at_s)
+            return [Step(at_s, kind, tuple(range(nodes)), min(lasts_s, 10.0))]
+        case "wipe" if nodes > 1 and chance.random() < BLIND_PART:
+            other = (one + chance.randrange(1, nodes)) % nodes
+            away = Step(max(0.0, at_s - lasts_s), "cut", (other,), min(at_s, lasts_s))
+            return [away, Step(at_s, kind, (one,), chance.uniform(*RESTART_S))]
         case _:
-            return Step(at_s, kind, one, lasts_s)
+            return [Step(at_s, kind, (one,), lasts_s)]
+
+
+def _swizzle(chance: random.Random, nodes: int, at_s: float, lasts_s: float) -> list[Step]:
+    """FoundationDB's "swizzle-clogging", which finds most there."""
+    half_s = lasts_s / 2
+    steps = []
+    for index in chance.sample(range(nodes), chance.randint(1, nodes)):
+        from_s, until_s = chance.uniform(0.0, half_s), chance.uniform(half_s, lasts_s)
+        steps.append(Step(at_s + from_s, "cut", (index,), until_s - from_s))
+    return steps
+
+
+def _roll(chance: random.Random, nodes: int, at_s: float) -> list[Step]:
+    steps = []
+    for index in chance.sample(range(nodes), nodes):
+        away_s = chance.uniform(*RESTART_S)
+        steps.append(Step(at_s, "crash", (index,), away_s))
+        at_s += away_s + chance.uniform(*RESTART_S)
+    return steps

@@ -31,6 +31,7 @@ from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.pods import PodChecker
 from simulator.checkers.wire import WireChecker
 from simulator.hostile import Hostile
+from simulator.locks import Locks
 from simulator.machine import Machine
 from simulator.plan import FORMING_S, Plan, Step, draw
 from simulator.world import MESH, YEAR_MS, World
@@ -38,6 +39,9 @@ from simulator.world import MESH, YEAR_MS, World
 HEAL_S = 120.0
 """After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
 comparison of the records with everybody, back-off of what failed, and the abstention of whoever lost its disk."""
+
+LOCKS_AFTER_S = 20.0
+"""So long after the last fault machines still quarrel over leases: whoever lost its memory votes again then."""
 
 LOOKUPS_S = 8.0
 """So long before the end the records of the DHT are looked up: a lookup ends within five seconds."""
@@ -85,6 +89,8 @@ class Trial:
         self._submitted: dict[int, Intent] = {}
         self._accepted = IntentChecker(self._submitted)
         self._directory = DirectoryChecker()
+        locks_end_s = FORMING_S + seconds + LOCKS_AFTER_S
+        self._locks = Locks(self.world, self.plan.locks, locks_end_s, chance.getrandbits(32))
         self._checkers: tuple[Checker, ...] = ()
         self._blames: dict[str, Blame] = {}
         self._seers: dict[type, list[tuple[Checker, Blame]]] = {}
@@ -126,7 +132,7 @@ class Trial:
         world.records.append(world.sign_ca("grant", operator_key("ops"), grant))
         wire = WireChecker(hostile="hostile" in self.plan.kinds)
         self._checkers = (
-            LeaseChecker(),
+            LeaseChecker(forgetful="wipe" in self.plan.kinds),
             PodChecker(),
             self._accepted,
             self._directory,
@@ -146,6 +152,7 @@ class Trial:
         self._run_for(FORMING_S)
         faults = world.faults
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
+        self._locks.begin()
 
     def _torment(self) -> None:
         begins: list[tuple[float, Callable[[], None]]] = []
@@ -213,8 +220,8 @@ class Trial:
                 world.pause(who[0], step.amount)
             case "cut" | "one-way":
                 others = {machine.index for machine in world.machines} - set(who)
-                (world.faults.cut if step.kind == "cut" else world.faults.cut_one_way)(set(who), others)
-                world.at(world.now_s + step.amount, world.faults.heal)
+                part = world.faults.cut if step.kind == "cut" else world.faults.cut_one_way
+                world.at(world.now_s + step.amount, partial(world.faults.heal, part(set(who), others)))
             case "slow":
                 world.faults.slow[who[0]] = step.amount
             case "hostile":
@@ -276,6 +283,8 @@ class Trial:
     def _saw(self, index: int, event: Any) -> None:
         for checker, blame in self._seers.get(type(event), ()):
             checker.saw(self.world, self.world.now_s, index, event, blame)
+        if type(event) in Locks.sees:
+            self._locks.saw(index, event)
 
     def _look(self) -> None:
         for checker in self._checkers:

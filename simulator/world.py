@@ -67,7 +67,8 @@ class World:
         self.events: list[tuple[float, int, Any]] = []
         """What nodes noticed, for whoever looks later; empty while `watch` is set."""
         self.watch: Callable[[int, Any], None] | None = None
-        """Told at once of every notification of every node, and of every `Save` to a table of `watched_tables`."""
+        """Told at once of every notification of every node, every job for its runtime, and every `Save` to a table of
+        `watched_tables`."""
         self.watched_tables: frozenset[str] = frozenset()
         self.admitted: Callable[[int, bytes], None] | None = None
         """Told of every datagram that a node let in, with the machine of that node."""
@@ -334,6 +335,8 @@ class World:
     def _run(self, machine: Machine, run: Run) -> None:
         """A runtime that starts every pod after a moment."""
         life = machine.life
+        if self.watch is not None:
+            self.watch(machine.index, run.job)
 
         def finish() -> None:
             job, result = run.job, None

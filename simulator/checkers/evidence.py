@@ -1,10 +1,16 @@
-"""How nodes come to believe: a death needs two accusers or a lone judge, and no incarnation ever goes back."""
+"""How nodes come to believe: a death needs two accusers or a lone judge, every word was signed by whoever it names,
+and no incarnation ever goes back."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from beemesh.events import MemberDown
+from beemesh.identity.signing import payload_of
+from beemesh.ids import NodeId
+from beemesh.membership.claims import author_of, decode
+from beemesh.membership.members import Member
+from beemesh.membership.messages import Claim, Suspect
 from simulator.checkers import Blame
 from simulator.world import World
 
@@ -22,6 +28,8 @@ class EvidenceChecker:
         self._incarnations: dict[tuple[int, int, int], int] = {}
         """(observer, its life, observed) → the highest incarnation seen there."""
         self._looked_s = 0.0
+        self._genuine: set[bytes] = set()
+        """Signatures that were checked."""
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """Whoever holds a member dead can show why."""
@@ -63,6 +71,26 @@ class EvidenceChecker:
                 if row.incarnation < before:
                     blame(f"n{machine.index} went back from incarnation {before} of n{other.index}")
                 self._incarnations[place] = max(before, row.incarnation)
+                self._words(world, machine.index, row, blame)
+
+    def _words(self, world: World, index: int, row: Member, blame: Blame) -> None:
+        """Whoever is said to have said something said it."""
+        said = [(row.node_id, claim) for claim in (row.alive, row.leave, row.summary) if claim is not None]
+        if row.suspicion is not None:
+            said += row.suspicion.accusers.items()
+        for author, claim in said:
+            if claim.signature not in self._genuine and not self._is_genuine(world, author, claim):
+                blame(f"n{index} believes a word ({claim.kind}) of n{world.index_of(author)} that it never said")
+            self._genuine.add(claim.signature)
+
+    def _is_genuine(self, world: World, author: NodeId, claim: Claim) -> bool:
+        machine = world.machines[world.index_of(author)]
+        statement = decode(claim)
+        if statement is None or author_of(statement) != author:
+            return False
+        if isinstance(statement, Suspect) != (claim.kind == "suspect"):
+            return False
+        return machine.crypto.verify(machine.crypto.sign_key, payload_of(claim.kind, claim.body), claim.signature)
 
     def at_end(self, world: World, blame: Blame) -> None:
         """Nothing more."""

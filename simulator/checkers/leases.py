@@ -1,4 +1,4 @@
-"""Two majority leases of one key never overlap, by each holder's own belief (DESIGN section 5, compare-and-swap)."""
+"""Two majority leases of one key never overlap, by each holder's own belief; fences only grow (DESIGN section 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ class LeaseChecker:
     name = "leases"
     sees: tuple[type, ...] = (LeaseGranted, LeaseLost, ReleaseLease)
 
-    def __init__(self) -> None:
+    def __init__(self, *, forgetful: bool = False) -> None:
+        """With replicas that are `forgetful` (a disk is lost) a fence may come again, once its lease is long over."""
+        self._forgetful = forgetful
+        self._fences: dict[str, int] = {}
+        """Key → the highest fence that was ever granted."""
         self._held: dict[str, tuple[int, int, float]] = {}
         """Key → (machine, its life, until when)."""
 
@@ -30,9 +34,17 @@ class LeaseChecker:
                 if holder != index and alive and other_until_s > at_s:
                     blame(f"n{index} was granted {key}, which n{holder} holds for {other_until_s - at_s:.2f} s")
                 self._held[key] = (index, machine.life, until_s)
+                if not event.renewed:
+                    self._fence(key, event.fence, index, blame)
             case LeaseLost(key=key) | ReleaseLease(key=key):
                 if self._held.get(key, (index,))[0] == index:
                     self._held.pop(key, None)
+
+    def _fence(self, key: str, fence: int, index: int, blame: Blame) -> None:
+        highest = self._fences.get(key, 0)
+        if fence <= highest and not self._forgetful:
+            blame(f"n{index} was granted {key} with fence {fence}, though {highest} was granted before")
+        self._fences[key] = max(highest, fence)
 
     def look(self, world: World, blame: Blame) -> None:
         """Beliefs begin and end with events alone."""

@@ -1,4 +1,5 @@
-"""What runs: never two of a replica that must not be doubled, and in the end each wanted one exactly once."""
+"""What runs: never two of a replica that must not be doubled, none of them without the lease that says so, and in the
+end each wanted one exactly once."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from typing import Any
 
 import msgspec
 
+from beemesh.events import DeployPod, LeaseGranted, LeaseLost, ReleaseLease
 from beemesh.intents.map import IntentMap
+from beemesh.scheduling.leases import run_key
 from beemesh.workloads.record import Workload
 from simulator.checkers import Blame
 from simulator.world import World
@@ -22,13 +25,25 @@ class PodChecker:
     """Looks at the machines themselves, whatever any node believes."""
 
     name = "pods"
-    sees: tuple[type, ...] = ()
+    sees: tuple[type, ...] = (DeployPod, LeaseGranted, LeaseLost, ReleaseLease)
 
     def __init__(self) -> None:
         self._blamed: set[Slot] = set()
+        self._held: dict[tuple[int, int, str], float] = {}
+        """(machine, its life, key) → until when it may run what the key names, by the simulation's clock."""
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
-        """Pods are looked at, not heard of."""
+        """What must not be doubled begins under its run lease alone."""
+        machine = world.machines[index]
+        match event:
+            case LeaseGranted(key=key, proof=proof) if not proof.tentative:
+                self._held[index, machine.life, key] = event.expires_boot_s - machine.boot_offset_s
+            case LeaseLost(key=key) | ReleaseLease(key=key):
+                self._held.pop((index, machine.life, key), None)
+            case DeployPod(task=task) if not task.duplicate_tolerant:
+                key = run_key(task.workload_id, task.replica)
+                if self._held.get((index, machine.life, key), 0.0) <= at_s:
+                    blame(f"n{index} starts {task.workload_id}/{task.replica} without the lease that it needs")
 
     def look(self, world: World, blame: Blame) -> None:
         """Of a replica that is not duplicate tolerant one runs at most, at every moment."""
