@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -227,7 +226,8 @@ class Hunt:
     seed: int = -1
     nodes: int = 0
     seeds: int = 0
-    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    """Seconds of one core that the trials took."""
     violation: str = ""
 
 
@@ -240,7 +240,13 @@ def plant(bug: Bug, folder: Path) -> None:
     file.write_text(text.replace(bug.before, bug.after))
 
 
-def hunt(begun: Hunt, seeds: int, state: Path | None) -> Hunt:
+def copy_code(source: Path, folder: Path) -> None:
+    """What a simulation needs, into an empty folder."""
+    for part in COPIED:
+        shutil.copytree(source / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def hunt(begun: Hunt, seeds: int, state: Path | None, source: Path = ROOT) -> Hunt:
     """Go on with a hunt over a copy of the code with its bug (or without any), until it is found or `seeds` are tried.
 
     Whoever stops it loses the last hundred seeds at most: the rest stands in `state`.
@@ -248,8 +254,7 @@ def hunt(begun: Hunt, seeds: int, state: Path | None) -> Hunt:
     bug = next((each for each in BUGS if each.name == begun.name), None)
     with tempfile.TemporaryDirectory(prefix="planted-") as name:
         folder = Path(name)
-        for part in COPIED:
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        copy_code(source, folder)
         if bug is not None:
             plant(bug, folder)
         while not begun.violation and begun.seeds < seeds:
@@ -261,7 +266,6 @@ def hunt(begun: Hunt, seeds: int, state: Path | None) -> Hunt:
 
 
 def _some_seeds(begun: Hunt, until: int, folder: Path) -> Hunt:
-    started = time.monotonic()
     command = [sys.executable, "-m", "simulator", "hunt", "--seeds", f"{begun.seeds}..{until - 1}"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -269,8 +273,8 @@ def _some_seeds(begun: Hunt, until: int, folder: Path) -> Hunt:
     if not lines:
         raise RuntimeError(f"the hunt of {begun.name} ended with {done.returncode}: {done.stderr[-2000:]}")
     found = json.loads(lines[-1])
-    wall_s = round(begun.wall_s + time.monotonic() - started, 1)
-    return Hunt(begun.name, found["seed"], found["nodes"], begun.seeds + found["seeds"], wall_s, found["violation"])
+    cpu_s = round(begun.cpu_s + found["cpu_s"], 1)
+    return Hunt(begun.name, found["seed"], found["nodes"], begun.seeds + found["seeds"], cpu_s, found["violation"])
 
 
 def begun_hunts(state: Path | None) -> dict[str, Hunt]:
@@ -284,7 +288,7 @@ def begun_hunts(state: Path | None) -> dict[str, Hunt]:
 def line_of(done: Hunt) -> str:
     """One row of the table."""
     told = f"seed {done.seed}, {done.nodes} nodes: {done.violation}" if done.violation else "nothing found"
-    return f"{done.name:20} {done.seeds:5} seeds {done.wall_s:7.1f} s  {told}"
+    return f"{done.name:20} {done.seeds:5} seeds {done.cpu_s:7.1f} s  {told}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -302,13 +306,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = begun_hunts(options.state)
     names = [bug.name for bug in BUGS if not options.names or bug.name in options.names]
     hunts: list[Hunt] = []
-    work = partial(hunt, seeds=options.seeds, state=options.state)
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for done in pool.imap(work, [begun.get(name, Hunt(name)) for name in names]):
-            hunts.append(done)
-            print(line_of(done), flush=True)
-    found = [each for each in hunts if each.violation]
-    control = hunt(begun.get(CONTROL, Hunt(CONTROL)), max((each.seeds for each in found), default=1), options.state)
+    with tempfile.TemporaryDirectory(prefix="unplanted-") as source:
+        copy_code(ROOT, Path(source))  # whatever is edited meanwhile
+        work = partial(hunt, seeds=options.seeds, state=options.state, source=Path(source))
+        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+            for done in pool.imap(work, [begun.get(name, Hunt(name)) for name in names]):
+                hunts.append(done)
+                print(line_of(done), flush=True)
+        found = [each for each in hunts if each.violation]
+        as_many = partial(work, seeds=max((each.seeds for each in found), default=1))
+        control = as_many(begun.get(CONTROL, Hunt(CONTROL)))
     print(line_of(control))
     print(f"{len(found)} of {len(hunts)} bugs found")
     if options.json is not None:

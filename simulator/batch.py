@@ -40,14 +40,18 @@ class Prey:
     seconds: float
     seeds: int
     """Trials until then."""
+    cpu_s: float
+    """Seconds of one core that they took."""
     violation: str
 
 
 def hunt(seeds: Sequence[int], seconds: float) -> Prey:
     """Trials of meshes of several sizes, until one violates an invariant."""
+    cpu_s = 0.0
     for tried, seed in enumerate(seeds, 1):
         nodes = HUNT_NODES[seed % len(HUNT_NODES)]
         outcome = Trial(seed, nodes, seconds, until_first=True).run()
+        cpu_s += outcome.cpu_s
         if outcome.violations:
-            return Prey(seed, nodes, seconds, tried, outcome.violations[0])
-    return Prey(-1, 0, seconds, len(seeds), "")
+            return Prey(seed, nodes, seconds, tried, cpu_s, outcome.violations[0])
+    return Prey(-1, 0, seconds, len(seeds), cpu_s, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from beemesh.dht import claims
+from simulator.plan import draw
 from simulator.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,12 @@ def clean(seed: int) -> None:
 def test_a_tormented_mesh_recovers(seed: int) -> None:
     """No invariant is violated, while faults last and after."""
     clean(seed)
+
+
+def test_a_mesh_with_a_hostile_member_recovers() -> None:
+    """The first seeds in which somebody lies, replays, floods or forges."""
+    for seed in [seed for seed in range(100) if "hostile" in draw(random.Random(seed), 8, 30).kinds][:3]:
+        clean(seed)
 
 
 def test_fresh_seeds_are_clean_too() -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import random
+from functools import partial
 
 import msgspec
 
 from beemesh.custody.custodians import TABLE_SERVED, TABLE_SHARES
 from beemesh.effects import Save
-from beemesh.events import MemberDown, Observed, Submitted
-from beemesh.identity.signing import decode_body
+from beemesh.events import DeployPod, LeaseGranted, MemberDown, Observed, Submitted
+from beemesh.identity.signing import Signed, decode_body
+from beemesh.ids import Digest
 from beemesh.intents.record import Cordon, Intent, cordon_key
+from beemesh.scheduling.messages import LeaseProof, Task
+from beemesh.secret import SecretBytes
 from simulator.checkers.custody import CustodyChecker
 from simulator.checkers.durability import DurabilityChecker
 from simulator.checkers.evidence import EvidenceChecker
+from simulator.checkers.leases import LeaseChecker
+from simulator.checkers.pods import PodChecker
 from simulator.checkers.wire import WireChecker
 from simulator.hostile import Hostile
-from simulator.plan import draw
-from simulator.trial import Trial
 from simulator.world import World
+
+SIGNED = Signed("lease", b"", bytes(32), bytes(64))
 
 
 def _world(nodes: int = 4) -> World:
@@ -132,9 +137,54 @@ def test_a_hostile_member_is_busy_and_changes_nothing() -> None:
     assert {"replayed", "signature", "undeciphered"} <= refused
 
 
-def test_trials_with_a_hostile_member_are_clean() -> None:
-    """The first three such seeds."""
-    seeds = [seed for seed in range(100) if "hostile" in draw(random.Random(seed), 8, 30).kinds][:3]
-    for seed in seeds:
-        outcome = Trial(seed, nodes=8, seconds=30).run()
-        assert not outcome.violations, "\n".join(outcome.transcript)
+def test_a_word_that_nobody_said_is_told() -> None:
+    """A signature in a table of members belongs to the member that it speaks for."""
+    world, checker, told = _world(), EvidenceChecker(), list[str]()
+    checker.look(world, told.append)
+    assert not told
+    row = world.node(1).swim.members.get(world.machines[3].membership.node_id)
+    assert row is not None
+    assert row.alive is not None
+    row.alive = msgspec.structs.replace(row.alive, signature=bytes(64))
+    world.run_for(1)
+    checker.look(world, told.append)
+    assert told == ["n1 believes a word (alive) of n3 that it never said"]
+
+
+def test_overlapping_leases_and_a_fence_that_comes_again_are_told() -> None:
+    """One holder at a time; the next one has a higher fence, unless a disk was lost."""
+    world, told = _world(), list[str]()
+    for checker in (LeaseChecker(), LeaseChecker(forgetful=True)):
+        for index, fence, at_s, until_s in ((0, 3, 5.0, 15.0), (1, 4, 16.0, 26.0), (2, 4, 27.0, 37.0)):
+            checker.saw(world, at_s, index, _granted(fence, until_s), told.append)
+    assert told == ["n2 was granted lease/x with fence 4, though 4 was granted before"]
+    checker.saw(world, 30.0, 3, _granted(5, 40.0), told.append)
+    assert told[1:] == ["n3 was granted lease/x, which n2 holds for 7.00 s"]
+
+
+def _granted(fence: int, until_s: float) -> LeaseGranted:
+    return LeaseGranted("lease/x", LeaseProof(SIGNED, ()), fence, until_s)
+
+
+def test_a_start_without_its_lease_is_told() -> None:
+    """What must not be doubled begins under a run lease of this life that lasts; what may be doubled needs none."""
+    world, checker, told = _world(), PodChecker(), list[str]()
+    start = partial(checker.saw, world, 5.0, 1, blame=told.append)
+    start(_deploying(tolerant=True))
+    assert not told
+    start(_deploying(tolerant=False))
+    assert len(told) == 1
+    proof = LeaseProof(SIGNED, ())
+    start(LeaseGranted("run/deployment/default/x/0", proof, 1, 15.0))
+    start(_deploying(tolerant=False))
+    assert len(told) == 1
+    world.kill(1)
+    start(_deploying(tolerant=False))
+    assert len(told) == 2
+
+
+def _deploying(*, tolerant: bool) -> DeployPod:
+    some = Digest(bytes(32))
+    task = Task("t", "deployment/default/x", "default", "Deployment", 1, 0, some, some, 0, 0, b"",
+                duplicate_tolerant=tolerant)  # fmt: skip
+    return DeployPod("x-0", task, 1, SecretBytes(b""))
