@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from beemesh.composition import Composition
@@ -31,6 +31,8 @@ class Machine:
     boot_offset_s: float = 0.0
     skew_ms: int = 0
     paused_until_s: float = 0.0
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    """What happens once it is awake."""
     wipes: int = 0
     """How often it lost its disk."""
     sent: int = 0

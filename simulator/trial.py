@@ -177,7 +177,7 @@ class Trial:
         world.faults.delay_s = (0.0005, 0.003)
         for machine in world.machines:
             machine.skew_ms = 0
-            machine.paused_until_s = min(machine.paused_until_s, world.now_s)
+            world.wake(machine.index)
             if not machine.is_up:
                 self._start(machine)
 

@@ -75,7 +75,7 @@ class World:
         self.taps: list[Callable[[int, bytes], None]] = []
         """Told of every datagram that leaves a machine, and of that machine: whoever sits on the path hears it."""
         self._trace = hashlib.blake2b(digest_size=16)
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._heap: list[tuple[float, int, Callable[[], None], Machine | None]] = []
         self._count = 0
         self._replies: dict[int, Callable[[msgspec.Struct], None]] = {}
         self._signed_at_ms = START_WALL_MS - int(age_s * 1000)
@@ -161,9 +161,9 @@ class World:
         machine = self.machines[index]
         machine.composition = None
         machine.life += 1
-        machine.paused_until_s = 0.0
+        self.wake(index)
         if power:
-            machine.pods.clear()
+            machine.pods = {}  # what was being started then starts nowhere
             machine.boot_offset_s -= self.now_s + machine.boot_offset_s  # its boot clock starts anew
         if not disk:
             machine.disk.clear()
@@ -171,7 +171,21 @@ class World:
 
     def pause(self, index: int, seconds: float) -> None:
         """Stop a machine in its tracks (suspend, a starved virtual machine): its boot clock goes on."""
-        self.machines[index].paused_until_s = self.now_s + seconds
+        machine = self.machines[index]
+        machine.paused_until_s = max(machine.paused_until_s, self.now_s + seconds)
+        self.at(machine.paused_until_s, partial(self._wake, machine))
+
+    def wake(self, index: int) -> None:
+        """End the pause of a machine, if it has one: all that waited for it happens now, one after the other."""
+        machine = self.machines[index]
+        machine.paused_until_s = min(machine.paused_until_s, self.now_s)
+        self._wake(machine)
+
+    def _wake(self, machine: Machine) -> None:
+        if machine.paused_until_s <= self.now_s:
+            waiting, machine.waiting = machine.waiting, []
+            for action in waiting:
+                self.at(self.now_s, action, machine)
 
     def node(self, index: int) -> Composition:
         """What runs on a machine; an error when it is down."""
@@ -239,18 +253,7 @@ class World:
         when_s = at_s - machine.boot_offset_s
         while when_s + machine.boot_offset_s < at_s:  # no timer is early, not even by a rounding
             when_s = math.nextafter(when_s, math.inf)
-        self.at(when_s, self._when_awake(machine, fire))
-
-    def _when_awake(self, machine: Machine, action: Callable[[], None]) -> Callable[[], None]:
-        """The action, or the same later: a machine that is paused does nothing, and then all at once."""
-
-        def act() -> None:
-            if machine.paused_until_s > self.now_s:
-                self.at(machine.paused_until_s, act)
-            else:
-                action()
-
-        return act
+        self.at(when_s, fire, machine)
 
     def _transmit(self, machine: Machine, address: tuple[str, int], data: bytes) -> None:
         assert len(data) <= DATAGRAM_BYTES_MAX, f"n{machine.index} sends a datagram of {len(data)} bytes"
@@ -263,15 +266,15 @@ class World:
             return
         copies = 2 if self.random.random() < self.faults.repeat else 1
         for _ in range(copies):
-            arrive = self._when_awake(target, partial(self._arrive, machine, target, data))
-            self.at(self.now_s + self._delay_s(machine, target), arrive)
+            arrive = partial(self._arrive, machine, target, data)
+            self.at(self.now_s + self._delay_s(machine, target), arrive, target)
 
     def throw(self, source: int, target: int, data: bytes) -> None:
         """Somebody at machine `source` sends bytes of their own making; nothing that a node decided."""
         there = self.machines[target]
         if self._reaches(self.machines[source], there):
-            arrive = self._when_awake(there, partial(self._arrive, self.machines[source], there, data))
-            self.at(self.now_s + self._delay_s(self.machines[source], there), arrive)
+            arrive = partial(self._arrive, self.machines[source], there, data)
+            self.at(self.now_s + self._delay_s(self.machines[source], there), arrive, there)
 
     def say(self, source: int, target: int, message: msgspec.Struct) -> None:
         """Somebody with the keys of machine `source` tells another one something over a stream."""
@@ -291,7 +294,7 @@ class World:
         target = self._by_id.get(peer)
         if target is None or target.composition is None or not self._reaches(machine, target):
             return False
-        self.at(self.now_s + self._delay_s(machine, target), self._when_awake(target, deliver))
+        self.at(self.now_s + self._delay_s(machine, target), deliver, target)
         return True
 
     def _told(self, source: Machine, peer: NodeId, message: msgspec.Struct) -> None:
@@ -323,18 +326,17 @@ class World:
 
         reached = self._stream(machine, ask.peer, deliver)
         patience_s = ask.deadline_s if reached else min(ask.deadline_s, self._delay_s(machine, machine))
-        late = self._when_awake(machine, lambda: answer(None, "no answer in time"))
-        self.at(self.now_s + patience_s, late)
+        self.at(self.now_s + patience_s, lambda: answer(None, "no answer in time"), machine)
 
     def _answer_back(
         self, target: Machine, asker: Machine, message: msgspec.Struct, answer: Callable[[msgspec.Struct | None], None]
     ) -> None:
         if self._reaches(target, asker):
-            self.at(self.now_s + self._delay_s(target, asker), self._when_awake(asker, lambda: answer(message)))
+            self.at(self.now_s + self._delay_s(target, asker), lambda: answer(message), asker)
 
     def _run(self, machine: Machine, run: Run) -> None:
         """A runtime that starts every pod after a moment."""
-        life = machine.life
+        life, pods = machine.life, machine.pods
         if self.watch is not None:
             self.watch(machine.index, run.job)
 
@@ -357,14 +359,14 @@ class World:
                     started_ms=self.wall_ms + machine.skew_ms,
                     manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
                 )
-                machine.pods[job.pod] = result
+                pods[job.pod] = result
             elif isinstance(job, StopPod):
-                machine.pods.pop(job.pod, None)
+                pods.pop(job.pod, None)
             if machine.life == life and machine.composition is not None:
                 self.event(machine.index, JobFinished(run.job_id, result))
                 self.event(machine.index, PodsObserved(tuple(machine.pods.values())))
 
-        self.at(self.now_s + DEPLOY_S, self._when_awake(machine, finish))
+        self.at(self.now_s + DEPLOY_S, finish, machine)
 
     # --- the clock ------------------------------------------------------------------------------------------------
 
@@ -374,10 +376,10 @@ class World:
     def _delay_s(self, source: Machine, target: Machine) -> float:
         return self.faults.one_delay_s(self.random, source.index, target.index)
 
-    def at(self, at_s: float, action: Callable[[], None]) -> None:
-        """Do something at a moment, of the simulation's clock."""
+    def at(self, at_s: float, action: Callable[[], None], machine: Machine | None = None) -> None:
+        """Do something at a moment, of the simulation's clock; on a `machine` that is paused then, once it is awake."""
         self._count += 1
-        heapq.heappush(self._heap, (max(at_s, self.now_s), self._count, action))
+        heapq.heappush(self._heap, (max(at_s, self.now_s), self._count, action, machine))
 
     def _note(self, target: Machine, data: bytes) -> None:
         self._trace.update(f"{self.now_s!r} {target.index} ".encode() + data)
@@ -393,9 +395,12 @@ class World:
             if not self._heap or self._heap[0][0] > end_s:
                 self.now_s = end_s
                 return condition()
-            self.now_s, _, action = heapq.heappop(self._heap)
+            self.now_s, _, action, machine = heapq.heappop(self._heap)
             self.handled += 1
-            action()
+            if machine is not None and machine.paused_until_s > self.now_s:
+                machine.waiting.append(action)
+            else:
+                action()
         return True
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 
 from beemesh.events import LeaseGranted, ReleaseLease
 from simulator.locks import Locks
@@ -80,3 +81,31 @@ def test_leases_that_all_want_change_hands_and_are_given_up() -> None:
     assert changes["lease/lock0"] >= 2
     assert changes["lease/lock1"] >= 2
     assert not held
+
+
+def test_a_pause_that_ends_early_ends_for_all_that_waited() -> None:
+    """What a machine had to do meanwhile happens when it wakes, in order, and not when it was to wake first."""
+    world, done = World(2, 1), list[tuple[float, str]]()
+
+    def note(text: str) -> None:
+        done.append((world.now_s, text))
+
+    for text in ("a", "b"):
+        world.at(1.0, partial(note, text), world.machines[0])
+    world.at(1.0, partial(note, "other"), world.machines[1])
+    world.pause(0, 60)
+    world.run_for(5)
+    assert done == [(1.0, "other")]
+    world.wake(0)
+    world.run_for(1)
+    assert done[1:] == [(5.0, "a"), (5.0, "b")]
+
+
+def test_the_longer_of_two_pauses_counts() -> None:
+    """Nothing happens between the ends of both."""
+    world, done = World(2, 1), list[float]()
+    world.at(1.0, lambda: done.append(world.now_s), world.machines[0])
+    world.pause(0, 20)
+    world.pause(0, 5)
+    world.run_for(30)
+    assert done == [20.0]
