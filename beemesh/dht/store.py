@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from beemesh.dht.records import Record, left_ms
@@ -10,13 +9,15 @@ from beemesh.effects import Now
 from beemesh.identity.signing import Signed
 
 RECORDS_MAX = 50_000
-"""Of all writers: some 50 MiB at the very worst."""
+"""Of all writers: some 50 MiB at the very worst. Past it the writer that has most of them makes room, so that nobody's
+flood costs another its place."""
 
 PER_WRITER_MAX = 4_000
 """A node that keeps 10,000 manifests spreads their records over all others; no honest one has so many at one place."""
 
-PER_KEY_MAX = 64
-"""Writers of one key: more than the holders, custodians or runners that anything has."""
+PER_KEY_MAX = 256
+"""Writers of one key: more than the holders, custodians or runners that anything has, and than the hostile members that
+would take their places in a mesh of a thousand. Who came first stays for as long as it renews."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,16 @@ class RecordStore:
 
     def __init__(self) -> None:
         self._by_point: dict[bytes, dict[bytes, Kept]] = {}
-        self._per_writer: Counter[bytes] = Counter()
+        self._by_writer: dict[bytes, set[bytes]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return self._per_writer.total()
+        return self._count
+
+    def has(self, record_point: bytes, signed: Signed, now: Now) -> bool:
+        """Whether this very record, which was verified then, is kept: it need not be verified again."""
+        kept = self._by_point.get(record_point, {}).get(signed.signer)
+        return kept is not None and kept.signed == signed and kept.until_s > now.boot_s
 
     def put(self, record: Record, signed: Signed, now: Now) -> Verdict:
         """Keep a record, unless a newer one of its writer stands or a bound is met."""
@@ -60,7 +67,8 @@ class RecordStore:
             refusal = self._no_room(here, record.writer)
             if refusal:
                 return Verdict(False, refusal)
-            self._per_writer[record.writer] += 1
+            self._by_writer.setdefault(record.writer, set()).add(record.point)
+            self._count += 1
         until_s = now.boot_s + left_ms(record, now.wall_ms) / 1000
         self._by_point.setdefault(record.point, {})[record.writer] = Kept(record, signed, until_s)
         return Verdict(True)
@@ -68,11 +76,20 @@ class RecordStore:
     def _no_room(self, here: dict[bytes, Kept], writer: bytes) -> str:
         if len(here) >= PER_KEY_MAX:
             return f"{PER_KEY_MAX} writers have a record of this key"
-        if self._per_writer[writer] >= PER_WRITER_MAX:
+        own = len(self._by_writer.get(writer, ()))
+        if own >= PER_WRITER_MAX:
             return f"its writer has {PER_WRITER_MAX} records here"
-        if len(self) >= RECORDS_MAX:
-            return f"this node keeps {RECORDS_MAX} records"
+        if self._count >= RECORDS_MAX and not self._made_room(own):
+            return f"this node keeps {RECORDS_MAX} records, and no writer has more of them"
         return ""
+
+    def _made_room(self, own: int) -> bool:
+        """Drop a record of the writer that has most, the one that ends first; not for one that has as many."""
+        writer, points = max(self._by_writer.items(), key=lambda each: (len(each[1]), each[0]))
+        if len(points) <= own + 1:
+            return False
+        self._remove(min(points, key=lambda point: (self._by_point[point][writer].until_s, point)), writer)
+        return True
 
     def at(self, point: bytes, now: Now) -> tuple[Kept, ...]:
         """What stands at a point, by writer."""
@@ -93,7 +110,7 @@ class RecordStore:
 
     def forget(self, writer: bytes) -> None:
         """The writer was revoked: nothing of it stands."""
-        for point in [point for point, here in self._by_point.items() if writer in here]:
+        for point in list(self._by_writer.get(writer, ())):
             self._remove(point, writer)
 
     def _remove(self, point: bytes, writer: bytes) -> None:
@@ -101,6 +118,8 @@ class RecordStore:
         del here[writer]
         if not here:
             del self._by_point[point]
-        self._per_writer[writer] -= 1
-        if not self._per_writer[writer]:
-            del self._per_writer[writer]
+        points = self._by_writer[writer]
+        points.discard(point)
+        self._count -= 1
+        if not points:
+            del self._by_writer[writer]

@@ -1,0 +1,182 @@
+"""Whom a node knows: everybody, or Kademlia's buckets (Maymounkov & Mazières 2002, section 2.4).
+
+A bucket holds `K` nodes of one distance range. Those that have been there longest stay for as long as they answer:
+nobody pushes live contacts out by turning up, however often and under however many names. Newcomers wait beside the
+bucket and take the place of one that failed. The caller adds proven members only.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from beemesh.dht.region import K, distance
+from beemesh.ids import NODE_ID_BYTES, NodeId
+
+BITS = 8 * NODE_ID_BYTES
+
+WAITING_MAX = K
+"""Newcomers remembered beside a full bucket."""
+
+FAILURES_MAX = 2
+"""Questions in a row that a contact may leave unanswered: one may be lost, or meet a pause."""
+
+SAMPLE = 3 * K
+"""Nearest contacts from whose distances the size of the network is guessed."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    contacts: OrderedDict[NodeId, int] = field(default_factory=OrderedDict)
+    """Node → questions in a row that it left unanswered; who answered last stands last."""
+    waiting: OrderedDict[NodeId, None] = field(default_factory=OrderedDict)
+
+
+class RoutingTable:
+    """At most `K` contacts for each of the 256 distances, and as many that wait."""
+
+    is_full = False
+    """It does not know everybody: lookups have to go from node to node."""
+
+    def __init__(self, self_id: NodeId, k: int = K) -> None:
+        self._self_id = self_id
+        self._k = k
+        self._buckets: dict[int, _Bucket] = {}
+
+    def __iter__(self) -> Iterator[NodeId]:
+        for bucket in self._buckets.values():
+            yield from bucket.contacts
+
+    def __len__(self) -> int:
+        return sum(len(bucket.contacts) for bucket in self._buckets.values())
+
+    def __contains__(self, node_id: bytes) -> bool:
+        bucket = self._buckets.get(self._index(node_id))
+        return bucket is not None and node_id in bucket.contacts
+
+    def seen(self, node_id: NodeId) -> None:
+        """A member spoke to us or answered."""
+        if node_id == self._self_id or len(node_id) != NODE_ID_BYTES:
+            return
+        bucket = self._buckets.setdefault(self._index(node_id), _Bucket())
+        if node_id in bucket.contacts:
+            bucket.contacts[node_id] = 0
+            bucket.contacts.move_to_end(node_id)
+        elif len(bucket.contacts) < self._k:
+            bucket.waiting.pop(node_id, None)
+            bucket.contacts[node_id] = 0
+        else:
+            bucket.waiting[node_id] = None
+            bucket.waiting.move_to_end(node_id)
+            while len(bucket.waiting) > WAITING_MAX:
+                bucket.waiting.popitem(last=False)
+
+    def failed(self, node_id: NodeId) -> None:
+        """A contact left a question unanswered; if that goes on, the newcomer that was seen last takes its place."""
+        bucket = self._buckets.get(self._index(node_id))
+        if bucket is None:
+            return
+        bucket.waiting.pop(node_id, None)
+        if node_id not in bucket.contacts:
+            return
+        bucket.contacts[node_id] += 1
+        if bucket.contacts[node_id] >= FAILURES_MAX and bucket.waiting:
+            del bucket.contacts[node_id]
+            bucket.contacts[bucket.waiting.popitem()[0]] = 0
+
+    def forget(self, node_id: NodeId) -> None:
+        """A node is no member any more."""
+        bucket = self._buckets.get(self._index(node_id))
+        if bucket is None:
+            return
+        bucket.waiting.pop(node_id, None)
+        if bucket.contacts.pop(node_id, None) is not None and bucket.waiting:
+            bucket.contacts[bucket.waiting.popitem()[0]] = 0
+        if not bucket.contacts:
+            del self._buckets[self._index(node_id)]
+
+    def nearest(self, point: bytes, count: int) -> tuple[NodeId, ...]:
+        """The nearest contacts, nearest first."""
+        return tuple(heapq.nsmallest(count, self, key=lambda node_id: distance(node_id, point)))
+
+    def size(self) -> int:
+        """About how many nodes there are, this one included, by how near the nearest are.
+
+        In an evenly spread network the i-th nearest node is i/n of the space away; the median of what each of them says
+        is taken, so that a few planted next to this node do not count for many."""
+        near = self.nearest(self._self_id, SAMPLE)
+        if len(near) < K:
+            return len(self) + 1
+        guesses = sorted(
+            number * (1 << BITS) // max(1, distance(node_id, self._self_id)) for number, node_id in enumerate(near, 1)
+        )
+        return max(len(self) + 1, guesses[len(guesses) // 2])
+
+    def _index(self, node_id: bytes) -> int:
+        return distance(node_id, self._self_id).bit_length()
+
+
+class FullView:
+    """Contacts of a node that knows everybody: one question to each node that matters is a whole lookup."""
+
+    is_full = True
+
+    def __init__(self, members: Callable[[], Iterable[NodeId]]) -> None:
+        """`members` gives all that keep records and count as alive, this node included if it does."""
+        self._members = members
+
+    def __iter__(self) -> Iterator[NodeId]:
+        return iter(self._members())
+
+    def size(self) -> int:
+        """How many there are."""
+        return sum(1 for _ in self._members())
+
+    def nearest(self, point: bytes, count: int) -> tuple[NodeId, ...]:
+        """The nearest of all, nearest first."""
+        return tuple(heapq.nsmallest(count, self, key=lambda node_id: distance(node_id, point)))
+
+    def seen(self, node_id: NodeId) -> None:
+        """Membership knows better."""
+
+    def failed(self, node_id: NodeId) -> None:
+        """Membership knows better."""
+
+    def forget(self, node_id: NodeId) -> None:
+        """Membership knows better."""
+
+
+class Contacts(Protocol):
+    """Whom a node knows, of those that keep records. It may be all (`is_full`)."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody is missing."""
+        ...
+
+    def __iter__(self) -> Iterator[NodeId]:
+        """All contacts."""
+        ...
+
+    def size(self) -> int:
+        """How many nodes there are in all, known or not."""
+        ...
+
+    def nearest(self, point: bytes, count: int) -> tuple[NodeId, ...]:
+        """The nearest contacts, nearest first."""
+        ...
+
+    def seen(self, node_id: NodeId) -> None:
+        """A member spoke to us or answered."""
+        ...
+
+    def failed(self, node_id: NodeId) -> None:
+        """A member left a question unanswered."""
+        ...
+
+    def forget(self, node_id: NodeId) -> None:
+        """A node is no member any more."""
+        ...
