@@ -4,7 +4,8 @@ Maymounkov & Mazières 2002, with the disjoint paths of S/Kademlia (Baumgart & M
 that heard of it first, so one liar spoils one path. Where a path leads is the region of the key (`beemesh.dht.region`)
 and not the nearest few nodes, so nobody ends a lookup by standing right beside the key. A lookup never stops at the
 first plausible answer: it goes on until it is unlikely that all that it asked are hostile, and if nothing was found,
-until the whole region was asked. Whoever knows all members starts with them, and then one round trip is the lookup.
+until the whole region was asked, and then anew from other nodes. Whoever knows all members starts with them, and then
+one round trip is the lookup.
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ node on the way costs no more than its own path."""
 SHARE = 2
 """Best nodes of its own that each path must hear before it has arrived."""
 
+START = 24
+"""Nodes known from the outset with which each wave sets out, the nearest first."""
+
+WAVES = 3
+"""Times that a lookup which found nothing sets out, each from other nodes that it knew itself: liars that stand in the
+region can make it look whole, and catch all ways of one wave one time in twenty."""
+
 PARALLEL = 8
 """Questions open at once inside the region, where all answers are wanted anyway."""
 
-ASKED_MAX = 96
-"""Nodes asked in one lookup: some times what the largest mesh needs."""
+ASKED_MAX = 128
+"""Nodes asked in one lookup: twice what the worst crowd in a network of a thousand costs."""
 
 CANDIDATES_MAX = 1_024
-"""Nodes remembered by one path: a liar that invents members is refused by the roster before it comes to this."""
+"""Nodes remembered by one path: a liar that invents members is refused before it comes to this."""
 
 
 @dataclass(slots=True)
@@ -46,11 +54,10 @@ class Lookup:
         start: Iterable[NodeId],
         is_member: Callable[[bytes], bool],
         *,
-        paths: int = ALPHA,
         one_hop: bool = False,
     ) -> None:
         """`is_member` tells real node IDs from inventions: strangers are never asked. With `one_hop`, `start` is the
-        whole network, and nobody's word on who else there is counts."""
+        whole network as far as this node knows, and there is no way to go: only the region to ask."""
         self.region = region
         self.answered: set[NodeId] = set()
         self.failed: set[NodeId] = set()
@@ -60,11 +67,11 @@ class Lookup:
         self._one_hop = one_hop
         self._open: set[NodeId] = set()
         self._owner: dict[NodeId, _Path] = {}
-        self._paths = [_Path() for _ in range(paths)]
+        self._paths = [_Path() for _ in range(1 if one_hop else ALPHA)]
+        self._start = list(region.choose(start).nodes) if one_hop else sorted(start, key=region.away)
+        self._waves = 1 if one_hop else WAVES
         self._asked = 0
-        known = region.choose(start).nodes if one_hop else start
-        for number, node_id in enumerate(sorted(known, key=region.away)):
-            self._add(self._paths[number % paths], node_id)
+        self._begin_wave()
 
     @property
     def done(self) -> bool:
@@ -84,9 +91,11 @@ class Lookup:
             return
         self._open.discard(peer)
         self.answered.add(peer)
-        for raw in () if self._one_hop else nodes:
-            if len(raw) == NODE_ID_BYTES and self._is_member(raw):
-                self._add(self._owner[peer], NodeId(raw))
+        path = self._owner[peer]
+        for raw in nodes:
+            known = raw in self._owner or len(path.candidates) >= CANDIDATES_MAX
+            if not known and len(raw) == NODE_ID_BYTES and self._is_member(raw):
+                self._give(path, NodeId(raw))
 
     def lost(self, peer: NodeId) -> None:
         """A peer did not answer."""
@@ -94,44 +103,64 @@ class Lookup:
             self._open.discard(peer)
             self.failed.add(peer)
 
+    def known(self) -> list[NodeId]:
+        """All that were heard of and did not fail."""
+        return self._live(self._owner)
+
     def region_nodes(self) -> tuple[NodeId, ...]:
         """Those that keep the key's records, as far as they were heard of and did not fail."""
-        return self.region.choose(self._live(self._owner)).nodes
+        return self.region.choose(self.known()).nodes
+
+    def _begin_wave(self) -> None:
+        """Set out on new ways, from nodes that this node knew before anybody named any."""
+        self._waves -= 1
+        count = len(self._start) if self._one_hop else START
+        chosen, self._start = self._start[:count], self._start[count:]
+        self._paths = [_Path() for _ in self._paths]
+        fresh = (node_id for node_id in chosen if node_id not in self.answered and node_id not in self.failed)
+        for number, node_id in enumerate(fresh):
+            self._give(self._paths[number % len(self._paths)], node_id)
+
+    def _give(self, path: _Path, node_id: NodeId) -> None:
+        self._owner[node_id] = path
+        path.candidates.add(node_id)
 
     def _live(self, nodes: Iterable[NodeId]) -> list[NodeId]:
         return [node_id for node_id in nodes if node_id not in self.failed]
 
-    def _add(self, path: _Path, node_id: NodeId) -> None:
-        if node_id not in self._owner and len(path.candidates) < CANDIDATES_MAX:
-            self._owner[node_id] = path
-            path.candidates.add(node_id)
-
     def _wanted(self) -> list[NodeId]:
         """First the ways into the region, one step each; when all have arrived, those in it that are still missing."""
         room = max(0, ASKED_MAX - self._asked)
-        if not self._one_hop:
-            steps = [step for path in self._paths for step in self._step(path)]
+        while True:
+            steps = self._steps()
             if steps or self._underway():
                 return steps[:room]
-        choice = self.region.choose(self._live(self._owner))
-        wanted = choice.nodes[: choice.enough] if self.satisfied or self._pending(choice.enough, choice.nodes) else choice.nodes
-        new = [node_id for node_id in wanted if node_id not in self.answered and node_id not in self._open]
-        return new[: min(room, max(0, PARALLEL - len(self._open)))]
+            choice = self.region.choose(self.known())
+            needed = choice.nodes[: choice.enough]
+            if not self.satisfied and all(node_id in self.answered for node_id in needed):
+                needed = choice.nodes
+            missing = [node_id for node_id in needed if node_id not in self.answered and node_id not in self._open]
+            if missing or self._open or self.satisfied or not self._waves:
+                return missing[: min(room, max(0, PARALLEL - len(self._open)))]
+            self._begin_wave()
 
-    def _pending(self, enough: int, nodes: tuple[NodeId, ...]) -> bool:
-        """Whether some of those that have to be asked in any case did not answer yet."""
-        return any(node_id not in self.answered for node_id in nodes[:enough])
+    def _steps(self) -> list[NodeId]:
+        """The next node of each path that may go on."""
+        if self._one_hop:
+            return []
+        waiting = [self._owner[node_id] for node_id in self._open]
+        steps = []
+        for path in self._paths:
+            if not any(path is other for other in waiting):
+                steps += [node_id for node_id in self._best(path) if node_id not in self.answered][:1]
+        return steps
 
     def _underway(self) -> bool:
         """Whether some path waits for one of its own best."""
+        if self._one_hop:
+            return False
         return any(node_id in self._open for path in self._paths for node_id in self._best(path))
 
-    def _step(self, path: _Path) -> list[NodeId]:
-        """The next node of a path, if it may go on."""
-        best = self._best(path)
-        if any(self._owner[node_id] is path for node_id in self._open):
-            return []
-        return [node_id for node_id in best if node_id not in self.answered][:1]
-
     def _best(self, path: _Path) -> tuple[NodeId, ...]:
-        return self.region.choose(self._live(path.candidates)).nodes[:SHARE]
+        """Where a path leads. What all paths heard tells which rings are crowded."""
+        return self.region.choose(self._live(path.candidates), among=self._owner).nodes[:SHARE]

@@ -90,7 +90,7 @@ class Region:
         """Whether somebody who counts half as many nodes would see the node in the region."""
         return self.away(node_id) < 2 * self._radius
 
-    def choose(self, nodes: Iterable[NodeId]) -> Choice:
+    def choose(self, nodes: Iterable[NodeId], among: Iterable[NodeId] | None = None) -> Choice:
         """Of the nodes that are known, those that keep the point's records.
 
         Rings that hold more than their due come last in the order; in them a hash decides, which whoever crowds a ring
@@ -100,18 +100,27 @@ class Region:
         for node_id in nodes:
             place = self.ring(node_id)
             (outside if place is None else rings[place]).append(node_id)
+        counts = [len(members) for members in rings] if among is None else self._counts(among)
         ranked: list[tuple[float, int, NodeId]] = []
         good = 0.0
         for place, members in enumerate(rings):
-            hostile = self._hostile_share(place, len(members))
+            hostile = self._hostile_share(place, counts[place])
             ranked += [(hostile, self.away(one), one) for one in self._limited(place, members)]
             good += len(members) * (1 - HOSTILE) if hostile <= CROWDED else 0.0
-        lacking = math.ceil((GOOD - good) / (1 - HOSTILE))
+        lacking = max(math.ceil((GOOD - good) / (1 - HOSTILE)), _lacking([share for share, _, _ in ranked]))
         if lacking > 0:
             outside.sort(key=self.away)
             ranked += [(HOSTILE, self.away(one), one) for one in outside[:lacking]]
         ranked.sort()
         return Choice(tuple(node_id for _, _, node_id in ranked), _enough([share for share, _, _ in ranked]))
+
+    def _counts(self, nodes: Iterable[NodeId]) -> list[int]:
+        counts = [0] * RINGS
+        for node_id in nodes:
+            place = self.ring(node_id)
+            if place is not None:
+                counts[place] += 1
+        return counts
 
     def _limited(self, place: int, members: list[NodeId]) -> list[NodeId]:
         limit = LIMITS[place]
@@ -132,3 +141,9 @@ def _enough(shares: list[float]) -> int:
             return asked
         miss *= share
     return len(shares)
+
+
+def _lacking(shares: list[float]) -> int:
+    """How many more nodes have to be asked before it is unlikely that all are hostile."""
+    miss = math.prod(shares)
+    return math.ceil(math.log(MISS / miss) / math.log(HOSTILE)) if miss > MISS else 0

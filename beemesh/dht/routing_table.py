@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from beemesh.dht.region import K, distance
+from beemesh.dht.region import SPACE, K, distance
 from beemesh.ids import NODE_ID_BYTES, NodeId
-
-BITS = 8 * NODE_ID_BYTES
 
 WAITING_MAX = K
 """Newcomers remembered beside a full bucket."""
@@ -27,12 +25,28 @@ FAILURES_MAX = 2
 SAMPLE = 3 * K
 """Nearest contacts from whose distances the size of the network is guessed."""
 
+SOUNDINGS = 9
+"""Places of the ID space whose density is remembered: the median of them stands while an attacker crowds four."""
+
+SOUNDINGS_MIN = 3
+"""Below that a node goes by its own surroundings, which may be just what an attacker crowds."""
+
 
 @dataclass(slots=True)
 class _Bucket:
     contacts: OrderedDict[NodeId, int] = field(default_factory=OrderedDict)
     """Node → questions in a row that it left unanswered; who answered last stands last."""
     waiting: OrderedDict[NodeId, None] = field(default_factory=OrderedDict)
+
+
+def size_by(point: bytes, around: Iterable[NodeId]) -> int:
+    """How many nodes there are, if they are as dense everywhere as those around `point`.
+
+    In an evenly spread network the i-th nearest node is i/n of the space away; the median of what each of the nearest
+    says is taken, so that a few that are planted at the point do not count for many."""
+    near = heapq.nsmallest(SAMPLE, (away for each in around if (away := distance(each, point))))
+    guesses = sorted(number * SPACE // away for number, away in enumerate(near, 1))
+    return guesses[len(guesses) // 2] if len(guesses) >= K else len(guesses) + 1
 
 
 class RoutingTable:
@@ -45,6 +59,7 @@ class RoutingTable:
         self._self_id = self_id
         self._k = k
         self._buckets: dict[int, _Bucket] = {}
+        self._soundings: list[int] = []
 
     def __iter__(self) -> Iterator[NodeId]:
         for bucket in self._buckets.values():
@@ -102,17 +117,17 @@ class RoutingTable:
         """The nearest contacts, nearest first."""
         return tuple(heapq.nsmallest(count, self, key=lambda node_id: distance(node_id, point)))
 
-    def size(self) -> int:
-        """About how many nodes there are, this one included, by how near the nearest are.
+    def sound(self, point: bytes, around: Iterable[NodeId]) -> None:
+        """Take from the nodes that a lookup of `point` heard of how densely the ID space is filled there; `point` is
+        drawn by chance, so that nobody chooses where this node looks."""
+        self._soundings.append(size_by(point, around))
+        del self._soundings[:-SOUNDINGS]
 
-        In an evenly spread network the i-th nearest node is i/n of the space away; the median of what each of them says
-        is taken, so that a few planted next to this node do not count for many."""
-        near = self.nearest(self._self_id, SAMPLE)
-        if len(near) < K:
-            return len(self) + 1
-        guesses = sorted(
-            number * (1 << BITS) // max(1, distance(node_id, self._self_id)) for number, node_id in enumerate(near, 1)
-        )
+    def size(self) -> int:
+        """About how many nodes there are, this one included."""
+        guesses = sorted(self._soundings)
+        if len(guesses) < SOUNDINGS_MIN:
+            guesses = [size_by(self._self_id, self)]
         return max(len(self) + 1, guesses[len(guesses) // 2])
 
     def _index(self, node_id: bytes) -> int:
