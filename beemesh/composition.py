@@ -18,6 +18,7 @@ from beemesh.custody.submission import Submission
 from beemesh.dht.announcer import Announcer
 from beemesh.dht.claims import Claims
 from beemesh.dht.compare_and_swap import LeaseReplica
+from beemesh.dht.contacts import RosterContacts
 from beemesh.dht.directory import Directory
 from beemesh.dht.records import MACHINE_RECORDS, Domain
 from beemesh.dispatch import Participant
@@ -62,6 +63,7 @@ class Composition:
     steward: Steward
     swim: Swim
     keyring: Keyring
+    directory: Directory
 
 
 def encode_body(message: msgspec.Struct) -> bytes:
@@ -131,6 +133,7 @@ def compose(
     topics = Topics(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
     journal = Journal(shared.self_id, roster, crypto)
     executor, bidder, steward = _scheduling(shared)
+    directory = directory_of(shared)
     participants: tuple[Participant, ...] = (
         IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id),
         swim,
@@ -138,6 +141,7 @@ def compose(
         ClockWitnesses(shared.self_id, roster),
         SelfSummary(shared.self_id, swim.members, facts, intents.get),
         topics,
+        directory,
         *_leases_and_custody(shared),
         executor,
         bidder,
@@ -155,7 +159,7 @@ def compose(
         broadcaster=topics,
         clock_skew_ms=settings.scheduler.clock_skew_ms,
     )
-    return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim, keyring)
+    return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim, keyring, directory)
 
 
 def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
@@ -166,7 +170,6 @@ def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
         return verify_intent(crypto, roster, signed)
 
     return (
-        directory_of(self_id, roster, view, crypto, randomness, new_request_id),
         Announcer(),
         LeaseReplica(self_id, roster, crypto, intent_for),
         Claims(self_id, roster, crypto, randomness, new_request_id),
@@ -176,24 +179,17 @@ def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
     )
 
 
-def directory_of(
-    self_id: NodeId,
-    roster: Roster,
-    view: View,
-    crypto: Crypto,
-    randomness: Randomness,
-    new_request_id: Callable[[], int],
-) -> Directory:
+def directory_of(shared: _Shared) -> Directory:
     """The machine plane's record DHT: written by members, kept by keepers that are alive."""
+    roster, crypto, intents = shared.roster, shared.crypto, shared.intents
 
     def key_of(writer: bytes) -> bytes | None:
         card = roster.member(writer)
         return card.sign_key if card else None
 
-    def keepers() -> list[NodeId]:
-        return [card.node_id for card in roster.keepers() if view.is_alive(card.node_id)]
-
-    return Directory(self_id, Domain(roster.mesh, MACHINE_RECORDS, key_of), keepers, crypto, randomness, new_request_id)
+    contacts = RosterContacts(roster, shared.view, intents.get, partial(verify_intent, crypto, roster))
+    domain = Domain(roster.mesh, MACHINE_RECORDS, key_of)
+    return Directory(shared.self_id, domain, contacts, crypto, shared.randomness, shared.new_request_id)
 
 
 def _scheduling(shared: _Shared) -> tuple[Executor, Bidder, Steward]:

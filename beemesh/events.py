@@ -142,6 +142,16 @@ class WithdrawRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordPublished:
+    """All nodes that should keep a record of ours have answered, or did not in time: `kept` of `asked` keep it."""
+
+    type: RecordType
+    subject: str
+    kept: int
+    asked: int
+
+
+@dataclass(frozen=True, slots=True)
 class FindProviders:
     """Who has `subject`? Answered by `ProvidersFound` with the same `ref`, within some seconds."""
 

@@ -2,20 +2,22 @@
 
 One instance serves one domain; a node has one for the machine plane, a work-plane process another that shares nothing
 with it. What is published is published again at half of its life, by its writer alone, so records die with whom they
-tell of.
+tell of; meanwhile those that keep it hand it to whoever comes to belong to the key's region.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import OrderedDict
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from beemesh.crypto import Crypto
-from beemesh.dht.lookup import K, Lookup, distance
+from beemesh.dht.contacts import Contacts
+from beemesh.dht.handover import BATCH_EVERY_S, GATHER_S, Copy, Handover
+from beemesh.dht.lookup import Lookup
 from beemesh.dht.messages import (
+    FOUND_BYTES_MAX,
     FOUND_NODES_MAX,
     FOUND_RECORDS_MAX,
     FindRecords,
@@ -23,52 +25,79 @@ from beemesh.dht.messages import (
     RecordStored,
     StoreRecord,
 )
-from beemesh.dht.records import RECORD_KIND, Domain, Record, RecordType, open_record, point_of
+from beemesh.dht.publisher import Own, OwnKey, Publisher
+from beemesh.dht.records import Domain, Record, open_record, point_of
+from beemesh.dht.region import Region
 from beemesh.dht.store import RecordStore
-from beemesh.effects import Answered, Asked, Effects, Notify, Now, Randomness, Reply, Request, Schedule, TimerFired
+from beemesh.effects import (
+    Answered,
+    Asked,
+    Cancel,
+    Effects,
+    Notify,
+    Now,
+    Randomness,
+    Reply,
+    Request,
+    Schedule,
+    TimerFired,
+)
 from beemesh.errors import Untrusted
-from beemesh.events import FindProviders, MemberDown, Observed, ProvidersFound, PublishRecord, WithdrawRecord
-from beemesh.identity.signing import Signed, sign_statement
-from beemesh.ids import NodeId, to_text
+from beemesh.events import (
+    FindProviders,
+    MemberDown,
+    MemberLeft,
+    MemberUp,
+    Observed,
+    ProvidersFound,
+    PublishRecord,
+    PutIntent,
+    RecordPublished,
+    WithdrawRecord,
+)
+from beemesh.identity.signing import Signed, decode_body
+from beemesh.ids import NODE_ID_BYTES, NodeId, to_text
 from beemesh.rates import Rates
-
-TTL_MS = 3_600_000
-"""Life of what nodes tell of themselves: it changes seldom, and whoever asks a node that has nothing loses 1 ms."""
 
 QUESTION_S = 1.0
 LOOKUP_S = 5.0
 LOOKUPS_MAX = 128
-START_NODES = 3 * K
-"""Nearest known nodes with which a lookup starts."""
 
-FAR = 2 * K
-"""Records are kept by whoever is among so many nearest, as far as it knows: views differ by a few nodes."""
+FIRST_S = (1.0, 2.0)
+"""From the start to the first publication: by then a node has heard who is there."""
 
-TICK_S = 0.5
-PUBLISHED_PER_TICK = 8
-"""Records sent out at once: a node that starts with thousands of them takes minutes rather than the network."""
+SOUND_S = (0.5, 1.0)
+SOUND_AT_START = 5
+"""Lookups of chance points by which a node without a roster fills its table and measures the network."""
+SOUND_EVERY_S = (400.0, 800.0)
 
-OWN_MAX = 20_000
 SWEEP_EVERY_S = 60.0
 STORES_PER_S, STORES_BURST = 100.0, 2_000.0
 """Of one member: some times what a node publishes at its start."""
 
 
 @dataclass(slots=True)
-class _Own:
-    """One record of ours and when it is to be published (again)."""
+class _Publication:
+    """One record of ours on its way to those that should keep it."""
 
-    type: RecordType
-    subject: str
-    value: bytes
-    due_s: float
+    key: OwnKey
+    waiting: set[int]
+    asked: int
+    full: bool
+    kept: int = 0
 
 
 @dataclass(slots=True)
 class _Search:
+    """A lookup: to find (`wish`), to publish (`own`), or to see how dense the network is."""
+
+    ref: str
     lookup: Lookup
-    wish: FindProviders
-    found: dict[bytes, Record] = field(default_factory=dict)
+    names: bool
+    wish: FindProviders | None = None
+    own: tuple[OwnKey, Signed] | None = None
+    found: dict[bytes, tuple[Signed, Record]] = field(default_factory=dict)
+    introduced: set[bytes] = field(default_factory=set)
 
 
 class Directory:
@@ -81,59 +110,72 @@ class Directory:
         self,
         self_id: NodeId,
         domain: Domain,
-        members: Callable[[], Iterable[NodeId]],
+        contacts: Contacts,
         crypto: Crypto,
         randomness: Randomness,
         new_request_id: Callable[[], int],
         *,
         room: str = "directory",
     ) -> None:
-        """`members` are those of the domain that count as alive and keep records, this node included if it does."""
+        """`contacts` are those of the domain that keep records, as far as this node knows."""
         self.room = room
-        self.listens = (PublishRecord, WithdrawRecord, FindProviders, MemberDown)
+        self.listens = (PublishRecord, WithdrawRecord, FindProviders, MemberUp, MemberDown, MemberLeft)
         self.store = RecordStore()
+        self.contacts = contacts
+        self.published = Publisher(self_id, domain, crypto, randomness)
         self._self_id = self_id
         self._domain = domain
-        self._members = members
         self._crypto = crypto
         self._randomness = randomness
         self._new_request_id = new_request_id
-        self._own: OrderedDict[tuple[RecordType, str], _Own] = OrderedDict()
-        self._seq = 0
+        self._handover = Handover(self_id, self.store)
         self._searches: dict[str, _Search] = {}
         self._questions: dict[int, str] = {}
-        self._stores: set[int] = set()
+        self._publications: dict[int, _Publication] = {}
+        self._copies: set[int] = set()
         self._rates = Rates(STORES_PER_S, STORES_BURST)
         self._tick_s = float("inf")
+        self._sounded = 0
+
+    @property
+    def searching(self) -> int:
+        """Lookups under way."""
+        return len(self._searches)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Records are transient: whoever keeps something tells of it again at its start."""
 
     def start(self, now: Now) -> Effects:
         """Tell of this node, and sweep from time to time."""
-        present = PublishRecord("presence", to_text(self._self_id))
-        return [Schedule((self.room, "sweep"), now.boot_s + SWEEP_EVERY_S), *self._publish(present, now)]
+        first_s = now.boot_s + self._randomness.uniform(*FIRST_S)
+        if "presence" in self._domain.types:
+            self.published.add(PublishRecord("presence", to_text(self._self_id)), first_s)
+        effects: Effects = [Schedule((self.room, "sweep"), now.boot_s + SWEEP_EVERY_S), *self._tick_at(first_s)]
+        if self.contacts.is_table:
+            effects.append(Schedule((self.room, "sound"), now.boot_s + self._randomness.uniform(*SOUND_S)))
+        return effects
 
     def handle(self, event: Any, now: Now) -> Effects:
         """See `beemesh.effects.StateMachine`."""
         match event:
             case Asked(sender=sender, token=token, message=StoreRecord() as store):
-                return self._keep(sender, token, store, now)
-            case Asked(token=token, message=FindRecords() as question):
-                return self._tell(token, question, now)
+                return [*self._keep(sender, token, store, now), *self._met(sender, now)]
+            case Asked(sender=sender, token=token, message=FindRecords() as question):
+                return [*self._tell(token, question, now), *self._met(sender, now)]
             case Answered():
                 return self._answered(event, now)
             case TimerFired(key=key):
                 return self._timer(key, now)
             case PublishRecord():
-                return self._publish(event, now)
+                return self._publish_due(now) if self.published.add(event, now.boot_s) else []
             case WithdrawRecord(type=type_, subject=subject):
-                self._own.pop((type_, subject), None)
-                return []
-            case FindProviders():
+                self.published.withdraw((type_, subject))
+            case FindProviders(type=type_) if type_ in self._domain.types:
                 return self._find(event, now)
-            case MemberDown(node_id=node_id) if self._domain.key_of(node_id) is None:
-                self.store.forget(node_id)
+            case MemberUp(node_id=node_id):
+                return self._changed(node_id, now, came=True)
+            case MemberDown(node_id=node_id) | MemberLeft(node_id=node_id):
+                return self._gone(node_id, now)
         return []
 
     # --- serving --------------------------------------------------------------------------------------------------
@@ -144,8 +186,10 @@ class Directory:
                 raise Untrusted(f"this node keeps no records of {store.domain}")
             if not self._rates.take(sender, now.boot_s):
                 raise Untrusted(f"more than {STORES_PER_S:g} records a second")
+            if self.store.has(decode_body(store.record, Record).point, store.record, now):
+                return [Reply(token, RecordStored(True)), _count("records_kept", outcome="had")]
             record = open_record(self._crypto, self._domain, store.record, now.wall_ms)
-            if self._self_id not in self._nearest(record.point, FAR):
+            if not self._is_near(record.point):
                 raise Untrusted("the record belongs to nodes nearer to its key")
         except Untrusted as error:
             return [Reply(token, RecordStored(False, error.message)), _count("records_kept", outcome="refused")]
@@ -156,30 +200,85 @@ class Directory:
             _count("records_kept", outcome=outcome),
         ]
 
-    def _tell(self, token: int, question: FindRecords, now: Now) -> Effects:
-        if question.domain != self._domain.name or len(question.point) != len(self._self_id):
-            return [Reply(token, FoundRecords())]
-        records = tuple(kept.signed for kept in self.store.at(question.point, now)[:FOUND_RECORDS_MAX])
-        return [Reply(token, FoundRecords(records, self._nearest(question.point, FOUND_NODES_MAX)))]
+    def _is_near(self, point: bytes) -> bool:
+        """Whether somebody whose view differs a little from ours may count this node among a point's keepers."""
+        region = Region(point, self.contacts.size())
+        return region.tolerates(self._self_id) or self._self_id in region.choose(self._everybody()).nodes
 
-    def _nearest(self, point: bytes, count: int) -> tuple[NodeId, ...]:
-        return tuple(heapq.nsmallest(count, self._members(), key=lambda node_id: distance(node_id, point)))
+    def _everybody(self) -> set[NodeId]:
+        """Whom this node knows; itself where nobody else says whether it keeps records."""
+        return {*self.contacts, self._self_id} if self.contacts.is_table else set(self.contacts)
+
+    def _tell(self, token: int, question: FindRecords, now: Now) -> Effects:
+        if question.domain != self._domain.name or len(question.point) != NODE_ID_BYTES:
+            return [Reply(token, FoundRecords())]
+        nodes: tuple[NodeId, ...] = ()
+        cards: tuple[Signed, ...] = ()
+        differs = bool(question.roster) and question.roster != self.contacts.digest
+        if question.nodes or differs:
+            region = Region(question.point, self.contacts.size())
+            nodes = region.choose(self._everybody()).nodes[:FOUND_NODES_MAX]
+        if differs:
+            cards = self.contacts.cards(nodes)
+        return [Reply(token, FoundRecords(self._shown(question.point, now), nodes, cards))]
+
+    def _shown(self, point: bytes, now: Now) -> tuple[Signed, ...]:
+        """What is kept at a point, as much of it as an answer takes: small ones first, and of those each keeper shows
+        others, so that nobody hides a record behind many."""
+        kept = [each.signed for each in self.store.at(point, now)]
+        if len(kept) > 1:
+            kept.sort(key=lambda one: (len(one.body) >> 8, hashlib.sha256(self._self_id + one.signer).digest()))
+        left = FOUND_BYTES_MAX
+        shown = []
+        for signed in kept[:FOUND_RECORDS_MAX]:
+            left -= len(signed.body)
+            if left < 0:
+                break
+            shown.append(signed)
+        return tuple(shown)
+
+    # --- who is there ---------------------------------------------------------------------------------------------
+
+    def _met(self, node_id: NodeId, now: Now) -> Effects:
+        """Somebody proved to be there; only a table wants to know."""
+        if self.contacts.is_table and self._domain.key_of(node_id) is not None and self.contacts.seen(node_id):
+            return self._changed(node_id, now, came=True)
+        return []
+
+    def _gone(self, node_id: NodeId, now: Now) -> Effects:
+        if self._domain.key_of(node_id) is None:
+            self.store.forget(node_id)
+            self.contacts.forget(node_id)
+        return self._changed(node_id, now, came=False)
+
+    def _changed(self, node_id: NodeId, now: Now, *, came: bool) -> Effects:
+        due = self._handover.came(node_id) if came else self._handover.went(node_id)
+        if not due:
+            return []
+        return [Schedule((self.room, "handover"), now.boot_s + self._randomness.uniform(*GATHER_S))]
+
+    def _hand_over(self, now: Now) -> Effects:
+        members = self._everybody()
+        effects: Effects = []
+        for copy in self._handover.batch(members, self.contacts.size(), now):
+            effects += self._copy(copy)
+        if self._handover.is_due:
+            effects.append(Schedule((self.room, "handover"), now.boot_s + BATCH_EVERY_S))
+        return effects
+
+    def _copy(self, copy: Copy) -> Effects:
+        request_id = self._new_request_id()
+        self._copies.add(request_id)
+        return [Request(request_id, copy.to, StoreRecord(self._domain.name, copy.kept.signed), QUESTION_S)]
 
     # --- publishing -----------------------------------------------------------------------------------------------
 
-    def _publish(self, wish: PublishRecord, now: Now) -> Effects:
-        key = (wish.type, wish.subject)
-        before = self._own.get(key)
-        if wish.type not in self._domain.types or (before is None and len(self._own) >= OWN_MAX):
-            return []
-        if before is not None and before.value == wish.value:
-            return []
-        self._own[key] = _Own(wish.type, wish.subject, wish.value, now.boot_s)
-        self._own.move_to_end(key, last=False)  # what is due now stands in front
-        return self._tick_soon(now)
-
-    def _tick_soon(self, now: Now) -> Effects:
-        return self._tick_at(now.boot_s + self._randomness.uniform(0.0, TICK_S))
+    def _publish_due(self, now: Now) -> Effects:
+        effects: Effects = []
+        for own in self.published.due(now):
+            effects += self._send_out(own, now)
+        next_s = self.published.next_s(now)
+        return [*effects, *(self._tick_at(next_s) if next_s is not None else [])]
 
     def _tick_at(self, at_s: float) -> Effects:
         if at_s >= self._tick_s:
@@ -187,106 +286,178 @@ class Directory:
         self._tick_s = at_s
         return [Schedule((self.room, "publish"), at_s)]
 
-    def _tick(self, now: Now) -> Effects:
-        self._tick_s = float("inf")
-        due = [own for own in self._own.values() if own.due_s <= now.boot_s][:PUBLISHED_PER_TICK]
-        effects: Effects = []
-        for own in due:
-            own.due_s = now.boot_s + TTL_MS / 1000 * self._randomness.uniform(0.4, 0.6)
-            effects += self._send_out(own, now)
-        first_s = min((own.due_s for own in self._own.values()), default=float("inf"))
-        return effects + (self._tick_at(max(now.boot_s + TICK_S, first_s)) if self._own else [])
+    def _send_out(self, own: Own, now: Now) -> Effects:
+        """To those that should keep it; whoever does not know all of them looks for them first."""
+        key = (own.type, own.subject)
+        record, signed = self.published.sign(own, now)
+        count = _count("records_published", type=own.type)
+        if self.contacts.is_full(now):
+            nodes = Region(record.point, self.contacts.size()).choose(self._everybody()).nodes
+            return [count, *self._store_at(key, signed, nodes, now, full=True)]
+        search = self._search(f"publish {own.type} {own.subject}", record.point, now)
+        if search is None:
+            self.published.settled(key, now, well=False)
+            return []
+        search.own = key, signed
+        return [count, *self._begin(search, now)]
 
-    def _send_out(self, own: _Own, now: Now) -> Effects:
-        self._seq = max(self._seq + 1, now.wall_ms)
-        record = Record(
-            domain=self._domain.name,
-            type=own.type,
-            subject=own.subject,
-            writer=self._self_id,
-            epoch=0,
-            seq=self._seq,
-            issued_ms=now.wall_ms,
-            ttl_ms=TTL_MS,
-            value=own.value,
-        )
-        signed = sign_statement(self._crypto, RECORD_KIND, record)
-        effects: Effects = []
-        for peer in self._nearest(record.point, K):
-            request_id = self._new_request_id()
-            self._stores.add(request_id)
-            effects.append(Request(request_id, peer, StoreRecord(self._domain.name, signed), QUESTION_S))
-        return [*effects, _count("records_published", type=own.type)]
+    def _store_at(self, key: OwnKey, signed: Signed, nodes: Iterable[NodeId], now: Now, *, full: bool) -> Effects:
+        requests = [
+            Request(self._new_request_id(), node_id, StoreRecord(self._domain.name, signed), QUESTION_S)
+            for node_id in nodes
+        ]
+        publication = _Publication(key, {each.request_id for each in requests}, len(requests), full)
+        if not requests:
+            self.published.settled(key, now, well=False)
+            return []
+        self._publications.update(dict.fromkeys(publication.waiting, publication))
+        return list(requests)
+
+    def _stored(self, publication: _Publication, event: Answered, now: Now) -> Effects:
+        outcome = _outcome(event)
+        publication.kept += outcome == "kept"
+        publication.waiting.discard(event.request_id)
+        effects: Effects = [_count("records_stored", outcome=outcome)]
+        if publication.waiting:
+            return effects
+        well = publication.full and 2 * publication.kept > publication.asked
+        self.published.settled(publication.key, now, well=well)
+        next_s = self.published.next_s(now)
+        effects += self._tick_at(next_s) if next_s is not None else []
+        return [*effects, Notify(RecordPublished(*publication.key, publication.kept, publication.asked))]
 
     # --- finding --------------------------------------------------------------------------------------------------
 
     def _find(self, wish: FindProviders, now: Now) -> Effects:
-        if wish.ref in self._searches or len(self._searches) >= LOOKUPS_MAX:
+        search = self._search(f"find {wish.ref}", point_of(self._domain.name, wish.type, wish.subject), now)
+        if search is None:
             return [Notify(ProvidersFound(wish.ref, wish.subject, ()))]
-        point = point_of(self._domain.name, wish.type, wish.subject)
-        lookup = Lookup(point, self._nearest(point, START_NODES), self._is_member)
-        search = self._searches[wish.ref] = _Search(lookup, wish)
-        deadline = Schedule((self.room, "deadline", wish.ref), now.boot_s + LOOKUP_S)
-        return [deadline, *self._go_on(search)]
+        search.wish = wish
+        return self._begin(search, now)
 
-    def _is_member(self, node_id: bytes) -> bool:
-        return self._domain.key_of(node_id) is not None
+    def _sound(self, now: Now) -> Effects:
+        """Look up a chance point, at first this node's own: it makes this node known to its neighbours."""
+        point = bytes(self._self_id) if not self._sounded else self._randomness.randbytes(NODE_ID_BYTES)
+        self._sounded += 1
+        pause_s = self._randomness.uniform(*(SOUND_S if self._sounded <= SOUND_AT_START else SOUND_EVERY_S))
+        search = self._search(f"sound {self._sounded}", point, now)
+        again = Schedule((self.room, "sound"), now.boot_s + pause_s)
+        return [again, *(self._begin(search, now) if search is not None else [])]
 
-    def _go_on(self, search: _Search) -> Effects:
+    def _search(self, ref: str, point: bytes, now: Now) -> _Search | None:
+        if ref in self._searches or len(self._searches) >= LOOKUPS_MAX:
+            return None
+        full = self.contacts.is_full(now)
+        introduced: set[bytes] = set()
+
+        def is_member(node_id: bytes) -> bool:
+            return node_id in introduced or self._domain.key_of(node_id) is not None
+
+        lookup = Lookup(Region(point, self.contacts.size()), self._everybody(), is_member, one_hop=full)
+        self._searches[ref] = search = _Search(ref, lookup, names=not full, introduced=introduced)
+        return search
+
+    def _begin(self, search: _Search, now: Now) -> Effects:
+        return [Schedule((self.room, "deadline", search.ref), now.boot_s + LOOKUP_S), *self._go_on(search, now)]
+
+    def _go_on(self, search: _Search, now: Now) -> Effects:
         effects: Effects = []
         for peer in search.lookup.next():
             request_id = self._new_request_id()
-            self._questions[request_id] = search.wish.ref
-            effects.append(Request(request_id, peer, FindRecords(self._domain.name, search.lookup.point), QUESTION_S))
-        return self._end(search) if search.lookup.done and not effects else effects
+            self._questions[request_id] = search.ref
+            question = FindRecords(self._domain.name, search.lookup.region.point, self.contacts.digest, search.names)
+            effects.append(Request(request_id, peer, question, QUESTION_S))
+        return self._end(search, now) if not effects and search.lookup.done else effects
 
     def _answered(self, event: Answered, now: Now) -> Effects:
-        if event.request_id in self._stores:
-            self._stores.discard(event.request_id)
-            ok = isinstance(event.message, RecordStored) and event.message.ok
-            return [_count("records_stored", outcome="kept" if ok else "refused" if event.message else "lost")]
+        effects: Effects = []
+        if event.message is not None:
+            effects += self._met(event.peer, now)
+        elif self.contacts.failed(event.peer):
+            effects += self._changed(event.peer, now, came=False)
+        if event.request_id in self._copies:
+            self._copies.discard(event.request_id)
+            return [*effects, _count("records_handed_on", outcome=_outcome(event))]
+        publication = self._publications.pop(event.request_id, None)
+        if publication is not None:
+            return [*effects, *self._stored(publication, event, now)]
         search = self._searches.get(self._questions.pop(event.request_id, ""))
         if search is None:
-            return []
+            return effects
         if isinstance(event.message, FoundRecords):
-            for signed in event.message.records[:FOUND_RECORDS_MAX]:
-                self._take(search, signed, now)
-            search.lookup.heard(event.peer, event.message.nodes[:FOUND_NODES_MAX])
+            effects += self._heard(search, event.peer, event.message, now)
         else:
             search.lookup.lost(event.peer)
-        return self._go_on(search)
+        return [*effects, *self._go_on(search, now)]
+
+    def _heard(self, search: _Search, peer: NodeId, answer: FoundRecords, now: Now) -> Effects:
+        effects: Effects = []
+        for card in answer.cards[:FOUND_NODES_MAX]:
+            stranger = self.contacts.introduce(card, now)
+            if stranger is not None:
+                search.introduced.add(stranger)
+                effects.append(Notify(PutIntent(card)))
+        for signed in answer.records[:FOUND_RECORDS_MAX]:
+            self._take(search, signed, now)
+        search.lookup.heard(peer, answer.nodes[:FOUND_NODES_MAX])
+        return effects
 
     def _take(self, search: _Search, signed: Signed, now: Now) -> None:
         """Believe a record for its own signature, whoever handed it to us."""
+        before = search.found.get(signed.signer)
+        if before is not None and before[0] == signed:
+            return
         try:
             record = open_record(self._crypto, self._domain, signed, now.wall_ms)
         except Untrusted:
             return
-        before = search.found.get(record.writer)
-        if record.point == search.lookup.point and (before is None or before.version < record.version):
-            search.found[record.writer] = record
+        if record.point != search.lookup.region.point:
+            return
+        search.lookup.satisfied = True
+        if before is None or before[1].version < record.version:
+            search.found[record.writer] = signed, record
 
-    def _end(self, search: _Search) -> Effects:
-        del self._searches[search.wish.ref]
-        self._questions = {key: ref for key, ref in self._questions.items() if ref != search.wish.ref}
-        found = tuple(record for _, record in sorted(search.found.items()))
-        told = ProvidersFound(search.wish.ref, search.wish.subject, tuple(NodeId(each.writer) for each in found), found)
-        return [Notify(told), _count("lookups", outcome="found" if found else "empty")]
+    def _end(self, search: _Search, now: Now) -> Effects:
+        del self._searches[search.ref]
+        cancel = Cancel((self.room, "deadline", search.ref))
+        self._questions = {key: ref for key, ref in self._questions.items() if ref != search.ref}
+        if search.wish is not None:
+            found = tuple(record for _, (_, record) in sorted(search.found.items()))
+            nodes = tuple(NodeId(each.writer) for each in found)
+            told = ProvidersFound(search.wish.ref, search.wish.subject, nodes, found)
+            return [cancel, Notify(told), _count("lookups", outcome="found" if found else "empty")]
+        if search.own is not None:
+            key, signed = search.own
+            nodes = search.lookup.region_nodes()
+            return [cancel, *self._store_at(key, signed, nodes, now, full=self.contacts.is_table)]
+        self.contacts.sound(search.lookup.region.point, search.lookup.known())
+        return [cancel]
 
     # --- time -----------------------------------------------------------------------------------------------------
 
     def _timer(self, key: Any, now: Now) -> Effects:
         match key:
             case (_, "publish"):
-                return self._tick(now)
+                self._tick_s = float("inf")
+                return self._publish_due(now)
             case (_, "sweep"):
                 self.store.sweep(now)
                 return [Schedule((self.room, "sweep"), now.boot_s + SWEEP_EVERY_S)]
+            case (_, "handover"):
+                return self._hand_over(now)
+            case (_, "sound"):
+                return self._sound(now)
             case (_, "deadline", str() as ref):
                 search = self._searches.get(ref)
-                return self._end(search) if search is not None else []
+                return self._end(search, now) if search is not None else []
         return []
 
 
 def _count(name: str, **labels: str) -> Notify:
     return Notify(Observed(name, labels))
+
+
+def _outcome(event: Answered) -> str:
+    if isinstance(event.message, RecordStored) and event.message.ok:
+        return "kept"
+    return "refused" if event.message is not None else "lost"

@@ -7,8 +7,11 @@ import msgspec
 from beemesh.identity.signing import Signed
 
 FOUND_NODES_MAX = 16
-FOUND_RECORDS_MAX = 64
-"""Records of one key in one answer: 64 KiB at most, and more writers than one key may have."""
+FOUND_RECORDS_MAX = 256
+"""Records of one key in one answer: as many as a key may have writers."""
+
+FOUND_BYTES_MAX = 65_536
+"""Bodies of records in one answer: all that hundreds of honest writers say of one thing."""
 
 
 class StoreRecord(msgspec.Struct, frozen=True):
@@ -26,15 +29,20 @@ class RecordStored(msgspec.Struct, frozen=True, omit_defaults=True):
     newer: Signed | None = None
 
 
-class FindRecords(msgspec.Struct, frozen=True):
-    """Ask for the records at `point` (32 bytes) of `domain`, and for the nodes nearest to it."""
+class FindRecords(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ask for the records at `point` (32 bytes) of `domain`; with `nodes` for the nodes around it as well."""
 
     domain: str
     point: bytes
+    roster: bytes = b""
+    """The asker's `Roster.digest`: whoever knows another roster names nodes unasked, with their cards."""
+    nodes: bool = False
 
 
 class FoundRecords(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is kept at the point here, and the IDs of the nearest nodes known here, nearest first."""
+    """What is kept at the point here, and the IDs of nodes known here that would keep it, best first."""
 
     records: tuple[Signed, ...] = ()
     nodes: tuple[bytes, ...] = ()
+    cards: tuple[Signed, ...] = ()
+    """Membership records of `nodes`, for an asker that may not know them."""

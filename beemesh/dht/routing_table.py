@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from beemesh.dht.region import SPACE, K, distance
+from beemesh.effects import Now
+from beemesh.identity.signing import Signed
 from beemesh.ids import NODE_ID_BYTES, NodeId
 
 WAITING_MAX = K
@@ -52,14 +53,18 @@ def size_by(point: bytes, around: Iterable[NodeId]) -> int:
 class RoutingTable:
     """At most `K` contacts for each of the 256 distances, and as many that wait."""
 
-    is_full = False
-    """It does not know everybody: lookups have to go from node to node."""
+    digest = b""
+    is_table = True
 
     def __init__(self, self_id: NodeId, k: int = K) -> None:
         self._self_id = self_id
         self._k = k
         self._buckets: dict[int, _Bucket] = {}
         self._soundings: list[int] = []
+
+    def is_full(self, now: Now) -> bool:
+        """Never: lookups have to go from node to node."""
+        return False
 
     def __iter__(self) -> Iterator[NodeId]:
         for bucket in self._buckets.values():
@@ -72,10 +77,10 @@ class RoutingTable:
         bucket = self._buckets.get(self._index(node_id))
         return bucket is not None and node_id in bucket.contacts
 
-    def seen(self, node_id: NodeId) -> None:
-        """A member spoke to us or answered."""
+    def seen(self, node_id: NodeId) -> bool:
+        """A member spoke to us or answered; whether it is a contact since now."""
         if node_id == self._self_id or len(node_id) != NODE_ID_BYTES:
-            return
+            return False
         bucket = self._buckets.setdefault(self._index(node_id), _Bucket())
         if node_id in bucket.contacts:
             bucket.contacts[node_id] = 0
@@ -83,24 +88,37 @@ class RoutingTable:
         elif len(bucket.contacts) < self._k:
             bucket.waiting.pop(node_id, None)
             bucket.contacts[node_id] = 0
+            return True
         else:
             bucket.waiting[node_id] = None
             bucket.waiting.move_to_end(node_id)
             while len(bucket.waiting) > WAITING_MAX:
                 bucket.waiting.popitem(last=False)
+        return False
 
-    def failed(self, node_id: NodeId) -> None:
-        """A contact left a question unanswered; if that goes on, the newcomer that was seen last takes its place."""
+    def failed(self, node_id: NodeId) -> bool:
+        """A contact left a question unanswered; if that goes on, the newcomer that was seen last takes its place.
+        Whether it is a contact no more."""
         bucket = self._buckets.get(self._index(node_id))
         if bucket is None:
-            return
+            return False
         bucket.waiting.pop(node_id, None)
         if node_id not in bucket.contacts:
-            return
+            return False
         bucket.contacts[node_id] += 1
-        if bucket.contacts[node_id] >= FAILURES_MAX and bucket.waiting:
-            del bucket.contacts[node_id]
-            bucket.contacts[bucket.waiting.popitem()[0]] = 0
+        if bucket.contacts[node_id] < FAILURES_MAX or not bucket.waiting:
+            return False
+        del bucket.contacts[node_id]
+        bucket.contacts[bucket.waiting.popitem()[0]] = 0
+        return True
+
+    def cards(self, nodes: Iterable[NodeId]) -> tuple[Signed, ...]:
+        """Whoever takes part here is known by other means."""
+        return ()
+
+    def introduce(self, card: Signed, now: Now) -> NodeId | None:
+        """Nobody is introduced by cards."""
+        return None
 
     def forget(self, node_id: NodeId) -> None:
         """A node is no member any more."""
@@ -132,66 +150,3 @@ class RoutingTable:
 
     def _index(self, node_id: bytes) -> int:
         return distance(node_id, self._self_id).bit_length()
-
-
-class FullView:
-    """Contacts of a node that knows everybody: one question to each node that matters is a whole lookup."""
-
-    is_full = True
-
-    def __init__(self, members: Callable[[], Iterable[NodeId]]) -> None:
-        """`members` gives all that keep records and count as alive, this node included if it does."""
-        self._members = members
-
-    def __iter__(self) -> Iterator[NodeId]:
-        return iter(self._members())
-
-    def size(self) -> int:
-        """How many there are."""
-        return sum(1 for _ in self._members())
-
-    def nearest(self, point: bytes, count: int) -> tuple[NodeId, ...]:
-        """The nearest of all, nearest first."""
-        return tuple(heapq.nsmallest(count, self, key=lambda node_id: distance(node_id, point)))
-
-    def seen(self, node_id: NodeId) -> None:
-        """Membership knows better."""
-
-    def failed(self, node_id: NodeId) -> None:
-        """Membership knows better."""
-
-    def forget(self, node_id: NodeId) -> None:
-        """Membership knows better."""
-
-
-class Contacts(Protocol):
-    """Whom a node knows, of those that keep records. It may be all (`is_full`)."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nobody is missing."""
-        ...
-
-    def __iter__(self) -> Iterator[NodeId]:
-        """All contacts."""
-        ...
-
-    def size(self) -> int:
-        """How many nodes there are in all, known or not."""
-        ...
-
-    def nearest(self, point: bytes, count: int) -> tuple[NodeId, ...]:
-        """The nearest contacts, nearest first."""
-        ...
-
-    def seen(self, node_id: NodeId) -> None:
-        """A member spoke to us or answered."""
-        ...
-
-    def failed(self, node_id: NodeId) -> None:
-        """A member left a question unanswered."""
-        ...
-
-    def forget(self, node_id: NodeId) -> None:
-        """A node is no member any more."""
-        ...

@@ -49,9 +49,9 @@ class RecordStore:
     def __len__(self) -> int:
         return self._count
 
-    def has(self, record_point: bytes, signed: Signed, now: Now) -> bool:
+    def has(self, point: bytes, signed: Signed, now: Now) -> bool:
         """Whether this very record, which was verified then, is kept: it need not be verified again."""
-        kept = self._by_point.get(record_point, {}).get(signed.signer)
+        kept = self._by_point.get(point, {}).get(signed.signer)
         return kept is not None and kept.signed == signed and kept.until_s > now.boot_s
 
     def put(self, record: Record, signed: Signed, now: Now) -> Verdict:
@@ -95,6 +95,14 @@ class RecordStore:
         """What stands at a point, by writer."""
         here = self._by_point.get(point, {})
         return tuple(kept for _, kept in sorted(here.items()) if kept.until_s > now.boot_s)
+
+    def points(self) -> tuple[bytes, ...]:
+        """Where something is kept."""
+        return tuple(self._by_point)
+
+    def writers(self) -> int:
+        """How many have records here."""
+        return len(self._by_writer)
 
     def sweep(self, now: Now) -> int:
         """Forget what has expired; how many that were."""

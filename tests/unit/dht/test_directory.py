@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from beemesh.custody.custodians import TABLE_MANIFESTS
-from beemesh.dht.directory import TTL_MS
 from beemesh.dht.messages import RecordStored, StoreRecord
+from beemesh.dht.publisher import TTL_MS
 from beemesh.dht.records import RECORD_KIND, Record, RecordType
 from beemesh.effects import Now
 from beemesh.events import FindProviders, ProvidersFound

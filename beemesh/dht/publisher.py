@@ -1,0 +1,117 @@
+"""What a node tells of itself in the DHT: which records, when each is due, and how fast they may leave."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from beemesh.crypto import Crypto
+from beemesh.dht.records import RECORD_KIND, Domain, Record, RecordType
+from beemesh.effects import Now, Randomness
+from beemesh.events import PublishRecord
+from beemesh.identity.signing import Signed, sign_statement
+from beemesh.ids import NodeId
+from beemesh.rates import Rates
+
+TTL_MS = 3_600_000
+"""Life of what nodes tell of themselves: it changes seldom, and whoever asks a node that has nothing loses 1 ms."""
+
+RENEW = (0.4, 0.6)
+"""Share of its life after which a record is published again: half, with jitter."""
+
+RETRY_S = 10.0
+"""A record that too few nodes keep, or that was published while this node knew few, is due again after so long, then
+twice as long, until it is what it would be anyway."""
+
+PER_S, BURST = 16.0, 32.0
+"""Records sent out: a node that starts with thousands of them takes minutes rather than the network."""
+
+TICK_S = 0.5
+OWN_MAX = 20_000
+
+OwnKey = tuple[RecordType, str]
+
+
+@dataclass(slots=True)
+class Own:
+    """One record of ours and when it is to be published (again)."""
+
+    type: RecordType
+    subject: str
+    value: bytes
+    due_s: float
+    tries: int = 0
+
+
+class Publisher:
+    """Decides which records leave when; whom they reach is not its business."""
+
+    def __init__(self, self_id: NodeId, domain: Domain, crypto: Crypto, randomness: Randomness) -> None:
+        self._self_id = self_id
+        self._domain = domain
+        self._crypto = crypto
+        self._randomness = randomness
+        self._own: OrderedDict[OwnKey, Own] = OrderedDict()
+        self._rates = Rates(PER_S, BURST)
+        self._seq = 0
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def add(self, wish: PublishRecord, at_s: float) -> bool:
+        """Publish this from `at_s` on; False when it stands already, or does not belong here."""
+        key = (wish.type, wish.subject)
+        before = self._own.get(key)
+        if wish.type not in self._domain.types or (before is None and len(self._own) >= OWN_MAX):
+            return False
+        if before is not None and before.value == wish.value:
+            return False
+        self._own[key] = Own(wish.type, wish.subject, wish.value, at_s)
+        self._own.move_to_end(key, last=False)  # what is due now stands in front
+        return True
+
+    def withdraw(self, key: OwnKey) -> None:
+        """Publish it no longer."""
+        self._own.pop(key, None)
+
+    def due(self, now: Now) -> Iterator[Own]:
+        """Those that leave now; each is due again at half of its life."""
+        for own in [own for own in self._own.values() if own.due_s <= now.boot_s]:
+            if not self._rates.take(self._self_id, now.boot_s):
+                return
+            own.due_s = now.boot_s + TTL_MS / 1000 * self._randomness.uniform(*RENEW)
+            yield own
+
+    def next_s(self, now: Now) -> float | None:
+        """When to look again; None when there is nothing to publish."""
+        first_s = min((own.due_s for own in self._own.values()), default=None)
+        return None if first_s is None else max(now.boot_s + TICK_S, first_s)
+
+    def sign(self, own: Own, now: Now) -> tuple[Record, Signed]:
+        """The record as it leaves: newer than whatever this node signed before."""
+        self._seq = max(self._seq + 1, now.wall_ms)
+        record = Record(
+            domain=self._domain.name,
+            type=own.type,
+            subject=own.subject,
+            writer=self._self_id,
+            epoch=0,
+            seq=self._seq,
+            issued_ms=now.wall_ms,
+            ttl_ms=TTL_MS,
+            value=own.value,
+        )
+        return record, sign_statement(self._crypto, RECORD_KIND, record)
+
+    def settled(self, key: OwnKey, now: Now, *, well: bool) -> None:
+        """How a publication went: `well` when most of those that should keep it do, and all were known."""
+        own = self._own.get(key)
+        if own is None:
+            return
+        if well:
+            own.tries = 0
+            return
+        pause_s = RETRY_S * 2.0 ** min(own.tries, 10) * self._randomness.uniform(0.8, 1.2)
+        own.tries += 1
+        own.due_s = min(own.due_s, now.boot_s + pause_s)
