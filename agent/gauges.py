@@ -13,7 +13,7 @@ STATES: tuple[Status, ...] = ("alive", "suspect", "dead", "left", "unknown")
 
 
 def refresh(metrics: Metrics, composition: Composition) -> None:
-    """Set every gauge of membership, admission and intents."""
+    """Set every gauge of membership, admission, intents and records."""
     members, view, roster = composition.swim.members, composition.view, composition.roster
     states = Counter(view.status(card.node_id) for card in roster.members())
     for state in STATES:
@@ -27,4 +27,10 @@ def refresh(metrics: Metrics, composition: Composition) -> None:
     metrics.set("keepers", len(roster.keepers()), "members that hold records and shares")
     metrics.set("gossip_keys", len(composition.keyring.ring.keys), "gossip keys accepted: 2 while they are changed")
     metrics.set("intents", len(composition.intents), "records in the intent map")
+    directory = composition.directory
+    metrics.set("records_here", len(directory.store), "records of the DHT that this node keeps for others and itself")
+    metrics.set("records_writers", directory.store.writers(), "members that have records here")
+    metrics.set("records_own", len(directory.published), "records of the DHT that this node publishes")
+    metrics.set("records_contacts", directory.contacts.size(), "nodes that keep records, as far as this one knows")
+    metrics.set("lookups_open", directory.searching, "lookups under way")
     metrics.raise_to("datagrams_admitted", composition.node.admitted, "datagrams that passed every check")

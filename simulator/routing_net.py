@@ -45,7 +45,11 @@ class Trip:
 class RoutingNet:
     """A network of `size` nodes, a share of them hostile."""
 
-    def __init__(self, size: int, seed: int = 0, *, hostile: float = 0.0, dead: float = 0.0) -> None:
+    def __init__(
+        self, size: int, seed: int = 0, *, hostile: float = 0.0, dead: float = 0.0, false_answers: bool = False
+    ) -> None:
+        """With `false_answers` hostile nodes answer with records of their own."""
+        self._false_answers = false_answers
         self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self._seed = seed
         self.nodes = sorted(node_id(number, seed) for number in range(size))
@@ -125,8 +129,8 @@ class RoutingNet:
         return tuple(heapq.nsmallest(count, [*self.hostile, *self.crowd], key=lambda each: distance(each, point)))
 
     def look_up(self, reader: NodeId, point: bytes, holders: Iterable[NodeId] = ()) -> Trip:
-        """The lookup that agents make; answers come in a chance order."""
-        table, having = self.table(reader), set(holders) & set(self.honest)
+        """The lookup that agents make; answers come in a chance order. Without `holders` it is a writer's."""
+        table, having, reads = self.table(reader), set(holders) & set(self.honest), bool(holders)
         region = Region(point, self.size_seen_by(reader))
         lookup = Lookup(region, table, lambda raw: raw in self._members)
         asked, pending = 0, list[NodeId]()
@@ -138,7 +142,7 @@ class RoutingNet:
             if peer in self.dead:
                 lookup.lost(peer)
                 continue
-            lookup.satisfied |= peer in having
+            lookup.satisfied |= peer in having or (reads and self._false_answers and self._lies(peer))
             lookup.heard(peer, self.answer(peer, point))
         return Trip(asked, bool(having & lookup.answered), lookup.region_nodes())
 

@@ -428,8 +428,9 @@ class Directory:
             return [cancel, Notify(told), _count("lookups", outcome="found" if found else "empty")]
         if search.own is not None:
             key, signed = search.own
-            nodes = search.lookup.region_nodes()
-            return [cancel, *self._store_at(key, signed, nodes, now, full=self.contacts.is_table)]
+            lookup = search.lookup
+            full = self.contacts.is_table and len(lookup.answered) > len(lookup.failed)
+            return [cancel, *self._store_at(key, signed, lookup.region_nodes(), now, full=full)]
         self.contacts.sound(search.lookup.region.point, search.lookup.known())
         return [cancel]
 

@@ -68,7 +68,10 @@ class Lookup:
         self._open: set[NodeId] = set()
         self._owner: dict[NodeId, _Path] = {}
         self._paths = [_Path() for _ in range(1 if one_hop else ALPHA)]
-        self._start = list(region.choose(start).nodes) if one_hop else sorted(start, key=region.away)
+        # A region of its own, thrown away: it remembers each node that it looked at.
+        self._start = (
+            list(Region(region.point, region.size).choose(start).nodes) if one_hop else sorted(start, key=region.away)
+        )
         self._waves = 1 if one_hop else WAVES
         self._asked = 0
         self._begin_wave()
@@ -132,8 +135,8 @@ class Lookup:
         """First the ways into the region, one step each; when all have arrived, those in it that are still missing."""
         room = max(0, ASKED_MAX - self._asked)
         while True:
-            steps = self._steps()
-            if steps or self._underway():
+            steps, underway = self._steps()
+            if steps or underway:
                 return steps[:room]
             choice = self.region.choose(self.known())
             needed = choice.nodes[: choice.enough]
@@ -144,22 +147,18 @@ class Lookup:
                 return missing[: min(room, max(0, PARALLEL - len(self._open)))]
             self._begin_wave()
 
-    def _steps(self) -> list[NodeId]:
-        """The next node of each path that may go on."""
+    def _steps(self) -> tuple[list[NodeId], bool]:
+        """The next node of each path that may go on, and whether some path waits for one of its own best."""
         if self._one_hop:
-            return []
-        waiting = [self._owner[node_id] for node_id in self._open]
-        steps = []
+            return [], False
+        waiting = {id(self._owner[node_id]) for node_id in self._open}
+        steps, underway = [], False
         for path in self._paths:
-            if not any(path is other for other in waiting):
-                steps += [node_id for node_id in self._best(path) if node_id not in self.answered][:1]
-        return steps
-
-    def _underway(self) -> bool:
-        """Whether some path waits for one of its own best."""
-        if self._one_hop:
-            return False
-        return any(node_id in self._open for path in self._paths for node_id in self._best(path))
+            best = self._best(path)
+            underway |= any(node_id in self._open for node_id in best)
+            if id(path) not in waiting:
+                steps += [node_id for node_id in best if node_id not in self.answered][:1]
+        return steps, underway
 
     def _best(self, path: _Path) -> tuple[NodeId, ...]:
         """Where a path leads. What all paths heard tells which rings are crowded."""

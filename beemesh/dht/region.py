@@ -11,6 +11,7 @@ over the region, they stand out in each; and a reader asks on until it is unlike
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -70,6 +71,8 @@ class Region:
     size: int
     _radius: int = field(init=False)
     _at: int = field(init=False)
+    _places: dict[bytes, tuple[int | None, int]] = field(init=False, default_factory=dict)
+    """(ring, distance) of nodes that were looked at: a lookup looks at the same ones over and over."""
 
     def __post_init__(self) -> None:
         self._at = int.from_bytes(self.point, "big")
@@ -81,10 +84,15 @@ class Region:
 
     def ring(self, node_id: bytes) -> int | None:
         """The ring of a node, 0 is the outermost; None outside of the region."""
-        away = self.away(node_id)
-        if away >= self._radius:
-            return None
-        return min(RINGS - 1, (self._radius // (away + 1)).bit_length() - 1)
+        return self._place(node_id)[0]
+
+    def _place(self, node_id: bytes) -> tuple[int | None, int]:
+        place = self._places.get(node_id)
+        if place is None:
+            away = self.away(node_id)
+            ring = min(RINGS - 1, (self._radius // (away + 1)).bit_length() - 1) if away < self._radius else None
+            place = self._places[node_id] = ring, away
+        return place
 
     def tolerates(self, node_id: bytes) -> bool:
         """Whether somebody who counts half as many nodes would see the node in the region."""
@@ -105,12 +113,12 @@ class Region:
         good = 0.0
         for place, members in enumerate(rings):
             hostile = self._hostile_share(place, counts[place])
-            ranked += [(hostile, self.away(one), one) for one in self._limited(place, members)]
+            ranked += [(hostile, self._place(one)[1], one) for one in self._limited(place, members)]
             good += len(members) * (1 - HOSTILE) if hostile <= CROWDED else 0.0
         lacking = max(math.ceil((GOOD - good) / (1 - HOSTILE)), _lacking([share for share, _, _ in ranked]))
         if lacking > 0:
-            outside.sort(key=self.away)
-            ranked += [(HOSTILE, self.away(one), one) for one in outside[:lacking]]
+            nearest = heapq.nsmallest(lacking, outside, key=lambda one: self._place(one)[1])
+            ranked += [(HOSTILE, self._place(one)[1], one) for one in nearest]
         ranked.sort()
         return Choice(tuple(node_id for _, _, node_id in ranked), _enough([share for share, _, _ in ranked]))
 

@@ -133,6 +133,17 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert put(store, record(subject="c")) == ""
 
 
+def test_a_flood_of_one_writer_costs_nobody_elses_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a full store the writer that has most gives way, and gets no more; the others come in."""
+    monkeypatch.setattr(store_module, "RECORDS_MAX", 10)
+    store = RecordStore()
+    assert [put(store, record(subject=f"m{number}", ttl_ms=60_000 + number)) for number in range(10)] == [""] * 10
+    assert "no writer has more" in put(store, record(subject="one more"))
+    assert store.put(record(OTHER, subject="o"), signed(record(OTHER, subject="o"), OTHER), NOW).ok
+    assert len(store) == 10
+    assert not store.at(record(subject="m0").point, NOW), "the one that ends first made room"
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), max_size=30))
 def test_the_order_of_arrival_does_not_matter(versions: list[tuple[int, int]]) -> None:
     """Whatever comes when, the highest (epoch, seq) stands."""
@@ -141,3 +152,13 @@ def test_the_order_of_arrival_does_not_matter(versions: list[tuple[int, int]]) -
         put(store, record(epoch=epoch, seq=seq))
     kept = [each.record.version for each in store.at(record().point, NOW)]
     assert kept == ([max(versions)] if versions else [])
+
+
+def test_what_was_verified_is_known_again() -> None:
+    """The very same statement needs no second look; another signature over the same words does."""
+    store = RecordStore()
+    put(store, record())
+    point, same = record().point, signed(record())
+    assert store.has(point, same, NOW)
+    assert not store.has(point, Signed(same.kind, same.body, same.signer, bytes(64)), NOW)
+    assert not store.has(point, same, Now(NOW.boot_s + 61, WALL_MS))
