@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +126,27 @@ class Agent:
             clock=self._clock,
         )
         self._metrics.before_reading(lambda: refresh(self._metrics, self._composition))
+        self.observers: list[Callable[[Any], None]] = []
+        """Who hears, besides the API, what the protocols tell."""
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
 
     def _start_job(self, effect: Any) -> None:
         self._jobs.start(effect)
 
+    @property
+    def shell(self) -> Shell:
+        """What carries this node's effects out."""
+        return self._shell
+
+    def stop(self) -> None:
+        """Let `run` end, in order."""
+        self._stop.set()
+
     def _observe(self, event: Any) -> None:
         self._door.observe(event)
+        for observer in self.observers:
+            observer(event)
         if isinstance(event, IntentChanged) and event.intent.kind in ROSTER_KINDS:
             self._streams.close_strangers()
         elif isinstance(event, ClockAgreed) and self._clock.move_on(event.wall_ms):
@@ -152,7 +166,7 @@ class Agent:
         """Start, wait for a signal, stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.stop)
         self._restore()
         gossip = parse_endpoint(self._settings.listen.gossip)
         udp = UdpSocket(gossip.host, gossip.port, self._shell.datagram, self._composition.node.is_likely)

@@ -143,7 +143,7 @@ class WithdrawRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordPublished:
-    """All nodes that should keep a record of ours have answered, or did not in time: `kept` of `asked` keep it."""
+    """Those that readers of a record of ours ask first have answered, or did not in time: `kept` of `asked` keep it."""
 
     type: RecordType
     subject: str

@@ -144,7 +144,7 @@ class RoutingNet:
                 continue
             lookup.satisfied |= peer in having or (reads and self._false_answers and self._lies(peer))
             lookup.heard(peer, self.answer(peer, point))
-        return Trip(asked, bool(having & lookup.answered), lookup.region_nodes())
+        return Trip(asked, bool(having & lookup.answered), lookup.chosen().nodes)
 
     def plain(self, reader: NodeId, point: bytes, k: int = 8, alpha: int = 3) -> Trip:
         """Kademlia as published: ask the nearest that are known until the k nearest have answered."""

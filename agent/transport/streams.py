@@ -93,7 +93,8 @@ class Connection:
                 if self._writer.is_closing():  # asyncio's TLS transport breaks when it is written to after its end
                     raise BrokenPipeError("its other end closed it")
                 self._writer.write(encode_frame(frame))
-                await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
+                if self._writer.transport.get_write_buffer_size():  # else all of it went to the kernel at once
+                    await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
         except (OSError, TimeoutError, RuntimeError) as error:
             self.close()
             raise Unreachable(f"the stream to {short(self.peer)} broke: {error or 'it takes nothing'}") from error

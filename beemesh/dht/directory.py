@@ -27,7 +27,7 @@ from beemesh.dht.messages import (
 )
 from beemesh.dht.publisher import Own, OwnKey, Publisher
 from beemesh.dht.records import Domain, Record, open_record, point_of
-from beemesh.dht.region import Region
+from beemesh.dht.region import Choice, Region
 from beemesh.dht.store import RecordStore
 from beemesh.effects import (
     Answered,
@@ -51,8 +51,8 @@ from beemesh.events import (
     Observed,
     ProvidersFound,
     PublishRecord,
-    PutIntent,
     RecordPublished,
+    SeedIntents,
     WithdrawRecord,
 )
 from beemesh.identity.signing import Signed, decode_body
@@ -78,13 +78,17 @@ STORES_PER_S, STORES_BURST = 100.0, 2_000.0
 
 @dataclass(slots=True)
 class _Publication:
-    """One record of ours on its way to those that should keep it."""
+    """One record of ours on its way to those that should keep it: first to those whom readers ask, then to the rest."""
 
     key: OwnKey
-    waiting: set[int]
-    asked: int
+    signed: Signed
+    rest: tuple[NodeId, ...]
     full: bool
+    """Whether whoever should keep it is known."""
+    waiting: set[int] = field(default_factory=set)
+    asked: int = 0
     kept: int = 0
+    is_told: bool = False
 
 
 @dataclass(slots=True)
@@ -292,8 +296,8 @@ class Directory:
         record, signed = self.published.sign(own, now)
         count = _count("records_published", type=own.type)
         if self.contacts.is_full(now):
-            nodes = Region(record.point, self.contacts.size()).choose(self._everybody()).nodes
-            return [count, *self._store_at(key, signed, nodes, now, full=True)]
+            choice = Region(record.point, self.contacts.size()).choose(self._everybody())
+            return [count, *self._store_at(key, signed, choice, now, full=True)]
         search = self._search(f"publish {own.type} {own.subject}", record.point, now)
         if search is None:
             self.published.settled(key, now, well=False)
@@ -301,15 +305,18 @@ class Directory:
         search.own = key, signed
         return [count, *self._begin(search, now)]
 
-    def _store_at(self, key: OwnKey, signed: Signed, nodes: Iterable[NodeId], now: Now, *, full: bool) -> Effects:
-        requests = [
-            Request(self._new_request_id(), node_id, StoreRecord(self._domain.name, signed), QUESTION_S)
-            for node_id in nodes
-        ]
-        publication = _Publication(key, {each.request_id for each in requests}, len(requests), full)
-        if not requests:
+    def _store_at(self, key: OwnKey, signed: Signed, choice: Choice, now: Now, *, full: bool) -> Effects:
+        if not choice.nodes:
             self.published.settled(key, now, well=False)
             return []
+        publication = _Publication(key, signed, choice.nodes[choice.enough :], full)
+        return self._store(publication, choice.nodes[: choice.enough])
+
+    def _store(self, publication: _Publication, nodes: Iterable[NodeId]) -> Effects:
+        message = StoreRecord(self._domain.name, publication.signed)
+        requests = [Request(self._new_request_id(), node_id, message, QUESTION_S) for node_id in nodes]
+        publication.waiting = {each.request_id for each in requests}
+        publication.asked += len(requests)
         self._publications.update(dict.fromkeys(publication.waiting, publication))
         return list(requests)
 
@@ -320,11 +327,16 @@ class Directory:
         effects: Effects = [_count("records_stored", outcome=outcome)]
         if publication.waiting:
             return effects
+        if not publication.is_told:
+            publication.is_told = True
+            effects.append(Notify(RecordPublished(*publication.key, publication.kept, publication.asked)))
+        if publication.rest:
+            rest, publication.rest = publication.rest, ()
+            return [*effects, *self._store(publication, rest)]
         well = publication.full and 2 * publication.kept > publication.asked
         self.published.settled(publication.key, now, well=well)
         next_s = self.published.next_s(now)
-        effects += self._tick_at(next_s) if next_s is not None else []
-        return [*effects, Notify(RecordPublished(*publication.key, publication.kept, publication.asked))]
+        return [*effects, *(self._tick_at(next_s) if next_s is not None else [])]
 
     # --- finding --------------------------------------------------------------------------------------------------
 
@@ -392,11 +404,11 @@ class Directory:
 
     def _heard(self, search: _Search, peer: NodeId, answer: FoundRecords, now: Now) -> Effects:
         effects: Effects = []
-        for card in answer.cards[:FOUND_NODES_MAX]:
-            stranger = self.contacts.introduce(card, now)
-            if stranger is not None:
-                search.introduced.add(stranger)
-                effects.append(Notify(PutIntent(card)))
+        cards = answer.cards[:FOUND_NODES_MAX]
+        strangers = [stranger for card in cards if (stranger := self.contacts.introduce(card, now)) is not None]
+        if strangers:
+            search.introduced.update(strangers)
+            effects.append(Notify(SeedIntents(cards)))
         for signed in answer.records[:FOUND_RECORDS_MAX]:
             self._take(search, signed, now)
         search.lookup.heard(peer, answer.nodes[:FOUND_NODES_MAX])
@@ -430,7 +442,7 @@ class Directory:
             key, signed = search.own
             lookup = search.lookup
             full = self.contacts.is_table and len(lookup.answered) > len(lookup.failed)
-            return [cancel, *self._store_at(key, signed, lookup.region_nodes(), now, full=full)]
+            return [cancel, *self._store_at(key, signed, lookup.chosen(), now, full=full)]
         self.contacts.sound(search.lookup.region.point, search.lookup.known())
         return [cancel]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from beemesh.dht.region import Region
+from beemesh.dht.region import Choice, Region
 from beemesh.ids import NODE_ID_BYTES, NodeId
 
 ALPHA = 3
@@ -110,9 +110,9 @@ class Lookup:
         """All that were heard of and did not fail."""
         return self._live(self._owner)
 
-    def region_nodes(self) -> tuple[NodeId, ...]:
+    def chosen(self) -> Choice:
         """Those that keep the key's records, as far as they were heard of and did not fail."""
-        return self.region.choose(self.known()).nodes
+        return self.region.choose(self.known())
 
     def _begin_wave(self) -> None:
         """Set out on new ways, from nodes that this node knew before anybody named any."""

@@ -182,6 +182,13 @@ class IntentMap:
         self._buckets[bucket_of(intent.key)] = None
         self._roster.apply(intent)
 
+    def begin_with(self, other: IntentMap) -> None:
+        """Hold what another map of the same mesh holds, of one roster: many maps of one process share their records."""
+        self._entries = dict(other._entries)
+        self._sorted = list(other._sorted)
+        self._of_author = Counter(other._of_author)
+        self._buckets = list(other._buckets)
+
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> Effects:
         """Take back what was saved. What operators signed was verified before it was saved; what makes the roster is
         verified again, and a row that a broken disk garbled is dropped: others still have it."""

@@ -13,7 +13,7 @@ from beemesh.dht.records import MACHINE_RECORDS, RECORD_KIND, Domain, Record, po
 from beemesh.dht.region import Region
 from beemesh.dht.work_plane import work_directory
 from beemesh.effects import Asked, Reply
-from beemesh.events import PublishRecord, PutIntent, RecordPublished, WithdrawRecord
+from beemesh.events import PublishRecord, RecordPublished, SeedIntents, WithdrawRecord
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId, to_text
 from beemesh.intents.entitlement import verify_intent
@@ -119,8 +119,9 @@ def test_a_replica_that_comes_later_gets_what_it_should_keep(seed: int) -> None:
     assert late in plane.keepers(point)
 
 
-def _merge(intents: IntentMap, event: PutIntent) -> None:
-    intents.merge(event.signed)
+def _merge(intents: IntentMap, event: SeedIntents) -> None:
+    for record in event.records:
+        intents.merge(record)
 
 
 def members_plane(size: int) -> tuple[Plane, list[NodeId], World]:
@@ -143,7 +144,7 @@ def members_plane(size: int) -> tuple[Plane, list[NodeId], World]:
 
         contacts = RosterContacts(roster, view, intents.get, partial(verify_intent, machine.crypto, roster))
         plane.add(machine.crypto, Domain("sim", MACHINE_RECORDS, key_of), contacts)
-        plane.on(machine.membership.node_id, PutIntent, partial(_merge, intents))
+        plane.on(machine.membership.node_id, SeedIntents, partial(_merge, intents))
     return plane, ids, world
 
 
