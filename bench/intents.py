@@ -272,8 +272,8 @@ def main() -> int:
         f"(slowest of {given.spread}: {spread['worst_s']:.2f} s), missed by {spread['missed']}"
     )
     print(
-        f"its traffic         {spread['bytes_per_node']:.0f} bytes per node sent, of which at least {least:.0f} are the "
-        f"record: {spread['kinds']}"
+        f"its traffic         {spread['bytes_per_node']:.0f} bytes per node sent, the record being {least:.0f} of it: "
+        f"{spread['kinds']}"
     )
     print(f"quiet               {quiet['bytes_per_node_s']:.0f} bytes per node and second: {quiet['kinds']}")
     figures = {"memory_mib": memory_mib, "disk_bytes": disk_bytes, "record_bytes": record_bytes}
