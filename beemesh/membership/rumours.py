@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from beemesh.membership.claims import size_of
 from beemesh.membership.messages import Claim
@@ -21,6 +22,9 @@ CLAIM_BYTES_MIN = 130
 
 CLAIMS_PER_DATAGRAM = 5
 """So many usual ones (an Alive, an accusation: 160 bytes) share a datagram."""
+
+MISSES_MAX = 4
+"""Claims that do not fit and are passed over before a datagram goes as it is: most are of much the same size."""
 
 Key = tuple[str, bytes, bytes]
 
@@ -70,25 +74,29 @@ class Rumours:
         chosen = list(first)
         left = budget_bytes - sum(size_of(claim) for claim in first)
         told: list[tuple[Key, Claim, int]] = []
-        for level, claims in enumerate(self._levels):
-            if left < CLAIM_BYTES_MIN:
+        misses = 0
+        for key, claim, level in self._by_urgency():
+            if left < CLAIM_BYTES_MIN or misses == MISSES_MAX:
                 break
-            for key in reversed(claims):
-                claim = claims[key]
-                size = size_of(claim)
-                if size > left:
-                    continue
-                if claim not in first:
-                    chosen.append(claim)
-                    left -= size
-                told.append((key, claim, level + 1))
-                if left < CLAIM_BYTES_MIN:
-                    break
+            size = size_of(claim)
+            if size > left:
+                misses += 1
+                continue
+            if claim not in first:
+                chosen.append(claim)
+                left -= size
+            told.append((key, claim, level + 1))
         for key, claim, times in told:
             self.drop(key)
             if times < limit:
                 self._put(key, claim, times)
         return tuple(chosen)
+
+    def _by_urgency(self) -> Iterator[tuple[Key, Claim, int]]:
+        """The least told first, of those the newest."""
+        for level, claims in enumerate(self._levels):
+            for key in reversed(claims):
+                yield key, claims[key], level
 
     def _put(self, key: Key, claim: Claim, told: int) -> None:
         while len(self._levels) <= told:
