@@ -23,7 +23,7 @@ lint: venv
 	$(VENV)/bin/mypy
 
 check: lint ## the inner loop, under 90 s: lint, types, house rules, unit tests
-	$(RUN) -m pytest -q -n 2 --dist loadfile tests/house tests/unit
+	$(RUN) -m pytest -q -n 2 --dist loadfile tests/house tests/unit tests/fuzz/test_corpus.py
 
 test: venv ## everything: check, contracts, end to end, test machines, molecule
 	@scripts/packages $(PACKAGES) || echo "going on without: the tests that need them are skipped, and named at the end" >&2

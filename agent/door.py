@@ -46,6 +46,8 @@ EXPIRY_WARNING_MS = 8 * 30 * 86_400_000
 """A third of a membership's life: from then on `doctor` speaks of it."""
 
 TAIL_LINES_MAX = 100_000
+DIGITS_MAX = 12
+"""Of a number in a query; longer ones mean the same."""
 
 
 class Door:
@@ -167,8 +169,7 @@ class Door:
         """A container's output on this node; raises `NotFound`."""
         if self._watch.find(namespace, pod) is None:
             raise NotFound(f'pods "{pod}" is not on node {self.name} any more')
-        tail = query.get("tailLines", "")
-        since = query.get("sinceSeconds", "")
+        tail, since = query.get("tailLines", "")[:DIGITS_MAX], query.get("sinceSeconds", "")[:DIGITS_MAX]
         return self._lines(
             self._runtime.logs(
                 runtime_pod_id(namespace, pod),

@@ -23,6 +23,7 @@ from beemesh.identity.signing import Signed, open_statement
 from beemesh.ids import digest_of, node_id_of, short
 from beemesh.intents.record import Intent
 from beemesh.settings import NodeSettings
+from beemesh.undecodable import UNDECODABLE
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 """Larger than any of these files ever is (the seed of 1,000 memberships takes about 1 MiB)."""
@@ -65,6 +66,8 @@ def read_settings(config_directory: Path) -> NodeSettings:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise InvalidInput(f"{path}{place}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path}: not valid YAML: {error}") from error
     return node_settings.decode(data, file=str(path))
 
 
@@ -129,7 +132,7 @@ def _membership(path: Path, record: Signed, ca_key: bytes, crypto: NativeCrypto,
     try:
         intent = open_statement(crypto, record, "intent", ca_key, Intent)
         membership = msgspec.msgpack.decode(intent.body, type=Membership)
-    except (Untrusted, msgspec.DecodeError) as error:
+    except (Untrusted, *UNDECODABLE) as error:
         raise Untrusted(
             f"{path}: not a membership card that this mesh's CA signed: {error}",
             hint="run `beemeshctl bootstrap` again for this host",
@@ -181,7 +184,7 @@ def _seeds(path: Path) -> tuple[Signed, ...]:
 def _decode(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(_read(path), type=kind)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise Untrusted(
             f"{path}: damaged or not ours: {error}", hint="run `beemeshctl bootstrap` again for this host"
         ) from error

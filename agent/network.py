@@ -108,8 +108,8 @@ class AgentNetwork:
             own.set_result(effect.message)
 
     def refuse(self, token: int) -> None:
-        """Leave a request unanswered that no protocol takes: its asker's deadline ends it."""
-        log.debug("a request of an unknown kind, token %s", token)
+        """Answer a request that no protocol takes with an error."""
+        self._streams.refuse(token, "this agent does not answer such requests")
 
     async def ask_node(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
         """Put a question to any node on behalf of the API; raises `Unreachable`."""

@@ -59,7 +59,7 @@ class Store:
                 "CREATE TABLE IF NOT EXISTS kept (space TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, "
                 "PRIMARY KEY (space, key)) WITHOUT ROWID"
             )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise StoreFailure(
                 f"{path}: cannot open the agent's store: {error}",
                 hint="check that the disk is mounted, writable and not full; a file of another program must go away",
@@ -68,9 +68,18 @@ class Store:
         return connection
 
     def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
-        """All (key, value) pairs of a table, in the order of keys. Used at start only."""
-        for key, value in self._connection.execute("SELECT key, value FROM kept WHERE space=? ORDER BY key", (table,)):
-            yield bytes(key), bytes(value)
+        """All (key, value) pairs of a table, in the order of keys. Used at start only; raises `StoreFailure` when the
+        file is damaged."""
+        question = (
+            "SELECT key, value FROM kept WHERE space=? AND typeof(key)='blob' AND typeof(value)='blob' ORDER BY key"
+        )
+        try:
+            yield from self._connection.execute(question, (table,))
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise StoreFailure(
+                f"{self._path}: the agent's store is damaged: {error}",
+                hint="move the file away and start again: what this node kept for others, they have elsewhere",
+            ) from error
 
     def write(self, writes: Iterable[Write]) -> asyncio.Future[None]:
         """Queue writes; the future is done once they are durable, and fails with `StoreFailure` when they cannot be.

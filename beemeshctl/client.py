@@ -30,6 +30,7 @@ from beemesh.identity import certificates
 from beemesh.identity.requests import NONCE_BYTES, sign_request
 from beemesh.identity.signing import Signed
 from beemesh.membership.roster import Roster
+from beemesh.undecodable import UNDECODABLE
 from beemeshctl.context import AgentEntry, Home, find_home
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Client:
         raw = self.request("GET", path, query)
         try:
             return json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BeemeshError(
                 f"the agent's answer to {path} is no JSON", hint="are beemeshctl and the agents of one version?"
             ) from None
@@ -145,7 +146,7 @@ class Client:
         while True:
             try:
                 for line in self.lines(path, watch=True, **query):
-                    change = _fresh(json.loads(line), told)
+                    change = fresh_change(line, told)
                     if change is not None:
                         yield change
             except Unreachable:
@@ -226,18 +227,18 @@ class Client:
         """(the memberships, verified against our own copy of the CA; each node's state as the agent sees it)."""
         from beemesh.intents.entitlement import verify_intent
 
-        answer = self.get(f"{BEEMESH}/roster")
         roster = Roster(self.mesh, certificates.ca_public_key(self.home.ca_pem()))
         states: dict[str, str] = {}
-        for item in answer["items"]:
+        for item in items_of(self.get(f"{BEEMESH}/roster")):
             intent = verify_intent(self.operator, roster, signed_of(item))
             roster.apply(intent)
-            states[intent.key] = item["status"]
-        return roster, {bytes(member.node_id): states[f"node/{member.name}"] for member in roster.members()}
+            states[intent.key] = str(item.get("status", ""))
+        return roster, {bytes(member.node_id): states.get(f"node/{member.name}", "") for member in roster.members()}
 
     def records(self, **query: Any) -> dict[str, Signed]:
         """Signed records by key."""
-        return {item["key"]: signed_of(item) for item in self.get(f"{BEEMESH}/intents", **query)["items"]}
+        items = items_of(self.get(f"{BEEMESH}/intents", **query))
+        return {str(item.get("key", "")): signed_of(item) for item in items}
 
     def close(self) -> None:
         """Close every connection."""
@@ -245,11 +246,19 @@ class Client:
             pool.close()
 
 
+def items_of(answer: Any) -> list[dict[str, Any]]:
+    """The entries of a list that an agent answered with; raises `BeemeshError` when it is none."""
+    items = answer.get("items") if isinstance(answer, dict) else None
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise _odd_answer("with a list")
+    return items
+
+
 def signed_of(item: dict[str, Any]) -> Signed:
     """The signed record of an entry; raises `Untrusted` when it is none."""
     try:
         return msgspec.msgpack.decode(base64.b64decode(item["record"]), type=Signed)
-    except (KeyError, TypeError, ValueError, msgspec.DecodeError):
+    except (KeyError, TypeError, ValueError, *UNDECODABLE):
         raise Untrusted("an agent handed out a record that does not decode") from None
 
 
@@ -258,14 +267,16 @@ def error_of(status: int, body: bytes) -> BeemeshError:
     try:
         content = json.loads(body)
         message, details = str(content["message"]), content.get("details")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         message, details = f"the agent answered {status} without a reason", None
     known = details if isinstance(details, dict) else {}
     hint = str(known.get("hint", ""))
     kind = ERRORS.get(status, BeemeshError)
     if kind is InvalidInput:
-        causes = [str(each.get("message", "")) for each in known.get("causes") or () if isinstance(each, dict)]
-        return InvalidInput(message, hint=hint, problems=tuple(Problem(cause) for cause in causes))
+        listed = known.get("causes")
+        causes = listed if isinstance(listed, list) else []
+        told = [str(each.get("message", "")) for each in causes if isinstance(each, dict)]
+        return InvalidInput(message, hint=hint, problems=tuple(Problem(cause) for cause in told))
     return kind(message, hint=hint)
 
 
@@ -279,8 +290,22 @@ def _text(value: Any) -> str:
     return "true" if value is True else str(value)
 
 
+def fresh_change(line: bytes, told: OrderedDict[tuple[str, str], int]) -> dict[str, Any] | None:
+    """The change in a line of a watch, unless it says what was told already; remembers it. Raises `BeemeshError` when
+    the line is no change, and for the error that an agent put there."""
+    try:
+        return _fresh(json.loads(line), told)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _odd_answer("to a watch") from None
+
+
+def _odd_answer(what: str) -> BeemeshError:
+    return BeemeshError(
+        f"an agent's answer {what} has an unknown shape", hint="are beemeshctl and the agents of one version?"
+    )
+
+
 def _fresh(change: dict[str, Any], told: OrderedDict[tuple[str, str], int]) -> dict[str, Any] | None:
-    """The change, unless it says what was told already; remembers it."""
     if change["type"] == "ERROR":
         raise error_of(int(change["object"].get("code", 500)), json.dumps(change["object"]).encode())
     metadata = change["object"]["metadata"]

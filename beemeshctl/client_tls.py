@@ -14,6 +14,7 @@ from beemesh.errors import BeemeshError, Untrusted
 from beemesh.identity import certificates
 from beemesh.identity.signing import Signed
 from beemesh.membership.roster import Roster
+from beemesh.undecodable import UNDECODABLE
 
 if TYPE_CHECKING:
     import urllib3
@@ -63,7 +64,7 @@ def known_roster(home: Home, mesh: str, operator: NativeCrypto) -> Roster:
         try:
             signed = msgspec.msgpack.decode(path.read_bytes(), type=Signed)
             roster.apply(verify_intent(operator, roster, signed))
-        except (OSError, msgspec.DecodeError, BeemeshError):
+        except (OSError, BeemeshError, *UNDECODABLE):
             continue
     return roster
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from beemesh.errors import Conflict, InvalidInput, NotFound
+from beemesh.undecodable import UNDECODABLE
 from beemeshctl.keyfile import Passphrase, read_secret, write_private
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Home:
             ) from None
         try:
             return msgspec.json.decode(raw, type=Context)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return self._edited_context(raw)
 
     def save_context(self, context: Context) -> bool:

@@ -18,6 +18,9 @@ from typing import Any
 from beemesh.errors import InvalidInput, NotAllowed
 
 FORMAT = "beemesh-secret/1"
+OPS_MAX = 16
+MEMORY_BYTES_MAX = 1024 * 1024 * 1024
+"""What a key file may ask of the machine that opens it: a damaged one must not take it down."""
 PASSPHRASE_VARIABLE = "BEEMESH_PASSPHRASE"  # noqa: S105 - the name of a variable
 
 ARGON2_OPS = 3
@@ -102,10 +105,14 @@ def read_secret(path: Path, passphrase: Passphrase) -> bytes:
             return base64.b64decode(content["secret"], validate=True)
         salt, sealed = (base64.b64decode(content[name], validate=True) for name in ("salt", "box"))
         ops, memory_bytes = int(content["ops"]), int(content["memory_bytes"])
-    except (KeyError, ValueError, TypeError) as error:
+        if not (0 < ops <= OPS_MAX and 0 < memory_bytes <= MEMORY_BYTES_MAX):
+            raise ValueError(f"{ops} rounds in {memory_bytes} bytes are out of range")
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"{path} is damaged: {error}", hint="restore it from a backup") from None
     try:
         return bytes(box.SecretBox(_derive(passphrase.for_old_keys(), salt, ops, memory_bytes)).decrypt(sealed))
+    except (exceptions.ValueError, exceptions.TypeError) as error:
+        raise InvalidInput(f"{path} is damaged: {error}", hint="restore it from a backup") from None
     except exceptions.CryptoError:
         passphrase.forget()
         raise NotAllowed(f"the passphrase does not open {path}", hint=f"check {PASSPHRASE_VARIABLE}") from None
@@ -136,7 +143,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InvalidInput(f"{path} does not exist", hint="is BEEMESH_HOME the folder of this mesh?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is damaged: {error}", hint="restore it from a backup") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InvalidInput(f"{path} is not a key file of beemesh", hint="restore it from a backup")

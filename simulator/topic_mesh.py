@@ -20,6 +20,7 @@ from beemesh.events import Delivered, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.ids import NodeId
 from beemesh.topics.broadcaster import Topics
 from beemesh.topics.messages import Chunk, ChunkWant, IHave, IWant, TopicMessage
+from beemesh.undecodable import UNDECODABLE
 
 START_WALL_MS = 1_800_000_000_000
 DEATH_KNOWN_S = 14.0
@@ -42,7 +43,7 @@ def decode(body: bytes) -> Word | None:
     """The inverse of `encode`; None for anything else."""
     try:
         return msgspec.msgpack.decode(body, type=Word)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
 
 

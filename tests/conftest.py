@@ -12,7 +12,7 @@ import pytest
 
 from tests.machines.podman import why_unavailable
 
-ORDER = ("house", "unit", "contract", "e2e", "machines", "molecule")
+ORDER = ("house", "unit", "fuzz", "contract", "e2e", "machines", "molecule")
 """Folders of tests in the order they run: what is quick and near the cause of a failure comes first."""
 TESTS = Path(__file__).parent
 

@@ -27,6 +27,7 @@ from beemesh.identity.signing import Signed, decode_body
 from beemesh.ids import NodeId
 from beemesh.intents.entitlement import namespace_of
 from beemesh.intents.record import Intent
+from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads import kubeshape
 
 BEEMESH = "/apis/beemesh.io/v1alpha1"
@@ -359,7 +360,7 @@ class Api:
 async def _decoded(request: Request, kind: type[Any]) -> Any:
     try:
         return msgspec.msgpack.decode(await bounded_body(request), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidInput(f"the request's body is no {kind.__name__}: {error}") from error
 
 

@@ -21,6 +21,7 @@ from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.messages import Event
+from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.kubeshape import ConfigView, DeploymentView, EventView, NodeView, PodView
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 from beemesh.workloads.podspec import pod_name
@@ -90,7 +91,7 @@ class MeshReader:
             if intent.kind == kind:
                 try:
                     found.append((intent, msgspec.msgpack.decode(intent.body, type=body_type)))
-                except msgspec.DecodeError:
+                except UNDECODABLE:
                     continue
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
@@ -25,6 +26,8 @@ HEAD_PATIENCE_S = 10.0
 
 PIECES_WAITING_MAX = 64
 HEADER_RELAYED = "x-beemesh-relayed"
+
+log = logging.getLogger("beemesh.api")
 
 
 class Relay:
@@ -48,7 +51,10 @@ class Relay:
             head = await anext(pieces, None)
         if not isinstance(head, RelayedHead):
             raise Unreachable("that node's agent gave no answer")
-        return StreamingResponse(_data(pieces), status_code=head.status, headers=head.headers)
+        if not 200 <= head.status < 600:
+            raise Unreachable(f"that node's agent answered with status {head.status}")
+        kind = head.headers.get("content-type", "").encode("latin-1", "replace").decode("latin-1")
+        return StreamingResponse(_data(pieces), status_code=head.status, headers={"content-type": kind})
 
 
 async def _data(pieces: AsyncIterator[msgspec.Struct]) -> AsyncIterator[bytes]:
@@ -77,7 +83,9 @@ def serve_relayed(app: ASGIApp) -> Callable[[NodeId, msgspec.Struct], AsyncItera
 
 async def _run(app: ASGIApp, request: RelayedRequest, queue: asyncio.Queue[msgspec.Struct | None]) -> None:
     path, _, query = request.target.partition("?")
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()]
+    # Only what the far agent checks: the rest of the asker's headers is no business of this agent's.
+    kept = {name: request.headers[name] for name in SIGNED_HEADERS if name in request.headers}
+    headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in kept.items()]
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -114,5 +122,7 @@ async def _run(app: ASGIApp, request: RelayedRequest, queue: asyncio.Queue[msgsp
 
     try:
         await app(scope, receive, send)
+    except Exception:  # the asker has its answer: the app sent a 500 before it let this through
+        log.exception("a relayed request failed")
     finally:
         await queue.put(None)

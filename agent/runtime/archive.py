@@ -10,12 +10,14 @@ import os
 import platform
 import shutil
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent.runtime.contract import FailureReason, RuntimeFailure
+from agent.runtime.odd import ODD_SHAPE
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # manifests and configurations; real ones have some kilobytes
 MAX_UNPACKED_BYTES = 8 * 1024 * 1024 * 1024  # against archives that are far larger than they look
@@ -24,6 +26,10 @@ READ_BYTES = 1024 * 1024
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+
+
+BROKEN = (tarfile.TarError, OSError, EOFError, zlib.error, *ODD_SHAPE)
+"""What an archive of any bytes may make tarfile, gzip and json raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ def look_into(path: Path) -> ArchivedImage:
                 return _docker_image(archive)
             if "index.json" in names:
                 return _oci_image(archive)
-    except (tarfile.TarError, OSError, KeyError, IndexError, TypeError, ValueError, EOFError) as error:
+    except BROKEN as error:
         raise _broken(path, str(error)) from error
     raise _broken(path, "it has neither manifest.json nor index.json")
 
@@ -83,7 +89,7 @@ def unpack(path: Path, target: Path) -> ArchivedImage:
                     raise _broken(path, f"layer {layer!r} is no file")
                 with tarfile.open(fileobj=io.BufferedReader(_unzipped(stream))) as entries:
                     _unpack_layer(entries, target, budget)
-    except (tarfile.TarError, OSError, KeyError, EOFError) as error:
+    except BROKEN as error:
         raise _broken(path, str(error)) from error
     return image
 

@@ -19,6 +19,7 @@ from agent.locks import LockTimeout
 from agent.runtime.archive import build, check_digest, look_into
 from agent.runtime.command import CallResult, call
 from agent.runtime.contract import FailureReason, PodSpec, Progress, PullPolicy, RuntimeFailure
+from agent.runtime.odd import ODD_SHAPE
 from agent.runtime.podman_setup import PodmanSettings, engine_section, images_in_use, write_small
 from agent.runtime.podspec import containers
 
@@ -78,7 +79,7 @@ class ImageStore:
                 self._seen = (mark, tuple(_stored(entry) for entry in json.loads(self._index.read_bytes() or b"[]")))
         except FileNotFoundError:
             return ()
-        except (ValueError, KeyError, TypeError) as error:
+        except ODD_SHAPE as error:
             raise RuntimeFailure(
                 FailureReason.ENGINE_ERROR,
                 f"{self._index}: the image store's index cannot be read: {error}",

@@ -48,6 +48,7 @@ from agent.runtime.podman_state import (
     EngineNote,
     PodmanContainer,
     note_of,
+    parse_pods,
     start_failure,
 )
 from agent.runtime.podman_table import PodmanTable
@@ -411,9 +412,7 @@ class PodmanRuntime:
     async def _sweep(self) -> None:
         """Remove pods that never came to run whole because their agent was killed while it started them."""
         result = await self._podman(["pod", "ps", "--format", "json"], timeout_s=self.settings.call_timeout_s)
-        listed = json.loads(result.stdout or b"[]") if not result.exit_code else []
-        for pod in listed or []:
-            name = str(pod.get("Name"))
+        for name in parse_pods(result.stdout) if not result.exit_code else []:
             if name not in self._pods or not self._is_whole(name):
                 await self._clean_up(name)
         for leftover in self.setup.files.iterdir():

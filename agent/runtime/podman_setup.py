@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -22,6 +23,7 @@ from pathlib import Path
 from agent.locks import HostLock
 from agent.runtime.contract import FailureReason, RuntimeFailure, StorageState
 from agent.runtime.mounts import ensure_tmpfs, unmount_all
+from agent.runtime.odd import ODD_SHAPE
 from agent.runtime.ports import DEFAULT_PORT_RANGE
 
 MAX_RUNROOT_CHARS = 50  # podman refuses a longer one, in the call by which conmon reports a container's end
@@ -178,13 +180,13 @@ class PodmanSetup:
         self._owners.mkdir(mode=0o700, exist_ok=True)
         taken: list[ipaddress.IPv4Network] = list(routes())
         for entry in self._owners.iterdir():
-            owner = json.loads(entry.read_text())
             if entry.name == self.bridge:
                 continue
-            if not Path(owner["storage_dir"]).exists():
+            storage_dir, owned = _owner(entry)
+            if not storage_dir.exists():
                 entry.unlink(missing_ok=True)
                 continue
-            taken.append(ipaddress.IPv4Network(owner["subnet"]))
+            taken.append(owned)
         subnet = free_subnet(taken, int(self.bridge[2:], 16))
         write_small(self._owners / self.bridge, json.dumps({"storage_dir": str(self.root), "subnet": subnet}))
         return subnet
@@ -273,13 +275,18 @@ def free_subnet(taken: Sequence[ipaddress.IPv4Network], seed: int) -> str:
 
 def routes(table: Path = Path("/proc/net/route")) -> Iterator[ipaddress.IPv4Network]:
     """The networks that this host has routes to, without the default route."""
-    for line in table.read_text().splitlines()[1:]:
+    for line in table.read_text(errors="replace").splitlines()[1:]:
         fields = line.split()
-        if len(fields) < 8 or fields[7] == "00000000":
+        if len(fields) < 8 or fields[7] == "00000000" or not (_is_word(fields[1]) and _is_word(fields[7])):
             continue
         address = int.from_bytes(bytes.fromhex(fields[1]), "little")
         mask = int.from_bytes(bytes.fromhex(fields[7]), "little")
-        yield ipaddress.IPv4Network((address & mask, mask.bit_count()))
+        yield ipaddress.IPv4Network(address & mask).supernet(new_prefix=mask.bit_count())
+
+
+def _is_word(text: str) -> bool:
+    """Whether this is a number of 32 bits as the kernel writes it."""
+    return re.fullmatch(r"[0-9A-F]{8}", text) is not None
 
 
 def images_in_use(lock_dir: Path) -> set[str]:
@@ -287,12 +294,32 @@ def images_in_use(lock_dir: Path) -> set[str]:
     used: set[str] = set()
     owners = lock_dir / OWNER_FILES
     for entry in owners.iterdir() if owners.is_dir() else ():
-        listing = Path(json.loads(entry.read_text())["storage_dir"]) / "graph/overlay-containers/containers.json"
+        listing = _owner(entry)[0] / "graph/overlay-containers/containers.json"
         try:
             used |= {str(container["image"]) for container in json.loads(listing.read_bytes() or b"[]")}
         except FileNotFoundError:
             continue
+        except ODD_SHAPE as error:
+            raise _garbled(listing, error) from error
     return used
+
+
+def _owner(entry: Path) -> tuple[Path, ipaddress.IPv4Network]:
+    """(storage, subnet) in the note that an agent of this host left; raises `RuntimeFailure` when it is garbled: then
+    nobody knows what is in use."""
+    try:
+        note = json.loads(entry.read_text())
+        return Path(note["storage_dir"]), ipaddress.IPv4Network(note["subnet"])
+    except ODD_SHAPE as error:
+        raise _garbled(entry, error) from error
+
+
+def _garbled(path: Path, error: Exception) -> RuntimeFailure:
+    return RuntimeFailure(
+        FailureReason.ENGINE_ERROR,
+        f"{path}: cannot be read: {type(error).__name__}: {error}",
+        hint="remove it if no agent of this host uses that storage any more; an agent writes its own anew at its start",
+    )
 
 
 def _pid_in(path: Path) -> int:

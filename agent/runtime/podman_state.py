@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.runtime.contract import (
     LABEL_POD,
@@ -21,6 +21,7 @@ from agent.runtime.contract import (
 )
 from agent.runtime.images import failure_of
 from agent.runtime.logfile import time_ms
+from agent.runtime.odd import ODD_SHAPE
 
 LABEL_ENGINE = "beemesh.io/engine"
 """What the engine must know again after a restart, as JSON: no value of it is secret."""
@@ -29,6 +30,9 @@ RESTARTING = "Restarting"
 RESTING = "CrashLoopBackOff"
 """Kubernetes' word for a container that ends so often that it has to wait before its next start."""
 _PORT = re.compile(r":(\d+): bind: address already in use|port (\d+)\S* (?:is )?already allocated")
+
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class EngineNote:
                 images={str(name): str(image) for name, image in body["images"].items()},
                 ports=tuple(PortStatus(int(p[0]), int(p[1]), str(p[2]), str(p[3])) for p in body["ports"]),
             )
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except ODD_SHAPE:
             return cls("Always", {}, ())
 
 
@@ -94,9 +98,10 @@ class PodmanContainer:
 
 
 def parse_ps(output: bytes) -> list[PodmanContainer]:
-    """The containers of `podman ps -a --format json`."""
-    return [
-        PodmanContainer(
+    """The containers of `podman ps -a --format json`; raises `RuntimeFailure` when it is something else."""
+    return _read(
+        output,
+        lambda item: PodmanContainer(
             container_id=str(item["Id"]),
             podman_pod=str(item.get("Pod") or ""),
             name=str((item.get("Names") or [""])[0]),
@@ -108,28 +113,48 @@ def parse_ps(output: bytes) -> list[PodmanContainer]:
             finished_at_ms=max(int(item.get("ExitedAt") or 0), 0) * 1000,
             created_at_ms=max(int(item.get("Created") or 0), 0) * 1000,
             infra=bool(item.get("IsInfra")),
-        )
-        for item in _documents(output)
-    ]
+        ),
+    )
 
 
 def with_details(container: PodmanContainer, details: Mapping[str, Any]) -> PodmanContainer:
-    """The container with what only `podman container inspect` tells: exact times, restarts, address, end by OOM."""
+    """The container with what only `podman container inspect` tells: exact times, restarts, address, end by OOM.
+    Raises `RuntimeFailure` when it tells something else."""
+    try:
+        return _with_details(container, details)
+    except ODD_SHAPE as error:
+        raise _odd(error) from error
+
+
+def _with_details(container: PodmanContainer, details: Mapping[str, Any]) -> PodmanContainer:
     state = details.get("State") or {}
     network = details.get("NetworkSettings") or {}
     addresses = [str(one.get("IPAddress") or "") for one in (network.get("Networks") or {}).values()]
     return replace(
         container,
         started_at_ms=max(time_ms(str(state.get("StartedAt") or "").encode()), 0) or container.started_at_ms,
-        restarts=int(details.get("RestartCount") or 0),
+        restarts=restarts_of(details),
         oom=bool(state.get("OOMKilled")),
         ip=next((address for address in addresses if address), str(network.get("IPAddress") or "")),
     )
 
 
 def parse_inspect(output: bytes) -> dict[str, Mapping[str, Any]]:
-    """The details of `podman container inspect`, by the container's id."""
-    return {str(item["Id"]): item for item in _documents(output)}
+    """The details of `podman container inspect`, by the container's id; raises `RuntimeFailure`."""
+    return dict(_read(output, lambda item: (str(item["Id"]), dict(item))))
+
+
+def restarts_of(details: Mapping[str, Any]) -> int:
+    """How often podman started a container again; raises `RuntimeFailure` when it does not say."""
+    try:
+        return int(details.get("RestartCount") or 0)
+    except ODD_SHAPE as error:
+        raise _odd(error) from error
+
+
+def parse_pods(output: bytes) -> list[str]:
+    """The names in `podman pod ps --format json`; raises `RuntimeFailure`."""
+    return _read(output, lambda item: str(item.get("Name")))
 
 
 def pod_statuses(
@@ -257,11 +282,18 @@ def start_failure(pod_id: str, text: str) -> RuntimeFailure:
     return failure
 
 
-def _documents(output: bytes) -> list[Any]:
+def _read(output: bytes, read: Callable[[Any], Read]) -> list[Read]:
+    """Every entry of a JSON list that podman put out."""
     try:
         listed = json.loads(output or b"[]") or []
-    except ValueError as error:
-        raise RuntimeFailure(
-            FailureReason.ENGINE_ERROR, f"podman answered with something that is no JSON: {error}"
-        ) from error
-    return listed if isinstance(listed, list) else []
+        return [read(item) for item in listed] if isinstance(listed, list) else []
+    except ODD_SHAPE as error:
+        raise _odd(error) from error
+
+
+def _odd(error: Exception) -> RuntimeFailure:
+    return RuntimeFailure(
+        FailureReason.ENGINE_ERROR,
+        f"podman answered with something that is not its JSON: {type(error).__name__}: {error}",
+        hint="is it podman 4.3 or later?",
+    )

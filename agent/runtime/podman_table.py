@@ -18,6 +18,7 @@ from agent.runtime.podman_state import (
     parse_inspect,
     parse_ps,
     pod_statuses,
+    restarts_of,
     start_failure,
     will_restart,
     with_details,
@@ -119,7 +120,7 @@ class PodmanTable:
 
     async def _restarts(self, container_id: str) -> int:
         result = await self._podman(["container", "inspect", container_id], timeout_s=self._timeout_s)
-        return int(parse_inspect(result.stdout).get(container_id, {}).get("RestartCount") or 0)
+        return restarts_of(parse_inspect(result.stdout).get(container_id, {}))
 
     async def _with_details(self, found: Sequence[PodmanContainer]) -> Sequence[PodmanContainer]:
         """Ask more about those that are new or changed: that is one call for all of them, and seldom."""

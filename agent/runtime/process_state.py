@@ -81,6 +81,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; an empty one when there is none, or it is not whole."""
     try:
         body = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

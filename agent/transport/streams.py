@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from agent.transport.tls import TlsIdentity
-from beemesh.errors import BeemeshError, Unreachable, Untrusted
+from beemesh.errors import BeemeshError, InvalidInput, Unreachable, Untrusted
 from beemesh.identity.certificates import NotYetValid, Peer
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, short
@@ -138,6 +138,8 @@ class Connection:
                 await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"this agent does not know such requests"))
         elif frame.kind == FrameKind.TELL:
             self._hub.on_tell(self.peer, message)
+        elif frame.id in self._serving:
+            raise InvalidInput(f"request {frame.id} was sent twice")
         elif len(self._serving) >= OPEN_REQUESTS_MAX:
             await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"too many requests at once"))
         else:
@@ -171,6 +173,12 @@ class Connection:
             code, body = encode_message(message)
             with contextlib.suppress(Unreachable):
                 await self.send(Frame(FrameKind.RESPONSE, frame_id, code, 0, body))
+
+    async def refuse(self, frame_id: int, why: str) -> None:
+        """Send an error instead of an answer."""
+        if self._serving.pop(frame_id, 0) is None:
+            with contextlib.suppress(Unreachable):
+                await self.send(Frame(FrameKind.ERROR, frame_id, 0, 0, why.encode()))
 
     def close(self) -> None:
         """End the connection; whoever waits for an answer learns it."""
@@ -420,6 +428,12 @@ class Streams:
         place = self._tokens.pop(token, None)
         if place is not None and place[0].is_open:
             self._spawn(place[0].answer(place[1], message))
+
+    def refuse(self, token: int, why: str) -> None:
+        """Tell the asker that its request is not answered here; its place is free for the next one."""
+        place = self._tokens.pop(token, None)
+        if place is not None and place[0].is_open:
+            self._spawn(place[0].refuse(place[1], why))
 
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""

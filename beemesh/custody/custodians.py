@@ -42,6 +42,7 @@ from beemesh.rates import Rates
 from beemesh.scheduling.eligibility import placement_refusals
 from beemesh.scheduling.leases import lease_key, run_key
 from beemesh.scheduling.messages import Event, EventStatus, Lease
+from beemesh.undecodable import UNDECODABLE, decoded_rows
 from beemesh.workloads.record import Revision, SealedObject, Workload
 
 TABLE_MANIFESTS = "manifests"
@@ -82,6 +83,10 @@ class _Share(msgspec.Struct, frozen=True, array_like=True):
 class _Served(msgspec.Struct, frozen=True, array_like=True):
     fence: int
     node_id: NodeId
+
+
+SERVED_UNREADABLE = _Served(1 << 63, NodeId(b""))
+"""In the place of a line that the disk garbled: a fence that no lease has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +130,19 @@ class Custodian:
         self._nonces: dict[bytes, int] = {}
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
-        """Take back what is kept for others."""
-        for key, value in rows:
-            if table == TABLE_MANIFESTS:
-                kept = msgspec.msgpack.decode(value, type=_Manifest)
-                self._manifests[Digest(key)] = kept
-                self._stored_bytes += len(kept.ciphertext)
-            elif table == TABLE_SHARES:
-                self._shares[Digest(key)] = msgspec.msgpack.decode(value, type=_Share)
-            else:
-                self._served[key] = msgspec.msgpack.decode(value, type=_Served)
-            if table != TABLE_SERVED:
-                self._unclaimed[Digest(key)] = now.boot_s
+        """Take back what is kept for others. A manifest or share that the disk garbled is lost, and others have one;
+        where the line about whom a share was served to is, it is served to nobody any more."""
+        if table == TABLE_SERVED:
+            self._served |= {key: served or SERVED_UNREADABLE for key, served in decoded_rows(rows, _Served)}
+        elif table == TABLE_MANIFESTS:
+            manifests = {Digest(key): kept for key, kept in decoded_rows(rows, _Manifest) if kept is not None}
+            self._manifests |= manifests
+            self._stored_bytes += sum(len(kept.ciphertext) for kept in manifests.values())
+            self._unclaimed |= dict.fromkeys(manifests, now.boot_s)
+        else:
+            shares = {Digest(key): share for key, share in decoded_rows(rows, _Share) if share is not None}
+            self._shares |= shares
+            self._unclaimed |= dict.fromkeys(shares, now.boot_s)
 
     def start(self, now: Now) -> Effects:
         """Sweep from time to time; what a record names that was kept on disk too is claimed."""
@@ -396,7 +402,7 @@ def revisions_of(intent: Intent) -> tuple[Revision, ...]:
             return msgspec.msgpack.decode(intent.body, type=Workload).revisions
         if intent.kind == "object":
             return (msgspec.msgpack.decode(intent.body, type=SealedObject).revision,)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         pass
     return ()
 

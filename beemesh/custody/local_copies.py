@@ -15,6 +15,7 @@ from beemesh.effects import Effects, Erase, Save
 from beemesh.errors import Untrusted
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
+from beemesh.undecodable import decoded_rows
 
 TABLE = "copies"
 COPIES_MAX = 2_000
@@ -49,7 +50,8 @@ class LocalCopies:
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Take back what was saved."""
-        self._copies = {key.decode(): msgspec.msgpack.decode(value, type=_Copy) for key, value in rows}
+        kept = decoded_rows(rows, _Copy)
+        self._copies = {key.decode(errors="replace"): copy for key, copy in kept if copy is not None}
 
     def keep(self, pod: str, task: Task, fence: int, proof: LeaseProof, plaintext: SecretBytes) -> Effects:
         """Seal `plaintext` to this node's own key and save it under the pod's name."""

@@ -19,6 +19,7 @@ from beemesh.errors import InvalidInput, Unavailable, Untrusted
 from beemesh.identity.membership_card import Membership
 from beemesh.ids import Digest, NodeId, digest_of
 from beemesh.secret import SecretBytes
+from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.record import Revision, Scheme, Sealing, ShareTicket
 
 PAD_BYTES = 256
@@ -225,7 +226,7 @@ def decode_content(plaintext: SecretBytes) -> SealedContent:
     """The opened content; raises `Untrusted` (without content) when it is something else."""
     try:
         return msgspec.msgpack.decode(plaintext.reveal(), type=SealedContent)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         raise Untrusted("an opened manifest does not decode") from None
 
 

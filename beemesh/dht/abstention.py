@@ -26,6 +26,7 @@ from beemesh.effects import Effects, Now, Save
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.leases import LEASE_TTL_MAX_MS
+from beemesh.undecodable import decoded_rows
 
 ABSTAIN_S = 2 * LEASE_TTL_MAX_MS / 1000
 """Twice the longest lease: one for the lease itself, one for a renewal that was on its way."""
@@ -63,17 +64,26 @@ class KeeperHistory:
         self._current: tuple[NodeId, ...] = ()
         self._former: list[_Former] = []
         self._restored = False
+        self._distrusted = False
         self._newborn = False
         self._first_seen_s: float | None = None
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back the saved rosters; all count as in force until this restart."""
-        for _, value in rows:
-            lists = msgspec.msgpack.decode(value, type=list[list[bytes]])
+        for _, lists in decoded_rows(rows, list[list[bytes]]):
+            if lists is None:
+                self.distrust()
+            if lists is None or self._distrusted:
+                return
             self._restored = True
             self._former = [_Former(tuple(NodeId(one) for one in keepers), now.boot_s) for keepers in lists]
         if self._restored and self._former:
             self._current = self._former[0].keepers
+
+    def distrust(self) -> None:
+        """The disk garbled what this replica granted, or under which roster: it abstains as if it had lost it all."""
+        self._distrusted, self._restored = True, False
+        self._current, self._former = (), []
 
     def observe(self, now: Now) -> Effects:
         """Look at the roster; what changed is saved before anything that depends on it leaves."""
@@ -87,7 +97,7 @@ class KeeperHistory:
         keepers = tuple(card.node_id for card in self._roster.keepers())
         if keepers == self._current:
             return []
-        self._newborn = not self._restored and self._is_newborn_mesh(now)
+        self._newborn = not self._restored and not self._distrusted and self._is_newborn_mesh(now)
         if self._current and not self._newborn:
             self._former.insert(0, _Former(self._current, now.boot_s))
         self._current = keepers

@@ -49,6 +49,7 @@ from beemesh.scheduling.messages import (
     Outcome,
     Verdict,
 )
+from beemesh.undecodable import decoded_rows
 
 LEASES_MAX = 50_000
 """Keys that one replica remembers, ended ones included (for their fences): ten thousand workloads of five replicas."""
@@ -118,13 +119,19 @@ class LeaseReplica:
         self._rates = Rates(SWAPS_PER_S, SWAPS_BURST)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
-        """Take back saved grants, each for one more TTL, and the rosters they were given under."""
+        """Take back saved grants, each for one more TTL, and the rosters they were given under. Where the disk garbled
+        one, nobody knows what was promised: then this replica abstains for as long as a promise may last."""
         if table == ROSTERS_TABLE:
             self._history.restore(rows, now)
             return
-        for _, value in rows:
-            saved = msgspec.msgpack.decode(value, type=_Saved)
-            lease = decode_body(saved.lease, Lease)
+        for _, saved in decoded_rows(rows, _Saved):
+            try:
+                lease = decode_body(saved.lease, Lease) if saved is not None else None
+            except Untrusted:
+                lease = None
+            if saved is None or lease is None:
+                self._history.distrust()
+                continue
             ends = now.boot_s + lease.ttl_ms / 1000
             self._leases[lease.key] = _Standing(lease, saved.lease, saved.fence_seen, ends)
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from beemesh.errors import Untrusted
+from beemesh.undecodable import UNDECODABLE
 
 DOMAIN = b"beemesh/1/"
 SIGNATURE_BYTES = 64
@@ -74,5 +75,5 @@ def decode_body(signed: Signed, body_type: type[Body]) -> Body:
     """The body as a struct, without any check of the signature; raises `Untrusted` when it has another shape."""
     try:
         return msgspec.msgpack.decode(signed.body, type=body_type)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise Untrusted(f"a signed {signed.kind} does not decode: {error}") from error

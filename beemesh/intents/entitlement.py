@@ -24,6 +24,7 @@ from beemesh.intents.record import (
     workload_key,
 )
 from beemesh.membership.roster import Roster
+from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.record import SealedObject, Workload
 
 NUMBER_MAX = 1 << 53
@@ -43,10 +44,7 @@ def verify_intent(verifier: Verifier, roster: Roster, signed: Signed) -> Intent:
     if len(signed.body) > RECORD_BYTES_MAX:
         raise Untrusted(f"a record of {len(signed.body)} bytes is larger than {RECORD_BYTES_MAX}")
     intent = decode_body(signed, Intent)
-    if intent.mesh != roster.mesh:
-        raise Untrusted(f"{intent.key}: belongs to mesh {intent.mesh!r}, not to {roster.mesh!r}")
-    if not (0 <= intent.epoch < NUMBER_MAX and 0 < intent.seq < NUMBER_MAX and len(intent.key) <= KEY_CHARS_MAX):
-        raise Untrusted(f"{intent.key[:80]}: its numbers or its key are out of range")
+    check_head(intent, roster.mesh)
     if intent.author != signed.signer:
         raise Untrusted(f"{intent.key}: names another author than its signer")
     if intent.author == roster.ca_id:
@@ -57,8 +55,16 @@ def verify_intent(verifier: Verifier, roster: Roster, signed: Signed) -> Intent:
         grant = _grant(roster, intent)
         open_statement(verifier, signed, SIGNED_KIND, grant.sign_key, Intent)
         _check_right(grant, intent)
-    _check_key(intent)
+    check_key(intent)
     return intent
+
+
+def check_head(intent: Intent, mesh: str) -> None:
+    """Raise `Untrusted` for a record of another mesh, or one whose numbers or key are out of range."""
+    if intent.mesh != mesh:
+        raise Untrusted(f"{intent.key}: belongs to mesh {intent.mesh!r}, not to {mesh!r}")
+    if not (0 <= intent.epoch < NUMBER_MAX and 0 < intent.seq < NUMBER_MAX and len(intent.key) <= KEY_CHARS_MAX):
+        raise Untrusted(f"{intent.key[:80]}: its numbers or its key are out of range")
 
 
 def _grant(roster: Roster, intent: Intent) -> Grant:
@@ -89,9 +95,9 @@ def namespace_of(key: str) -> str:
     return parts[2] if len(parts) == 4 and parts[0] in ("workload", "object") and all(parts) else ""
 
 
-def _check_key(intent: Intent) -> None:
-    """A body must say the same as the key it stands under, and a kind keeps to its own keys: or one name could hide
-    behind another, and an operator's record take the place of the CA's."""
+def check_key(intent: Intent) -> None:
+    """Raise `Untrusted` unless a body says the same as the key it stands under, and a kind keeps to its own keys: or
+    one name could hide behind another, and an operator's record take the place of the CA's."""
     if intent.kind == "tombstone":
         if intent.key.startswith(REVOKED):
             raise Untrusted(f"{intent.key}: a revocation cannot be removed")
@@ -100,7 +106,7 @@ def _check_key(intent: Intent) -> None:
         return
     try:
         fits = intent.key == _own_key(intent)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise Untrusted(f"{intent.key}: its body is no {intent.kind}: {error}") from error
     if not fits:
         raise Untrusted(f"{intent.key}: its body is about something else")

@@ -18,10 +18,11 @@ from beemesh.effects import Effects, Erase, Notify, Now, Save
 from beemesh.errors import Untrusted
 from beemesh.events import IntentChanged, IntentLost, Observed
 from beemesh.identity.signing import Signed, Verifier, decode_body
-from beemesh.intents.entitlement import verify_intent
+from beemesh.intents.entitlement import check_head, check_key, verify_intent
 from beemesh.intents.messages import BUCKETS, IntentEntry
 from beemesh.intents.record import CA_KINDS, Intent, IntentVersion, version_of
 from beemesh.membership.roster import Roster
+from beemesh.undecodable import UNDECODABLE
 
 TABLE = "intents"
 
@@ -158,7 +159,7 @@ class IntentMap:
         """The record that stands, if it is this very one."""
         try:
             key = msgspec.msgpack.decode(signed.body, type=_Keyed).key
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             return None
         entry = self._entries.get(key)
         return entry.intent if entry is not None and entry.signed == signed else None
@@ -199,7 +200,9 @@ class IntentMap:
                 intent = decode_body(signed, Intent)
                 if signed.signer == self._roster.ca_id or intent.kind in CA_KINDS:
                     verify_intent(self._verifier, self._roster, signed)
-            except (Untrusted, msgspec.DecodeError, UnicodeDecodeError):
+                check_head(intent, self._roster.mesh)
+                check_key(intent)
+            except (Untrusted, *UNDECODABLE):
                 dropped += [Erase(TABLE, key), Notify(Observed("intents_dropped"))]
                 continue
             self._put(intent, signed, version_of(intent, signed))

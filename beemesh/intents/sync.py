@@ -69,6 +69,8 @@ from beemesh.scheduling.messages import Event
 CONTACT_TABLE = "intents-contact"
 CONTACT_KEY = b"last"
 """When this node was last in touch with another one (wall ms, text)."""
+WALL_MS_DIGITS_MAX = 19
+"""More is no time, but a garbled disk."""
 
 COMPARE_EVERY_S = 30.0
 COMPARE_JITTER = 0.2
@@ -153,7 +155,9 @@ class IntentSync:
         if table == TABLE:
             self._garbled = self.intents.restore(rows)
             return
-        last_ms = max((int(value) for _, value in rows if value.isdigit()), default=0)
+        last_ms = max(
+            (int(value) for _, value in rows if value.isdigit() and len(value) <= WALL_MS_DIGITS_MAX), default=0
+        )
         self._doubtful = now.wall_ms - last_ms > TOMBSTONE_KEPT_MS
         self._away_since_ms = last_ms if self._doubtful else 0
 

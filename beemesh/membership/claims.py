@@ -10,6 +10,7 @@ from beemesh.ids import BOOT_ID_BYTES, NODE_ID_BYTES, NodeId
 from beemesh.membership.messages import Alive, Claim, ClaimKind, Leave, Suspect
 from beemesh.membership.roster import Roster
 from beemesh.membership.summaries import SUMMARY_BODY_BYTES_MAX, Summary
+from beemesh.undecodable import UNDECODABLE
 
 Statement = Alive | Leave | Suspect | Summary
 
@@ -38,7 +39,7 @@ def decode(claim: Claim) -> Statement | None:
         return None
     try:
         statement: Statement = decoder.decode(claim.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
     return statement if _sane(statement) else None
 

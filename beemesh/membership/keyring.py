@@ -36,6 +36,7 @@ from beemesh.intents.record import Intent
 from beemesh.membership.messages import FetchGossipKey, GossipKeyAnswer
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.undecodable import UNDECODABLE
 
 TABLE = "keyring"
 ROW = b"ring"
@@ -103,7 +104,7 @@ class Keyring:
         for key, box in rows:
             try:
                 ring = msgspec.msgpack.decode(self._crypto.open_box(box), type=GossipRing)
-            except (Untrusted, msgspec.DecodeError):
+            except (Untrusted, *UNDECODABLE):
                 continue
             if key == ROW and any(known.epoch == ring.active for known in ring.keys):
                 self.ring = ring
@@ -134,7 +135,7 @@ class Keyring:
     def _adopt(self, intent: Intent, now: Now) -> Effects:
         try:
             wanted = msgspec.msgpack.decode(intent.body, type=Rotation)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             return []
         if wanted.epoch == self.ring.active and len(self.ring.keys) == 1:
             return []

@@ -16,6 +16,7 @@ from beemesh.membership.members import Members
 from beemesh.membership.settings import SelfFacts
 from beemesh.membership.summaries import Summary
 from beemesh.membership.versions import PROTOCOL_VERSION
+from beemesh.undecodable import UNDECODABLE
 
 RENEW_S = 10.0
 RENEW_LARGE_MESH_S = 30.0
@@ -141,5 +142,5 @@ class SelfSummary:
             return False
         try:
             return msgspec.msgpack.decode(found[0].body, type=Cordon).cordoned
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return False

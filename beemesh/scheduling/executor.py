@@ -60,6 +60,7 @@ from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.scheduling.telling import RETRYABLE, Teller
 from beemesh.secret import SecretBytes
 from beemesh.settings.model import NodeSettings
+from beemesh.undecodable import decoded_rows
 from beemesh.workloads.observation import (
     ListReplicas,
     ReplicaList,
@@ -127,9 +128,8 @@ class Executor:
         if table == LocalCopies.table:
             self._copies.restore(rows)
             return
-        for _, value in rows:
-            placement = msgspec.msgpack.decode(value, type=Placement)
-            self.pods.placed[placement.name] = placement
+        placements = (placement for _, placement in decoded_rows(rows, Placement) if placement is not None)
+        self.pods.placed |= {placement.name: placement for placement in placements}
 
     def start(self, now: Now) -> Effects:
         """Nothing to do until the runtime says what runs."""

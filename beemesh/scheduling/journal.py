@@ -22,6 +22,7 @@ from beemesh.membership.roster import Roster
 from beemesh.rates import Rates
 from beemesh.scheduling.messages import EVENT_KIND, TOPIC_EVENTS, Event, SignedEvent
 from beemesh.scheduling.tasks import decoded, open_member_statement
+from beemesh.undecodable import decoded_rows
 
 EVENTS_MAX = 1_000
 """Events kept: about half a megabyte, and days of an ordinary mesh."""
@@ -58,9 +59,9 @@ class Journal:
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back the events of before; they were verified when they came."""
-        for key, value in sorted(rows):
-            event = decoded(msgspec.msgpack.decode(value, type=Signed), Event)
-            self._saved.add(key.decode())
+        for key, signed in decoded_rows(sorted(rows), Signed):
+            event = decoded(signed, Event) if signed is not None else None
+            self._saved.add(key.decode(errors="replace"))
             if event is not None:
                 self._events[event.event_id] = event
 

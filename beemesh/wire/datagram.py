@@ -17,6 +17,7 @@ from beemesh.crypto import Crypto, DatagramCipher
 from beemesh.identity.membership_card import GossipRing
 from beemesh.identity.signing import SIGNATURE_BYTES, payload_of
 from beemesh.ids import BOOT_ID_BYTES, NODE_ID_BYTES, BootId, NodeId
+from beemesh.undecodable import UNDECODABLE
 
 VERSION = 1
 DATAGRAM_BYTES_MAX = 1_200
@@ -86,7 +87,7 @@ def open_envelope(cipher: DatagramCipher, header: Header, data: bytes) -> Envelo
         return None
     try:
         envelope = _decoder.decode(plaintext)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         return None
     in_range = 0 <= envelope.type_code < 1 << 16 and 0 <= envelope.wall_ms < 1 << 63
     return envelope if in_range and len(envelope.signature) == SIGNATURE_BYTES else None

@@ -9,6 +9,7 @@ import msgspec
 
 from beemesh.custody.messages import SEALED_BYTES_MAX
 from beemesh.errors import InvalidInput
+from beemesh.undecodable import UNDECODABLE
 
 LENGTH_BYTES = 4
 
@@ -71,5 +72,5 @@ class FrameDecoder:
             del self._buffer[: LENGTH_BYTES + length]
             try:
                 yield _decoder.decode(content)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except UNDECODABLE as error:
                 raise InvalidInput(f"a frame does not decode: {error}") from error

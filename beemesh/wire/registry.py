@@ -14,6 +14,7 @@ from beemesh.intents import messages as intents
 from beemesh.membership import messages as membership
 from beemesh.scheduling import messages as scheduling
 from beemesh.topics import messages as topics
+from beemesh.undecodable import UNDECODABLE
 from beemesh.wire import relay
 from beemesh.workloads import observation
 
@@ -93,5 +94,5 @@ def decode_message(code: int, body: bytes) -> msgspec.Struct | None:
         return None
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None

@@ -101,10 +101,13 @@ def open_template(content: SecretBytes | bytes) -> Template:
         data = json.loads(raw)
         if data["apiVersion"] != TEMPLATE_API_VERSION or data["kind"] != TEMPLATE_KIND:
             raise ValueError
+        kind, namespace, name = (data["workload"][part] for part in ("kind", "namespace", "name"))
+        if not all(isinstance(part, str) for part in (kind, namespace, name)):
+            raise ValueError
         return Template(
-            kind=data["workload"]["kind"],
-            namespace=data["workload"]["namespace"],
-            name=data["workload"]["name"],
+            kind=kind,
+            namespace=namespace,
+            name=name,
             labels=dict(data["metadata"]["labels"]),
             annotations=dict(data["metadata"]["annotations"]),
             spec=dict(data["spec"]),
@@ -126,7 +129,19 @@ def _decoded(group: dict[str, dict[str, str]]) -> dict[str, dict[str, bytes]]:
 
 
 def plan_pod(template: Template, identity: ReplicaIdentity) -> PodPlan:
-    """The concrete pod of one replica; raises `InvalidInput` when its variables grow beyond every bound."""
+    """The concrete pod of one replica; raises `InvalidInput` when its variables grow beyond every bound, or when the
+    template was never checked: whoever sealed it may have had another tool."""
+    try:
+        return _planned(template, identity)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise InvalidInput(
+            f"the template of {template.kind.lower()} {template.namespace}/{template.name} makes no pod: "
+            f"{type(error).__name__}",  # never the content: it may be a secret
+            hint="apply it again with beemeshctl, which says what is wrong",
+        ) from None
+
+
+def _planned(template: Template, identity: ReplicaIdentity) -> PodPlan:
     spec = template.spec
     containers = [_container(container, template, identity) for container in spec.get("containers", [])]
     init = [_container(container, template, identity) for container in spec.get("initContainers", [])]

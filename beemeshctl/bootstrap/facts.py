@@ -10,6 +10,7 @@ import msgspec
 
 from beemesh.errors import BeemeshError
 from beemesh.settings import parse_endpoint
+from beemesh.undecodable import UNDECODABLE
 from beemeshctl.bundle import MIN_PYTHON, Target
 from beemeshctl.inventory.desired import DesiredNode
 
@@ -146,7 +147,7 @@ def parse(output: bytes) -> Facts:
     start = output.find(b"{")
     try:
         return msgspec.json.decode(output[max(start, 0) :], type=Facts)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise BeemeshError(
             f"the host's answer to the first question cannot be read: {error}",
             hint="does its login shell print something of its own? It said: " + output[:200].decode("utf-8", "replace"),

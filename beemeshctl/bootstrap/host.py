@@ -12,6 +12,7 @@ import msgspec
 
 from beemesh.errors import BeemeshError
 from beemesh.settings import NodeSettings
+from beemesh.undecodable import UNDECODABLE
 from beemeshctl.bootstrap import facts as host_facts
 from beemeshctl.bootstrap import plan, rendering
 from beemeshctl.bootstrap.facts import Facts
@@ -132,7 +133,7 @@ class HostRun:
         result = await self._agent("init", "--data-dir", node.data_dir)
         try:
             self.keys = msgspec.json.decode(result.stdout, type=NodeKeys)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             raise BeemeshError(f"beemesh-agent init answered {result.complaint()!r} instead of its keys") from None
         self._step("keys", not found.keys, f"node {self.keys.node_id[:10]}")
 

@@ -34,6 +34,7 @@ from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, OperatorId, digest_of, from_text, node_id_of, to_text
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key, operator_key, revoked_key
 from beemesh.settings import NodeSettings
+from beemesh.undecodable import UNDECODABLE
 from beemeshctl.context import Context, Home
 from beemeshctl.inventory.desired import DesiredNode
 from beemeshctl.keyfile import Passphrase, read_secret, write_private, write_secret
@@ -195,7 +196,7 @@ class Authority:
             return msgspec.json.decode(path.read_bytes(), type=NodeRecord)
         except FileNotFoundError:
             return None
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise InvalidInput(f"{path} is damaged: {error}", hint="remove it: the node is then signed anew") from None
 
     def cards(self, first: Sequence[str]) -> dict[str, Signed]:
@@ -412,7 +413,7 @@ def _stored(path: Path) -> Signed | None:
         return msgspec.msgpack.decode(path.read_bytes(), type=Signed)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise InvalidInput(f"{path} is damaged: {error}", hint="remove it: it is then signed anew") from None
 
 

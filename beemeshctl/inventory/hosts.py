@@ -24,12 +24,13 @@ def expand(pattern: str) -> list[str]:
     parts = _RANGE.split(pattern)
     if "[" in "".join(parts[::2]) or "]" in "".join(parts[::2]):
         raise InvalidInput(f"{pattern!r}: brackets do not match", hint="write ranges as n[01:20] or n[a:c]")
-    choices = [[part] if index % 2 == 0 else _range(part, pattern) for index, part in enumerate(parts)]
+    choices: list[list[str]] = []
     total = 1
-    for choice in choices:
-        total *= len(choice)
-    if total > MAX_RANGE_HOSTS:
-        raise InvalidInput(f"{pattern!r} stands for {total} hosts; at most {MAX_RANGE_HOSTS} are allowed")
+    for index, part in enumerate(parts):
+        choices.append([part] if index % 2 == 0 else _range(part, pattern))
+        total *= len(choices[-1])
+        if total > MAX_RANGE_HOSTS:
+            raise InvalidInput(f"{pattern[:80]!r} stands for more than {MAX_RANGE_HOSTS} hosts, the most allowed")
     return ["".join(combination) for combination in itertools.product(*choices)]
 
 

@@ -16,7 +16,7 @@ YamlPath = tuple[str | int, ...]
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """Largest file read: a thousand hosts with generous variables stay below 1 MiB."""
 
-MAX_NODES = 500_000
+MAX_NODES = 200_000
 """YAML nodes per file with aliases expanded: bounds what a nested alias can blow up to."""
 
 _NO_BOOLEANS = ("y", "Y", "n", "N")
@@ -100,15 +100,24 @@ def parse_document(text: str, file: str) -> Document:
             (mark.column + 1) if mark else 0,
         )
         raise InvalidInput(f"{file} is not valid YAML", problems=(problem,)) from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
         raise InvalidInput(f"{file} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise _too_deep(file) from None
     document = Document(file)
     if root is not None:
         builder = _Builder(document, yaml)
-        document.data = builder.build(root, ())
+        try:
+            document.data = builder.build(root, ())
+        except RecursionError:
+            raise _too_deep(file) from None
         if builder.problems:
             raise InvalidInput(f"{file} cannot be used", problems=tuple(builder.problems))
     return document
+
+
+def _too_deep(file: str) -> InvalidInput:
+    return InvalidInput(f"{file} is nested too deeply to be read", hint="an inventory has some ten levels")
 
 
 class _Builder:

@@ -143,6 +143,20 @@ def _dangerous(call: ast.Call) -> Iterator[str]:
             yield f"{called}(known_hosts=None) verifies no host key"
 
 
+def test_no_error_of_decoding_is_forgotten() -> None:
+    """Whoever catches msgspec's error catches text that is no UTF-8 and bottomless nesting, too: `UNDECODABLE`."""
+    wrong = [
+        f"{name(file)}:{node.lineno}: except {ast.unparse(node.type)}"
+        for file in files(*PRODUCT)
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.ExceptHandler) and node.type is not None
+        if "DecodeError" in (caught := ast.unparse(node.type)) and "msgspec" in caught
+        if not {"UnicodeDecodeError", "RecursionError"} <= set(re.findall(r"\w+", caught))
+    ]
+
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_test_says_what_it_promises() -> None:
     """Every test function has a docstring."""
     wrong = [
