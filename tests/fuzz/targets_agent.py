@@ -38,10 +38,12 @@ from agent.runtime.podman_state import (
     with_details,
 )
 from agent.runtime.process_state import read_json
-from agent.transport.streams import OPEN_REQUESTS_MAX, Connection, Streams
+from agent.transport.streams import OPEN_REQUESTS_MAX, Connection, Streams, _introduction
+from beemesh.errors import BeemeshError
 from beemesh.events import PutIntent
 from beemesh.identity.requests import NONCE_BYTES, sign_request
 from beemesh.ids import NodeId
+from beemesh.membership.messages import Introduction
 from beemesh.settings import decode as settings_of
 from beemesh.wire.framing import Frame, FrameKind, encode_frame
 from beemesh.wire.registry import CODES
@@ -223,6 +225,10 @@ class _Sink:
     def close(self) -> None:
         """Nothing is open."""
 
+    def is_closing(self) -> bool:
+        """It goes on taking."""
+        return False
+
 
 def _stream_seeds() -> list[bytes]:
     kinds = ("membership.messages.PushPull", "scheduling.messages.GetLease", "custody.messages.FetchManifest")
@@ -256,6 +262,24 @@ def _stream() -> Call:
         await asyncio.sleep(0)
 
     return lambda data: host.run(run(data))
+
+
+def _introduction_call() -> Call:
+    """What a stranger says first, to whom only a certificate of the CA's opened the door."""
+    host = _host()
+
+    async def run(data: bytes) -> None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        await _introduction(reader)
+
+    return lambda data: host.run(run(data))
+
+
+def _introductions() -> list[bytes]:
+    code = CODES[Introduction]
+    return [encode_frame(Frame(FrameKind.TELL, 0, code, 0, encoded_example(Introduction)))]
 
 
 # --- engines ---------------------------------------------------------------------------------------------------------
@@ -399,6 +423,7 @@ TARGETS = (
     Target("api", "json", _api, _requests, slow=True),
     Target("relayed-request", "msgpack", _relayed, _relayed_seeds, slow=True),
     Target("stream", "bytes", _stream, _stream_seeds, slow=True),
+    Target("introduction", "bytes", _introduction_call, _introductions, (BeemeshError,)),
     Target("podman-json", "json", _podman, lambda: [json.dumps(PS).encode(), json.dumps(INSPECT).encode()]),
     Target("container-log", "bytes", _log, _logs),
     Target("image-archive", "bytes", _archive, _archives, (RuntimeFailure,), slow=True),
