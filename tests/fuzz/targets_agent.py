@@ -225,6 +225,15 @@ class _Sink:
     def close(self) -> None:
         """Nothing is open."""
 
+    @property
+    def transport(self) -> _Sink:
+        """Itself."""
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        """Something always waits."""
+        return 1
+
     def is_closing(self) -> bool:
         """It goes on taking."""
         return False
