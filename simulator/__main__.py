@@ -37,7 +37,7 @@ def _carry_out(options: argparse.Namespace) -> int:
     seeds = range(int(first), int(last or first) + 1)
     if options.command == "hunt":
         return _hunt(seeds, options.seconds)
-    return _run(seeds, options.nodes, options.seconds, options.jobs, options.done)
+    return _run(seeds, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seeds", default="0..299", metavar="A..B", help="first and last seed")
     run.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at a time")
     run.add_argument("--done", type=Path, help="a file of finished seeds: an interrupted run goes on with the others")
+    run.add_argument(
+        "--again", type=Path, metavar="FILE", help="only the seeds of such a file: is their trace the same?"
+    )
     replay = commands.add_parser("replay", help="one seed, with its transcript")
     replay.add_argument("seed", type=int)
     hunts = commands.add_parser("hunt", help="small meshes of several sizes, until the first violation")
@@ -83,13 +86,19 @@ def _play(files: Sequence[Path], *, rewritten: bool) -> int:
     return 1 if failed else 0
 
 
-def _run(seeds: range, nodes: int, seconds: float, jobs: int, done: Path | None) -> int:
-    finished = _finished(done)
-    waiting = [seed for seed in seeds if seed not in finished]
+def _run(seeds: range, options: argparse.Namespace) -> int:
+    nodes, seconds, done = options.nodes, options.seconds, options.done
+    finished, before = _traces(done), _traces(options.again)
+    waiting = [seed for seed in seeds if seed not in finished and (options.again is None or seed in before)]
     started = time.monotonic()
-    events, cpu_s, failed = 0, 0.0, []
-    for outcome in outcomes(waiting, nodes, seconds, jobs):
+    events, cpu_s = 0, 0.0
+    failed: list[int] = []
+    differ: list[int] = []
+    for outcome in outcomes(waiting, nodes, seconds, options.jobs):
         events, cpu_s = events + outcome.events, cpu_s + outcome.cpu_s
+        if before.get(outcome.seed, outcome.trace) != outcome.trace:
+            differ.append(outcome.seed)
+            print(f"seed {outcome.seed}: its trace was {before[outcome.seed]}, and is {outcome.trace} now")
         if outcome.violations:
             failed.append(outcome.seed)
             print(f"seed {outcome.seed} {outcome.trace}: {len(outcome.violations)} violations, first of them:")
@@ -103,13 +112,14 @@ def _run(seeds: range, nodes: int, seconds: float, jobs: int, done: Path | None)
         "seeds": len(waiting),
         "nodes": nodes,
         "simulated_s": seconds,
-        "failed": failed,
+        "failed": sorted(failed),
+        "other_traces": sorted(differ),
         "wall_s": round(wall_s, 1),
         "events": events,
         "events_per_core_second": round(events / cpu_s) if cpu_s else 0,
     }
     print(json.dumps(report))
-    return 1 if failed else 0
+    return 1 if failed or differ else 0
 
 
 def _hunt(seeds: range, seconds: float) -> int:
@@ -120,10 +130,12 @@ def _hunt(seeds: range, seconds: float) -> int:
     return 0 if prey.violation else 1
 
 
-def _finished(done: Path | None) -> set[int]:
+def _traces(done: Path | None) -> dict[int, str]:
+    """Seed → trace, of the trials that a file tells of."""
     if done is None or not done.is_file():
-        return set()
-    return {int(line.split()[0]) for line in done.read_text().splitlines() if line.strip()}
+        return {}
+    rows = (line.split() for line in done.read_text().splitlines() if line.strip())
+    return {int(seed): trace for seed, trace in rows}
 
 
 if __name__ == "__main__":

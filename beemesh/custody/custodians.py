@@ -363,7 +363,7 @@ class Custodian:
             self._unclaimed.pop(manifest, None)
         gone = {key for key, share in self._shares.items() if share.key == intent.key and key not in kept}
         gone |= {key for key, manifest in self._manifests.items() if manifest.key == intent.key and key not in kept}
-        return self._drop(gone - self._unclaimed.keys())
+        return self._drop(sorted(gone - self._unclaimed.keys()))
 
     def _drop(self, manifests: Iterable[Digest]) -> Effects:
         effects: Effects = []
@@ -387,7 +387,7 @@ class Custodian:
         for manifest in claimed:
             del self._unclaimed[manifest]
         again = Schedule(("custody", "sweep"), now.boot_s + SWEEP_EVERY_S)
-        return [*self._drop(set(old) - claimed), again]
+        return [*self._drop(each for each in old if each not in claimed), again]
 
     def _is_named(self, manifest: Digest) -> bool:
         kept = self._shares.get(manifest) or self._manifests.get(manifest)

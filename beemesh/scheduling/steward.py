@@ -488,7 +488,7 @@ class Steward:
         if not hosted.hosting:
             return []
         effects = [*self._ask_unknown(hosted), *self._survey(hosted, POLL_SURVEY)]
-        for node_id in self._busy_nodes(hosted):
+        for node_id in sorted(self._busy_nodes(hosted)):
             if self._view.is_alive(node_id):
                 effects += self._ask(hosted, node_id)
         return [*effects, *self._step(hosted, now)]

@@ -14,9 +14,10 @@ NEVER_OF_HONEST = frozenset({"oversized", "malformed", "undeciphered", "budget",
 """Reasons for which no datagram of an honest node is ever refused, whatever the network does to it."""
 
 WINDOW_S = 10.0
-DATAGRAMS_PER_S_MAX = 300.0
-"""What one node sends in any ten seconds, on the average: some twenty times what a quiet mesh needs, and enough
-for a slow member that asks for everything twice. Above it something answers itself."""
+DATAGRAMS_PER_S = (150.0, 25.0)
+"""What one node sends in any ten seconds, on the average, at most: so many, and so many more for each member. That is a
+hundred times what a quiet mesh needs, and enough for a slow member that asks everybody for everything twice while works
+are handed in. Above it something answers itself."""
 
 
 class WireChecker:
@@ -59,11 +60,12 @@ class WireChecker:
         since_s, before = self._sent[0]
         if self._blamed or world.now_s - since_s < WINDOW_S * 0.9:
             return
+        at_most = DATAGRAMS_PER_S[0] + DATAGRAMS_PER_S[1] * len(world.machines)
         for machine, earlier in zip(world.machines, before, strict=True):
             rate = (machine.sent - earlier) / (world.now_s - since_s)
-            if rate > DATAGRAMS_PER_S_MAX:
+            if rate > at_most:
                 self._blamed = True
-                blame(f"n{machine.index} sends {rate:.0f} datagrams a second, more than {DATAGRAMS_PER_S_MAX:.0f}")
+                blame(f"n{machine.index} sends {rate:.0f} datagrams a second, more than {at_most:.0f}")
 
     def at_end(self, world: World, blame: Blame) -> None:
         """Nothing more."""
