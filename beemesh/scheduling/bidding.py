@@ -202,7 +202,8 @@ class Bidder:
         lifetime_s = (task.expires_ms - task.issued_ms) / 1000
         entry = Entry(task, message.task, now.boot_s, now.wall_ms, now.boot_s + lifetime_s)
         self.book.add(entry)
-        return effects + self._consider(entry, now)
+        told = self.book.told_early(task.task_id)
+        return effects + self._consider(entry, now) + (self._told(told, now) if told is not None else [])
 
     def _hear_bid(self, message: SignedBid, now: Now) -> Effects:
         signer = NodeId(message.bid.signer)
@@ -413,6 +414,7 @@ class Bidder:
     def _told(self, event: Event, now: Now) -> Effects:
         match event.status:
             case "Scheduled":
+                self.book.tell_early(event)
                 entry = self.book.get(event.task_id)
                 if entry is None or event.node_id == self._self_id or entry.state not in ("due", "spoken"):
                     return []
@@ -424,6 +426,7 @@ class Bidder:
                 done = [each for each in self.book.open() if each.task.task_id == event.task_id]
             case _:
                 return []
+        self.book.tell_early(event)
         effects: Effects = []
         for entry in done:
             effects += self._end(entry, event.status, now)

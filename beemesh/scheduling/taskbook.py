@@ -9,7 +9,7 @@ from typing import Literal
 
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
-from beemesh.scheduling.messages import Bid, Task
+from beemesh.scheduling.messages import Bid, Event, Task
 from beemesh.scheduling.score import better
 
 TASKS_MAX = 2_000
@@ -20,6 +20,9 @@ BIDS_PER_TASK_MAX = 64
 
 EARLY_BIDS_MAX = 512
 """Bids kept that came before their task."""
+
+EARLY_EVENTS_MAX = 512
+"""Tasks of which an event is kept that came before them: a repair may bring a task when all is over."""
 
 State = Literal["waiting", "silent", "due", "spoken", "claiming", "watching", "won", "over"]
 """`waiting` for its record; `silent` (not eligible); `due` to speak; `spoken` and in the lead or not; `claiming` the
@@ -63,6 +66,7 @@ class TaskBook:
     def __init__(self) -> None:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._early: OrderedDict[tuple[str, NodeId], Bid] = OrderedDict()
+        self._told: OrderedDict[str, Event] = OrderedDict()
         self._open: set[str] = set()
 
     def get(self, task_id: str) -> Entry | None:
@@ -88,6 +92,17 @@ class TaskBook:
             entry.bids.setdefault(bid.node_id, bid)
         while len(self._entries) > TASKS_MAX:
             self._entries.popitem(last=False)
+
+    def tell_early(self, event: Event) -> None:
+        """Keep the latest event of a task that has not come yet."""
+        if event.task_id and event.task_id not in self._entries:
+            self._told[event.task_id] = event
+            while len(self._told) > EARLY_EVENTS_MAX:
+                self._told.popitem(last=False)
+
+    def told_early(self, task_id: str) -> Event | None:
+        """Hand out the event that came before its task, once."""
+        return self._told.pop(task_id, None)
 
     def add_bid(self, bid: Bid) -> bool:
         """Keep a bid; False when this node has one of its author already, or no room."""

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
+import pytest
 
 from beemesh.effects import Asked, Broadcast, Effects, Notify, Now, Reply, Schedule, TimerFired
 from beemesh.events import (
@@ -232,6 +233,22 @@ def test_losers_claim_when_the_winner_is_silent() -> None:
             event = Event("e", desk.ids["two"], "Deployed", WALL_MS, task.task_id, task.workload_id, "", 1, 0)
             desk.hand(EventHeard(event))
         assert len(told(desk.wait(3), Claim)) == (0 if deployed else 1)
+
+
+@pytest.mark.parametrize(("status", "bid", "claims"), [("Deployed", 0, 0), ("Failed", 0, 0), ("Scheduled", 0, 1)])
+def test_news_of_a_task_may_come_before_the_task(status: Any, bid: int, claims: int) -> None:
+    """A repair brings the task when it is over, or in other hands: nobody starts it a second time; but whoever only
+    holds it may die, and is succeeded."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.hand(EventHeard(Event("e", desk.ids["two"], status, WALL_MS, task.task_id, task.workload_id, "", 1, 0)))
+
+    desk.publish(task)
+
+    assert not told(desk.wait(3.9), Claim)
+    assert len(told(desk.wait(6), Claim)) == claims
+    assert len(bids(desk.effects)) == bid
 
 
 def test_a_refused_claim_is_tried_again_with_backoff() -> None:
