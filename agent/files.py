@@ -60,6 +60,8 @@ def read_settings(config_directory: Path) -> NodeSettings:
     """The settings as they stand in the file, with no word yet on whether they may be trusted."""
     path = config_directory / "node.yaml"
     content = _read(path)
+    if node_settings.is_nested_too_deeply(content.decode("utf-8", "replace")):
+        raise InvalidInput(f"{path}: not valid YAML: it is nested too deeply")
     try:
         data = yaml.safe_load(content)
     except yaml.YAMLError as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
@@ -101,7 +101,10 @@ def workload_root(root: KeyHolder, mesh: str, now_ms: int) -> bytes:
 def ca_public_key(ca_pem: bytes) -> bytes:
     """The 32-byte Ed25519 key of a CA certificate; raises `InvalidInput` for anything else."""
     certificate = _load(ca_pem, "the CA certificate")
-    key = certificate.public_key()
+    try:
+        key: object = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidInput("the CA certificate holds no Ed25519 key")
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)

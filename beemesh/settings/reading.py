@@ -26,6 +26,23 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+FLOW_DEPTH_MAX = 100
+"""Brackets that are open at once in a YAML text: parsers in Python take time by the square of it."""
+
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+def is_nested_too_deeply(text: str) -> bool:
+    """Whether a YAML text opens more brackets at once than any that means something, before a parser sees it."""
+    depth = 0
+    for bracket in _BRACKET.finditer(text):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > FLOW_DEPTH_MAX:
+            return True
+        depth = max(depth, 0)
+    return False
+
+
 def parse_endpoint(text: str) -> Endpoint:
     """Read `host:port` or `[ipv6]:port`; raises `InvalidInput` when it is neither or the port is not 1 to 65535."""
     host, _, port_text = text.rpartition(":")

@@ -13,6 +13,9 @@ from beemesh.errors import InvalidInput
 MAX_RANGE_HOSTS = 10_000
 """Hosts that one range may stand for: ten times the largest mesh, so a slip of the keyboard does not eat all memory."""
 
+LIMIT_CHARS_MAX = 16_384
+"""Of a `--limit`: room for the names of a thousand hosts, while globs may take time by the square of it."""
+
 _RANGE = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -68,6 +71,8 @@ def limit(pattern: str, hosts: Sequence[str], groups: Mapping[str, Collection[st
     in both. As in Ansible, additions come first, then intersections, then exclusions; a pattern without additions
     starts from all. Raises `InvalidInput` when a plain name matches nothing, or nothing is left.
     """
+    if len(pattern) > LIMIT_CHARS_MAX:
+        raise InvalidInput(f"--limit {pattern[:40]!r}… has more than {LIMIT_CHARS_MAX} characters")
     parts = [part.strip() for part in re.split(r"[,:](?![^\[]*\])", pattern) if part.strip()]
     adds = [part for part in parts if part[0] not in "!&"] or ["all"]
     chosen: set[str] = set()

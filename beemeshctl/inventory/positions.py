@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from beemesh.errors import InvalidInput, Problem
+from beemesh.settings import is_nested_too_deeply
 
 YamlPath = tuple[str | int, ...]
 
@@ -87,6 +88,8 @@ def parse_document(text: str, file: str) -> Document:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if is_nested_too_deeply(text):
+        raise _too_deep(file)
     yaml = YAML(typ="safe", pure=True)
     yaml.version = (1, 1)
     try:

@@ -12,8 +12,8 @@ from tests.fuzz.mutations import mutant
 from tests.fuzz.target import Target, check
 from tests.fuzz.targets import TARGETS
 
-EXAMPLES, EXAMPLES_SLOW = 300, 40
-CUTS_MAX, CUTS_MAX_SLOW = 400, 25
+EXAMPLES, EXAMPLES_SLOW = 150, 20
+CUTS_MAX, CUTS_MAX_SLOW = 250, 15
 """Places at which a valid input is cut: every one of a short input, spread evenly over a long one."""
 
 pytestmark = pytest.mark.slow
