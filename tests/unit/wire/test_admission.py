@@ -291,6 +291,30 @@ def test_a_restarted_member_is_heard_under_a_flood_from_where_it_was() -> None:
     assert reason(made.admit(Speaker("a", OTHER_BOOT).say(PING), NOW, HOME)) is None
 
 
+def test_a_glance_tells_the_next_datagram_of_a_known_boot_from_all_else() -> None:
+    """Likely is what a boot that lives sends from where it was heard, under a key of ours, within its rate; not what is
+    replayed, comes from elsewhere, names another boot or nobody. A glance changes nothing."""
+    made, speaker = floored("a")
+    first, second = speaker.say(), speaker.say()
+    assert not made.is_likely(first, HOME), "nothing was verified yet"
+    assert reason(made.admit(first, NOW, HOME)) is None
+    assert made.is_likely(second, HOME)
+    assert made.is_likely(second, HOME)
+    for data, source in (
+        (second, ELSEWHERE),
+        (first, HOME),
+        (Speaker("a", OTHER_BOOT).say(), HOME),
+        (Speaker("stranger").say(), HOME),
+        (header_of(speaker.node_id, 9, epoch=7).encode() + bytes(100), HOME),
+        (b"", HOME),
+    ):
+        assert not made.is_likely(data, source)
+    assert reason(made.admit(second, NOW, HOME)) is None
+    while reason(made.admit(speaker.say(), NOW, HOME)) is not Refusal.RATE:
+        pass
+    assert not made.is_likely(speaker.say(), HOME)
+
+
 def test_nothing_is_remembered_of_what_was_not_verified() -> None:
     """Altered, forged and strangers' datagrams leave no trace, so no flood of them pushes out what is."""
     made, speaker = floored("a")

@@ -1,0 +1,128 @@
+"""What peers and askers may get wrong at the edge of an agent: it ends there, and costs no memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.api.relay import serve_relayed
+from agent.transport.streams import Connection, Streams
+from beemesh.ids import NodeId
+from beemesh.scheduling.messages import GetLease
+from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
+from beemesh.wire.registry import encode_message
+from beemesh.wire.relay import RelayedHead, RelayedRequest
+from tests.unit.identity.cast import roster
+
+PEER = NodeId(bytes(32))
+
+
+class Writer:
+    """The other end of a stream: keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        """Keep it."""
+        self.written += data
+
+    async def drain(self) -> None:
+        """At once."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def transport(self) -> Writer:
+        """Itself."""
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits."""
+        return 0
+
+
+def request(frame_id: int) -> bytes:
+    """A request that protocols may answer later."""
+    code, body = encode_message(GetLease("lease/x/0"))
+    return encode_frame(Frame(FrameKind.REQUEST, frame_id, code, 1_000, body))
+
+
+async def served(data: bytes, refuse: bool = False) -> tuple[list[int], list[Frame]]:
+    """(tokens of the requests that reached the node, frames that went back)."""
+    tokens: list[int] = []
+
+    def asked(_peer: NodeId, token: int, *_rest: Any) -> None:
+        tokens.append(token)
+        if refuse:
+            streams.refuse(token, "not here")
+
+    streams = Streams(None, roster("a"), asked, lambda *_: None)  # type: ignore[arg-type]
+    reader, writer = asyncio.StreamReader(), Writer()
+    connection = Connection(PEER, reader, writer, streams)  # type: ignore[arg-type]
+    reader.feed_data(data)
+    running = asyncio.create_task(connection.run())
+    done = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.05, done.set_result, None)
+    await done
+    reader.feed_eof()
+    await running
+    assert not streams._tokens
+    return tokens, list(FrameDecoder().feed(writer.written))
+
+
+def test_one_number_for_many_requests_ends_the_stream() -> None:
+    """A peer cannot hide how many requests wait behind one number: at the second the stream ends."""
+    tokens, _ = asyncio.run(served(request(7) * 5_000))
+
+    assert len(tokens) == 1
+
+
+def test_a_request_that_nobody_takes_is_answered_and_its_place_is_free() -> None:
+    """Each of many such requests is told so at once, however many there were before."""
+    tokens, frames = asyncio.run(served(b"".join(request(number) for number in range(100)), refuse=True))
+
+    assert len(tokens) == 100
+    assert {(frame.kind, frame.body) for frame in frames} == {(FrameKind.ERROR, b"not here")}
+    assert len(frames) == 100
+
+
+async def hello(request: Request) -> Response:
+    """Tells the headers that came."""
+    return Response(json.dumps(sorted(request.headers)))
+
+
+async def broken(_request: Request) -> Response:
+    """Fails."""
+    raise KeyError("a fault of ours")
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("/hello", 200), ("/broken", 500), ("/\udcff".encode("utf-8", "replace").decode(), 404)],
+)
+def test_a_relayed_request_ends_whatever_it_says(target: str, status: int) -> None:
+    """Headers that no header can be, and a fault behind the door: the asker gets an answer, and nothing hangs."""
+    serve = serve_relayed(Starlette(routes=[Route("/hello", hello), Route("/broken", broken)]))
+    asked = RelayedRequest("GET", target, {"x-\u2603": "\U0001f41d", "x-beemesh-operator": "\u2603"})
+
+    async def pieces() -> list[Any]:
+        async with asyncio.timeout(10):
+            return [piece async for piece in serve(PEER, asked)]
+
+    answer = asyncio.run(pieces())
+
+    assert isinstance(answer[0], RelayedHead)
+    assert answer[0].status == status
