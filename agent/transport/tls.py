@@ -6,6 +6,7 @@ the peer's leaf must verify under the signing key in the membership of the node 
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - every handshake needs it: not to be loaded when the first one is urgent
 import os
 import ssl
 from collections.abc import Callable

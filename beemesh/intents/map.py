@@ -11,6 +11,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -227,6 +228,7 @@ class IntentMap:
         return self.drop(old)
 
 
+@lru_cache(maxsize=RECORDS_MAX)
 def bucket_of(key: str) -> int:
     """Which part of the key space a key belongs to."""
     return hashlib.sha256(key.encode()).digest()[0] % BUCKETS

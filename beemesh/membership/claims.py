@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from beemesh.crypto import Crypto
@@ -23,6 +25,9 @@ COUNTER_MAX = 1 << 62
 CLAIM_OVERHEAD_BYTES = 16
 """Array, kind and length headers around a claim's body and signature, at most."""
 
+DECODED_KEPT = 1_024
+"""Claims whose decoded form is kept, some 600 bytes each: gossip brings every one about ten times."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoders = {kind: msgspec.msgpack.Decoder(struct) for kind, struct in STATEMENTS.items()}
 
@@ -34,11 +39,16 @@ def size_of(claim: Claim) -> int:
 
 def decode(claim: Claim) -> Statement | None:
     """What a claim says, unverified; None when it has no sensible shape."""
-    decoder = _decoders.get(claim.kind)
-    if decoder is None or len(claim.body) > SUMMARY_BODY_BYTES_MAX:
+    return _decoded(claim.kind, claim.body) if len(claim.body) <= SUMMARY_BODY_BYTES_MAX else None
+
+
+@lru_cache(maxsize=DECODED_KEPT)
+def _decoded(kind: str, body: bytes) -> Statement | None:
+    decoder = _decoders.get(kind)
+    if decoder is None:
         return None
     try:
-        statement: Statement = decoder.decode(claim.body)
+        statement: Statement = decoder.decode(body)
     except UNDECODABLE:
         return None
     return statement if _sane(statement) else None

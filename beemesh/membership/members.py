@@ -193,7 +193,7 @@ class Members:
         member.failed_since_s = None
         self._failing.pop(node_id, None)
         status = self.view.status(node_id)
-        if status == "left":
+        if status == "left" or (status == "alive" and member.suspicion is None):
             return []
         out = self._clear_suspicion(member)
         self.view.set_status(node_id, "alive")

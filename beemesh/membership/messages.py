@@ -22,9 +22,10 @@ ClaimKind = Literal["alive", "leave", "suspect", "summary"]
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
     """A signed statement of `kind` (see `signing.payload_of`); `body` is one of the structs below, and names its own
-    author: the subject of `alive`, `leave` and `summary`, the accuser of `suspect`."""
+    author: the subject of `alive`, `leave` and `summary`, the accuser of `suspect`. A kind that is not known here comes
+    from a newer version, and is passed over."""
 
-    kind: ClaimKind
+    kind: str
     body: bytes
     signature: bytes
 
