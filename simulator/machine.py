@@ -10,6 +10,7 @@ from beemesh.crypto import Crypto
 from beemesh.effects import Now
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
+from beemesh.membership.held_clock import HeldClock
 from beemesh.workloads.observation import ReplicaReport
 from simulator.spec import MachineSpec
 
@@ -30,6 +31,8 @@ class Machine:
     timers: dict[Hashable, int] = field(default_factory=dict)
     boot_offset_s: float = 0.0
     skew_ms: int = 0
+    clock: HeldClock = field(default_factory=HeldClock)
+    """How its agent reads its wall clock; the usual one holds nothing."""
     paused_until_s: float = 0.0
     waiting: list[Callable[[], None]] = field(default_factory=list)
     """What happens once it is awake."""
@@ -46,4 +49,5 @@ class Machine:
 
     def now(self, now_s: float, wall_ms: int) -> Now:
         """This moment by its own clocks."""
-        return Now(now_s + self.boot_offset_s, wall_ms + self.skew_ms)
+        boot_s = now_s + self.boot_offset_s
+        return Now(boot_s, self.clock.read(wall_ms + self.skew_ms, boot_s))

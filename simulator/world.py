@@ -19,7 +19,7 @@ import msgspec
 from beemesh.composition import Composition, compose
 from beemesh.crypto import Crypto
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
-from beemesh.events import DeployPod, Observed, PodsObserved, ResourcesObserved, SeedIntents, StopPod
+from beemesh.events import ClockAgreed, DeployPod, Observed, PodsObserved, ResourcesObserved, SeedIntents, StopPod
 from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
@@ -156,6 +156,29 @@ class World:
         for machine in self.machines:
             self.start(machine.index)
 
+    def reissue(self, index: int, *, keys: bytes = b"", address: str = "") -> None:
+        """Bootstrap signs a new card for a machine that is down: new keys made from `keys`, or another address. The
+        mesh learns of it from the machine."""
+        machine = self.machines[index]
+        assert not machine.is_up, f"n{index} would have to be stopped first"
+        crypto = self._keys(keys) if keys else machine.crypto
+        old = machine.membership
+        machine.crypto = crypto
+        machine.membership = msgspec.structs.replace(
+            old,
+            node_id=NodeId(crypto.signer_id),
+            sign_key=crypto.sign_key,
+            open_key=crypto.open_key,
+            addresses=(address,) if address else old.addresses,
+            serial=old.serial + 1,
+        )
+        self.records.remove(machine.card)
+        machine.card = self.sign_ca("membership", node_key(old.name), machine.membership, seq=old.serial + 1)
+        self.records.append(machine.card)
+        del self._by_id[old.node_id], self._by_address[old.addresses[0]]
+        self._by_id[machine.membership.node_id] = machine
+        self._by_address[machine.membership.addresses[0]] = machine
+
     def kill(self, index: int, *, power: bool = False, disk: bool = True) -> None:
         """Kill an agent; with `power` its pods go as well, as in a power cut; without `disk` all that it kept does."""
         machine = self.machines[index]
@@ -229,6 +252,9 @@ class World:
                     self._reply(effect)
                 case Run():
                     self._run(machine, effect)
+                case Notify(event=ClockAgreed(wall_ms=wall_ms)):
+                    now_s = self.now_s + machine.boot_offset_s
+                    machine.clock.move_on(wall_ms, self.wall_ms + machine.skew_ms, now_s)
                 case Notify(event=event):
                     if self.watch is not None:
                         self.watch(machine.index, event)

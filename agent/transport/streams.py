@@ -49,9 +49,8 @@ OPEN_REQUESTS_MAX = 1_024
 ANSWER_FRAMES_MAX = 64
 """Pieces of an answer that wait for their reader; past it the connection stops reading, and the peer sending."""
 
-STRANGERS_MAX = 16
-"""Streams of peers whose cards are not known yet, waiting for their introduction: a whole site that joins at once
-takes turns, and tries again."""
+STRANGERS_MAX = 64
+"""Streams of peers whose cards are not known yet, waiting for their introduction: a site that joins at once."""
 
 INTRODUCTION_BYTES_MAX = 16 * 1024
 """A card with many labels; more than this is not read from a stranger."""

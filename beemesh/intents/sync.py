@@ -78,7 +78,7 @@ COMPARE_AFTER_START_S = 1.0
 COMPARE_AFTER_NEWS_S = 0.3
 """A member that just came back is compared with soon, but not by everybody at the same moment."""
 
-CARDS_TOLD_BURST = 4.0
+CARDS_TOLD_BURST = 1.0
 CARDS_TOLD_PER_S = 1.0
 """Cards of members that introduce themselves here and are told on as news. A site that joins at once makes no storm:
 whoever hears of a member without a card asks for it, and for many with one question."""
@@ -144,6 +144,7 @@ class IntentSync:
         self._missing: dict[str, _Missing] = {}
         self._garbled: Effects = []
         self._entered: OrderedDict[str, IntentVersion] = OrderedDict()
+        self._compared_s = float("-inf")
         self._cards_told = Rates(CARDS_TOLD_PER_S, CARDS_TOLD_BURST)
         self._doubtful = True
         """Whether this node cannot tell yet which of its records still stand."""
@@ -302,6 +303,7 @@ class IntentSync:
     def _timer(self, key: object, now: Now) -> Effects:
         if key == _COMPARE_SOON:
             soon, self._soon = self._soon, []
+            self._compared_s = now.boot_s
             return [effect for node_id in dict.fromkeys(soon) for effect in self._compare(node_id)]
         if key == _FETCH:
             return self._fetch_again(now)
@@ -312,8 +314,10 @@ class IntentSync:
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
         effects: Effects = [Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]
         if not others:
-            effects = [Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
-        return effects + (self._compare(self._randomness.choice(others)) if others else [])
+            return [Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
+        if now.boot_s - self._compared_s < COMPARE_EVERY_S / 2:  # with whoever came back
+            return effects
+        return effects + self._compare(self._randomness.choice(others))
 
     def _note_contact(self, now: Now) -> Effects:
         """Remember that this node is in touch; a lone node misses nothing."""

@@ -27,6 +27,11 @@ JOIN_EVERY_S = 1.0
 announcements, for as long as it takes."""
 JOIN_TRIES = 3
 
+SETTLE_FIRST_S = 0.2
+SETTLING_S = 1.0
+"""Where a site joins at once, gossip misses some: it goes to members that do not know its sender yet. So whoever has
+just found others compares again soon, with the same one, which costs no handshake."""
+
 PUSH_PULL_PATIENCE_S = 5.0
 KNOWN_MAX = 8_000
 CLAIMS_PER_ANSWER_MAX = 2_000
@@ -76,21 +81,30 @@ class Exchange:
         self._partner: NodeId | None = None
         """With whom states were compared last: there is a stream to it."""
         self._asking = False
+        self._found_s: float | None = None
+        """When this node, alone before, noticed that it is not any more."""
 
     # --- comparing ------------------------------------------------------------------------------------------------
 
-    def pause_s(self, *, early: bool) -> float:
-        """How long to wait before the next comparison."""
+    def pause_s(self, now: Now, *, early: bool) -> float:
+        """How long to wait before the next comparison. After a node found others it doubles from `SETTLE_FIRST_S`."""
         alive = len(self._members.view.alive())
         if alive < 2:
+            self._found_s = None
             pause_s = JOIN_EVERY_S if early else self._settings.announce_interval_s
         else:
-            pause_s = self._settings.push_pull_interval_s * max(1.0, 1.0 + math.log2(alive / STRETCH_FROM))
+            usual_s = self._settings.push_pull_interval_s * max(1.0, 1.0 + math.log2(alive / STRETCH_FROM))
+            self._found_s = now.boot_s if self._found_s is None else self._found_s
+            pause_s = min(usual_s, max(SETTLE_FIRST_S, now.boot_s - self._found_s))
         return pause_s * self._randomness.uniform(0.8, 1.2)
 
-    def compare(self) -> Effects:
-        """Ask one present member, or a few absent ones while nobody is present."""
+    def compare(self, now: Now) -> Effects:
+        """Ask one present member (soon after joining the one with which there is a stream already), or a few absent
+        ones while nobody is present."""
         chosen = self._members.some_present(1)
+        settling = self._found_s is None or now.boot_s - self._found_s < SETTLING_S
+        if chosen and settling and self._partner is not None and self._members.view.is_alive(self._partner):
+            chosen = [self._partner]
         if not chosen:
             peers = [row.node_id for row in self._members.others()]
             chosen = self._randomness.sample(peers, min(JOIN_TRIES, len(peers)))

@@ -142,9 +142,10 @@ class Members:
         """Everybody else who counts as alive here."""
         return [node_id for node_id in self.view.alive() if node_id != self.self_id]
 
-    def some_present(self, count: int, *, unsuspected: bool = False) -> list[NodeId]:
+    def some_present(self, count: int, *, unsuspected: bool = False, echoed: bool = False) -> list[NodeId]:
         """Up to `count` others that count as alive, at random; with `unsuspected` no suspects where there are enough
-        others. It looks at a few, not at all."""
+        others; with `echoed` rather those that echoed us, since others may not listen to us yet. It looks at a few, not
+        at all."""
         alive = self.view.alive()
         drawn = self._randomness.sample(alive, min(len(alive), count + SPARES))
         fit = [peer for peer in drawn if peer != self.self_id]
@@ -154,7 +155,13 @@ class Members:
                 all_healthy = [peer for peer in self.present() if self.view.status(peer) == "alive"]
                 healthy = self._randomness.sample(all_healthy, min(count, len(all_healthy)))
             fit = healthy or fit
+        if echoed:
+            fit.sort(key=lambda peer: not self._has_echoed(peer))
         return fit[:count]
+
+    def _has_echoed(self, node_id: NodeId) -> bool:
+        row = self._table.get(node_id) or self._begun.get(node_id)
+        return row is not None and row.echoed
 
     @property
     def retransmits(self) -> int:

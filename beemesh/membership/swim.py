@@ -50,6 +50,7 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.rumours import CLAIMS_PER_DATAGRAM
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.view import PRESENT, Address, View
+from beemesh.rates import Rates
 
 EARLY_S = 30.0
 """The first half minute after a start, or after a lone node learned of another: absent members are announced to more
@@ -70,6 +71,10 @@ VERIFIERS = 16
 GOODBYE_TO_MAX = 32
 GREETERS = 8
 """Of a large mesh about this many greet a new member at once; gossip does the rest."""
+GREETINGS_BURST = 3.0
+GREETINGS_PER_S = 3.0
+"""Of many new members only some are greeted: each greeting costs both sides two datagrams, and who is to be spoken to
+is pinged then."""
 
 GOSSIP_SOON_S = 0.02
 """After a rest the first round of gossip comes so soon, with what arrives meanwhile; from round to round the pace is
@@ -144,6 +149,7 @@ class Swim:
         self._gossiping = False
         self._gossiped_s = float("-inf")
         self._hopeful_s = float("-inf")
+        self._greetings = Rates(GREETINGS_PER_S, GREETINGS_BURST)
         self._joined = False
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
@@ -164,7 +170,7 @@ class Swim:
     def handle(self, event: Any, now: Now) -> Effects:
         """See `beemesh.effects.StateMachine`."""
         effects = self._handle(event, now)
-        if not self._gossiping and len(self.members.rumours):
+        if not self._gossiping and len(self.members.rumours) and len(self._view.alive()) > 1:
             self._gossiping = True
             rested_s = self._gossiped_s + self._settings.gossip_interval_s
             effects.append(Schedule(_GOSSIP, max(rested_s, now.boot_s + GOSSIP_SOON_S)))
@@ -179,7 +185,7 @@ class Swim:
             case Asked(sender=sender, token=token, message=PushPull() as question):
                 return self._exchange.compared(sender, token, question, now)
             case Answered(message=PushPullAnswer() as answer, peer=peer):
-                return self._exchange.learned(peer, answer, now)
+                return self._compared(peer, answer, now)
             case Answered(message=IntentRecords() as answer):
                 return self._exchange.cards_came(answer)
             case FloorWanted(node_id=node_id):
@@ -190,6 +196,13 @@ class Swim:
             case LeaveMesh():
                 return self._leave(now)
         return []
+
+    def _compared(self, peer: NodeId, answer: PushPullAnswer, now: Now) -> Effects:
+        was_alone = len(self._view.alive()) < 2
+        effects = self._exchange.learned(peer, answer, now)
+        if was_alone:
+            effects.append(Schedule(_PUSH_PULL, now.boot_s + self._exchange.pause_s(now, early=True)))
+        return effects
 
     # --- messages -------------------------------------------------------------------------------------------------
 
@@ -353,8 +366,8 @@ class Swim:
             case ("swim", "announce"):
                 return self._announce(now)
             case ("swim", "push-pull"):
-                pause_s = self._exchange.pause_s(early=self._early(now))
-                return [*self._exchange.compare(), Schedule(_PUSH_PULL, now.boot_s + pause_s)]
+                pause_s = self._exchange.pause_s(now, early=self._early(now))
+                return [*self._exchange.compare(now), Schedule(_PUSH_PULL, now.boot_s + pause_s)]
             case ("swim", "joined"):
                 return [self.members.event("NodeJoined", now, f"node {self._name()} is in touch with the mesh")]
             case ("swim", "cards"):
@@ -370,7 +383,7 @@ class Swim:
         return []
 
     def _gossip(self, now: Now) -> Effects:
-        peers = self.members.some_present(self._settings.gossip_fanout, unsuspected=True)
+        peers = self.members.some_present(self._settings.gossip_fanout, unsuspected=True, echoed=True)
         if not peers or not len(self.members.rumours):
             self._gossiping = False
             return []
@@ -402,8 +415,9 @@ class Swim:
         if len(self._view.alive()) < 2:  # alone: whoever this is may let us in
             self._hopeful_s = now.boot_s
             return [Schedule(_PUSH_PULL, now.boot_s)] if card.node_id != self._self_id else []
-        chosen = self._randomness.random() * len(self._view.alive()) < GREETERS
-        return self._ping_for_floor(card.node_id, now) if chosen else []
+        if self._randomness.random() * len(self._view.alive()) >= GREETERS:
+            return []
+        return self._ping_for_floor(card.node_id, now) if self._greetings.take(b"", now.boot_s) else []
 
     def _early(self, now: Now) -> bool:
         return now.boot_s - max(self._started_s, self._hopeful_s) < EARLY_S

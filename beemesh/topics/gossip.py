@@ -20,6 +20,9 @@ FANOUT = 4
 """Members pushed to in a larger mesh: log(n) hops, and a loss of 30 % still reaches almost all before any repair."""
 
 MENTION_EVERY_S = 0.2
+MENTION_TOGETHER_S = 0.1
+"""Ids that are due within so long are mentioned together: where many messages come one after the other, mentions of
+each alone would be most of the traffic."""
 MENTIONS = 5
 """Times that each id is mentioned, to `MENTION_TO` members each: what pushes missed is asked for within a second."""
 MENTION_TO = 3
@@ -55,7 +58,7 @@ class Mentions:
         """The ids of one round, newest first; each has been mentioned once more, and rests for `pause_s`."""
         keys = []
         for key, (from_s, _) in reversed(self._left.items()):
-            if from_s <= now_s:
+            if from_s <= now_s + MENTION_TOGETHER_S:
                 keys.append(key)
                 if len(keys) == IDS_PER_MENTION_MAX:
                     break

@@ -17,6 +17,7 @@ from beemesh.membership.messages import (
     Ack,
     Alive,
     Claims,
+    Known,
     Leave,
     Nack,
     Ping,
@@ -359,3 +360,22 @@ def test_the_first_echo_leads_to_the_news_that_the_node_joined() -> None:
     effects = swim.handle(TimerFired(("swim", "joined")), at(3))
     statuses = [e.event.event.status for e in effects if isinstance(e, Notify) and isinstance(e.event, EmitEvent)]
     assert statuses == ["NodeJoined"]
+
+
+def test_states_are_compared_by_what_differs() -> None:
+    """A member that knows everything gets no summary and no Alive of others; one that missed something gets that."""
+    swim = _swim(5)
+    desk = {index: ClaimDesk(KEYS[index], swim.members.roster) for index in range(1, 5)}
+    for index in range(1, 5):
+        claim = desk[index].sign("summary", Summary(IDS[index], 7, 0))
+        swim.handle(Received(IDS[index], Claims((alive(index, 3), claim))), at(1))
+
+    def answered(known: tuple[Known, ...]) -> set[tuple[str, bytes]]:
+        (reply,) = [e for e in swim.handle(Asked(IDS[1], 9, PushPull(known)), at(2)) if isinstance(e, Reply)]
+        statements = [decode(claim) for claim in reply.message.claims]
+        return {(type(each).__name__, each.node_id) for each in statements if each.node_id != IDS[0]}
+
+    everything = tuple(Known(IDS[index], 3, 7) for index in range(1, 5))
+    assert answered(everything) == set()
+    assert answered((*everything[:3], Known(IDS[4], 3, 6))) == {("Summary", IDS[4])}
+    assert answered((Known(IDS[1], 3, 7), Known(IDS[2], 2, 7), *everything[2:])) == {("Alive", IDS[2])}
