@@ -134,6 +134,11 @@ class Exchange:
             summary = self._members.view.summary(row.node_id)
             if line.incarnation > row.incarnation or line.summary_seq > (summary.seq if summary else 0):
                 wanted.append(row.node_id)
+        roster = self._members.roster
+        for line in known.values():  # whose cards are not even here
+            if line.incarnation and roster.member(line.node_id) is None and not roster.is_revoked(line.node_id):
+                wanted.append(line.node_id)
+        wanted = wanted[:CLAIMS_PER_ANSWER_MAX]
         answer = PushPullAnswer(tuple(claims[:CLAIMS_PER_ANSWER_MAX]), tuple(wanted), (self._card,))
         return [*effects, Reply(token, answer)]
 

@@ -379,3 +379,14 @@ def test_states_are_compared_by_what_differs() -> None:
     assert answered(everything) == set()
     assert answered((*everything[:3], Known(IDS[4], 3, 6))) == {("Summary", IDS[4])}
     assert answered((Known(IDS[1], 3, 7), Known(IDS[2], 2, 7), *everything[2:])) == {("Alive", IDS[2])}
+
+
+def test_a_member_that_is_known_there_and_not_here_is_asked_for() -> None:
+    """A comparison goes both ways also for those whose cards are missing; revoked ones are not wanted back."""
+    swim = _swim(3)
+    question = PushPull((Known(IDS[1], 1), Known(IDS[5], 4), Known(IDS[6], 0)))
+
+    (reply,) = [e for e in swim.handle(Asked(IDS[1], 9, question), at(2)) if isinstance(e, Reply)]
+
+    assert IDS[5] in reply.message.wanted
+    assert IDS[6] not in reply.message.wanted

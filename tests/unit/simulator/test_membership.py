@@ -71,7 +71,7 @@ def test_any_member_is_a_seed(seed: int) -> None:
     for index in range(1, 8):
         _tell(world, index, of=world.random.randrange(index))
 
-    assert world.run_until(lambda: _all_see(world, 8), 3)
+    assert world.run_until(lambda: _all_see(world, 8), 5)
 
 
 @pytest.mark.parametrize("through", range(5))
