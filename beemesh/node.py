@@ -97,6 +97,7 @@ class Node:
         self.view = view
         self._crypto = crypto
         self._participants = tuple(participants)
+        self._handled = frozenset(kind for each in self._participants for kind in each.handles)
         self._dispatcher = Dispatcher(self_id, self._participants, broadcaster)
         self._admission = Admission(
             crypto, roster, ring, lambda message: isinstance(message, FLOORLESS), clock_skew_ms=clock_skew_ms
@@ -171,7 +172,7 @@ class Node:
 
     def handles(self, message: msgspec.Struct) -> bool:
         """Whether any protocol answers such requests."""
-        return any(isinstance(message, kind) for each in self._participants for kind in each.handles)
+        return type(message) in self._handled
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

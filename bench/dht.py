@@ -1,41 +1,45 @@
 """Put and get of our DHT beside the PyPI package `kademlia`, 100 nodes each, in one run.
 
-`python bench/dht.py [--nodes 100] [--operations 200] [--rounds 3]`. Ours are whole agents, each with its datagram
-socket, its TLS streams, its store and its API, in one process and event loop, as the peer's nodes are. Every record is
-signed by its writer and verified by each keeper and each reader. A put is done when all whom a reader asks have said
-that they keep it; a get is done when the lookup ends and every record found was verified. The peer signs nothing; its
-put and get are done when its `set` and `get` return. Both are measured in turns, so that whatever else the machine does
-meets both. `cold` is the first put and get of agents that have no stream to most of the others yet. Agents
-do not look at their machine's free resources meanwhile: a hundred of them would read the table of the same machine's
-sockets, which no machine with one agent does.
+`python bench/dht.py [--nodes 100] [--operations 200] [--rounds 4]`. Each side is one process with one event loop, and
+they take turns, so that whatever else the machine does meets both. Ours are whole agents, each with its datagram
+socket, its TLS streams, its store and its API. Every record is signed by its writer and verified by each keeper and
+each reader. A put is done when all whom a reader asks have said that they keep it; a get is done when the lookup ends
+and every record found was verified. The peer signs nothing; its put and get are done when its `set` and `get` return.
+`cold` are the first operations of agents that have no stream to most of the others yet.
+
+So that a hundred agents fit one event loop they probe and gossip less often than an agent alone on its machine does,
+and do not look at the machine's free resources, for which each of them would read the table of all their sockets.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import yaml
+
 from agent import daemon
 from agent import files as node_files
 from agent.daemon import Agent
 from beemesh.events import FindProviders, ProvidersFound, PublishRecord, RecordPublished
-from beemesh.ids import NodeId
-from bench.bare_mesh import BareMesh, free_ports
+from bench.bare_mesh import ROOT, BareMesh, free_ports
 
+OURS, PEER = "ours", "kademlia"
 RATIO_AIM = 5.0
 CLIENTS = 5
 """Nodes that put, and as many that get: a node that works with a mesh has its streams open."""
@@ -46,15 +50,24 @@ PAUSE_S = 0.05
 JOIN_S, LOOK_EVERY_S = 900.0, 0.1
 OPERATION_S = 10.0
 
-Operation = Callable[[int], Awaitable[None]]
+MEMBERSHIP = {"probe_interval_ms": 10_000, "probe_timeout_ms": 5_000, "gossip_interval_ms": 1_000}
+"""A tenth of the usual rate."""
+
+
+class CalmMesh(BareMesh):
+    """Agents that probe and gossip less often."""
+
+    def _config(self, name: str) -> Callable[[Any], bytes]:
+        usual = super()._config(name)
+        return lambda seeds: usual(seeds) + yaml.safe_dump({"membership": MEMBERSHIP}).encode()
 
 
 class OurMesh:
     """Agents in this process, all alive to each other before anything is measured."""
 
     def __init__(self, folder: Path, size: int) -> None:
-        self._bare = BareMesh(folder, size)
-        loaded = [node_files.load(folder / name / "config") for name in self._bare.names]
+        bare = CalmMesh(folder, size)
+        loaded = [node_files.load(folder / name / "config") for name in bare.names]
         self.ids = [each.membership.node_id for each in loaded]
         self.agents = [Agent(each) for each in loaded]
         self._runs: list[asyncio.Task[None]] = []
@@ -100,14 +113,14 @@ class OurMesh:
             published: RecordPublished = await done
         assert published.kept == published.asked, published
 
-    async def get(self, reader: int, subject: str, writer: NodeId) -> None:
+    async def get(self, reader: int, subject: str, writer: int) -> None:
         """Find who has it."""
         ref = f"{reader} {subject}"
         done = self._expect(ref)
         self.agents[reader].shell.event(FindProviders(ref, "runs", subject))
         async with asyncio.timeout(OPERATION_S):
             found: ProvidersFound = await done
-        assert found.nodes == (writer,), f"{subject} was not found"
+        assert found.nodes == (self.ids[writer],), f"{subject} was not found"
 
     def _expect(self, ref: str) -> asyncio.Future[Any]:
         future = self._waiting[ref] = asyncio.get_running_loop().create_future()
@@ -142,87 +155,109 @@ class PeerMesh:
         """Set a value of the size of our record's body."""
         assert await self.servers[writer].set(subject, "x" * 150)
 
-    async def get(self, reader: int, subject: str) -> None:
+    async def get(self, reader: int, subject: str, writer: int) -> None:
         """Get it."""
         assert await self.servers[reader].get(subject) is not None, f"{subject} was not found"
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End all."""
         for server in self.servers:
             server.stop()
 
 
-async def timed(work: Awaitable[None]) -> float:
-    """Milliseconds that something takes."""
+async def timed(work: Awaitable[None]) -> float | None:
+    """Milliseconds that something takes; None when it fails."""
     began_s = time.perf_counter()
-    await work
+    try:
+        await work
+    except (AssertionError, TimeoutError):
+        return None
     return (time.perf_counter() - began_s) * 1000
 
 
-class Race:
-    """Turns of both, and what they took."""
-
-    def __init__(self, ours: OurMesh, peer: PeerMesh | None, size: int) -> None:
-        self._ours = ours
-        self._peer = peer
-        chosen = random.Random(1).sample(range(size), 2 * CLIENTS)
-        self._writers, self._readers = chosen[:CLIENTS], chosen[CLIENTS:]
-        self.times: dict[str, list[float]] = {}
-
-    async def run(self, operations: int, rounds: int) -> None:
-        """Warm up, then `rounds` turns."""
-        await self._our_turn("cold", 2 * CLIENTS)
-        await self._our_turn("", 40 * CLIENTS)
-        if self._peer is not None:
-            await self._peer_turn("", 2 * CLIENTS)
-        for number in range(rounds):
-            await self._our_turn("ours", operations // rounds, number)
-            if self._peer is not None:
-                await self._peer_turn("kademlia", operations // rounds, number)
-
-    async def _our_turn(self, name: str, count: int, turn: int = 0) -> None:
-        for number in range(count):
-            writer, reader = self._writers[number % CLIENTS], self._readers[number % CLIENTS]
-            subject = f"deployment/default/{name or 'warm'}-{turn}/{number}"
-            self._note(name, "put", await timed(self._ours.put(writer, subject)))
-            await asyncio.sleep(PAUSE_S)
-            self._note(name, "get", await timed(self._ours.get(reader, subject, self._ours.ids[writer])))
-            await asyncio.sleep(PAUSE_S)
-
-    async def _peer_turn(self, name: str, count: int, turn: int = 0) -> None:
-        assert self._peer is not None
-        for number in range(count):
-            writer, reader = self._writers[number % CLIENTS], self._readers[number % CLIENTS]
-            subject = f"deployment/default/{name or 'warm'}-{turn}/{number}"
-            self._note(name, "put", await timed(self._peer.put(writer, subject)))
-            await asyncio.sleep(PAUSE_S)
-            self._note(name, "get", await timed(self._peer.get(reader, subject)))
-            await asyncio.sleep(PAUSE_S)
-
-    def _note(self, name: str, what: str, took_ms: float) -> None:
-        if name:
-            self.times.setdefault(f"{name} {what}", []).append(took_ms)
-
-
-async def race(given: argparse.Namespace) -> dict[str, Any]:
-    """Both meshes, started, raced and stopped."""
+async def side(name: str, nodes: int, settle_s: float) -> None:
+    """One mesh in a process of its own: says when it is there, then makes the turns that standard input asks for."""
+    mesh: OurMesh | PeerMesh
     with tempfile.TemporaryDirectory() as folder:
-        ours = OurMesh(Path(folder), given.nodes)
-        peer = None
-        with contextlib.suppress(ImportError):
-            peer = PeerMesh(given.nodes)
-        joined = {"ours": await ours.start()}
-        if peer is not None:
-            joined["kademlia"] = await peer.start()
-        await asyncio.sleep(given.settle)
-        runner = Race(ours, peer, given.nodes)
+        mesh = OurMesh(Path(folder), nodes) if name == OURS else PeerMesh(nodes)
+        joined_s = await mesh.start()
+        await asyncio.sleep(settle_s)
+        print(joined_s, flush=True)
+        chosen = random.Random(1).sample(range(nodes), 2 * CLIENTS)
         try:
-            await runner.run(given.operations, given.rounds)
+            while line := await asyncio.to_thread(sys.stdin.readline):
+                turn, count = line.split()
+                print(json.dumps(await operations(mesh, chosen, turn, int(count))), flush=True)
         finally:
-            if peer is not None:
-                peer.stop()
-            await ours.stop()
-    return {"joined_s": joined, "times_ms": runner.times}
+            await mesh.stop()
+
+
+async def operations(mesh: OurMesh | PeerMesh, chosen: list[int], turn: str, count: int) -> dict[str, Any]:
+    """So many puts, each followed by a get on another node."""
+    times: dict[str, list[float | None]] = {"put": [], "get": []}
+    for number in range(count):
+        writer, reader = chosen[number % CLIENTS], chosen[CLIENTS + number % CLIENTS]
+        subject = f"deployment/default/{turn}/{number}"
+        times["put"].append(await timed(mesh.put(writer, subject)))
+        await asyncio.sleep(PAUSE_S)
+        times["get"].append(await timed(mesh.get(reader, subject, writer)))
+        await asyncio.sleep(PAUSE_S)
+    return times
+
+
+class Side:
+    """A mesh in a process of its own, as the race sees it."""
+
+    def __init__(self, name: str, given: argparse.Namespace) -> None:
+        self.name = name
+        command = [sys.executable, __file__, "--side", name, "--nodes", str(given.nodes), "--settle", str(given.settle)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+        self.joined_s = float(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the side {self.name} ended: what it wrote stands above")
+        return line
+
+    def turn(self, label: str, count: int) -> dict[str, list[float | None]]:
+        """Make so many puts and gets."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{label} {count}\n")
+        self._process.stdin.flush()
+        times: dict[str, list[float | None]] = json.loads(self._read())
+        return times
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def race(given: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float | None]]]:
+    """(seconds until each mesh stood, milliseconds of each operation; None for those that failed)."""
+    sides: list[Side] = []
+    times: dict[str, list[float | None]] = {}
+    try:
+        for name in (OURS, PEER) if find_spec(PEER) else (OURS,):
+            sides.append(Side(name, given))
+        for what, taken in sides[0].turn("cold", 2 * CLIENTS).items():
+            times[f"cold {what}"] = taken
+        for each in sides:
+            each.turn("warm", 40 * CLIENTS if each.name == OURS else 2 * CLIENTS)
+        for number in range(given.rounds):
+            for each in sides:
+                for what, taken in each.turn(f"turn-{number}", given.operations // given.rounds).items():
+                    times.setdefault(f"{each.name} {what}", []).extend(taken)
+    finally:
+        for each in sides:
+            each.close()
+    return {each.name: each.joined_s for each in sides}, times
 
 
 def main() -> int:
@@ -232,29 +267,35 @@ def main() -> int:
     parser.add_argument("--operations", type=int, default=200, help="puts, and as many gets")
     parser.add_argument("--rounds", type=int, default=4, help="turns in which they are made")
     parser.add_argument("--settle", type=float, default=20.0, help="seconds between joining and measuring")
+    parser.add_argument("--side", choices=(OURS, PEER), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    logging.disable(logging.WARNING)
-    daemon.RESOURCES_EVERY_S = 3_600.0
-    result = asyncio.run(race(given))
-    times = result.pop("times_ms")
-    summary = {}
+    if given.side:
+        logging.disable(logging.WARNING)
+        daemon.RESOURCES_EVERY_S = 3_600.0
+        asyncio.run(side(given.side, given.nodes, given.settle))
+        return 0
+    joined_s, times = race(given)
     load = os.getloadavg()[0]
-    print(f"{given.nodes} nodes each, all in one process; milliseconds; load of the machine {load:.1f}")
-    for name, taken in times.items():
-        deciles = statistics.quantiles(taken, n=10)
-        summary[name] = {"p50": statistics.median(taken), "p10": deciles[0], "p90": deciles[8], "count": len(taken)}
-        print(
-            f"{name:14} p50 {summary[name]['p50']:7.2f}   p10 {deciles[0]:7.2f}   p90 {deciles[8]:7.2f}"
-            f"   n {len(taken)}"
-        )
+    print(f"{given.nodes} nodes each; milliseconds; load of the machine {load:.1f}")
+    summary = {name: summed_up(name, taken) for name, taken in times.items()}
     ratios = {}
-    if "kademlia put" in summary:
-        ratios = {what: summary[f"kademlia {what}"]["p50"] / summary[f"ours {what}"]["p50"] for what in ("put", "get")}
+    if f"{PEER} put" in summary:
+        ratios = {what: summary[f"{PEER} {what}"]["p50"] / summary[f"{OURS} {what}"]["p50"] for what in ("put", "get")}
         print(f"ours is {ratios['put']:.2f} times as fast in put (aim {RATIO_AIM:g}), {ratios['get']:.2f} times in get")
     else:
         print("the package kademlia is not installed: pip install --group bench")
-    print(json.dumps(result | {"nodes": given.nodes, "load": load, "summary_ms": summary, "ratios": ratios}))
+    result = {"nodes": given.nodes, "load": load, "joined_s": joined_s, "summary_ms": summary, "ratios": ratios}
+    print(json.dumps(result))
     return 0
+
+
+def summed_up(name: str, taken: list[float | None]) -> dict[str, float]:
+    """Percentiles of those that succeeded, printed."""
+    good = [each for each in taken if each is not None]
+    deciles = statistics.quantiles(good, n=10)
+    p10, p50, p90, failed = deciles[0], statistics.median(good), deciles[8], len(taken) - len(good)
+    print(f"{name:14} p50 {p50:7.2f}   p10 {p10:7.2f}   p90 {p90:7.2f}   n {len(taken)}, {failed} failed")
+    return {"p50": p50, "p10": p10, "p90": p90, "count": len(taken), "failed": failed}
 
 
 if __name__ == "__main__":
