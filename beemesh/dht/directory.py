@@ -7,7 +7,6 @@ tell of; meanwhile those that keep it hand it to whoever comes to belong to the 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,6 @@ from beemesh.dht.contacts import Contacts
 from beemesh.dht.handover import BATCH_EVERY_S, GATHER_S, Copy, Handover
 from beemesh.dht.lookup import Lookup
 from beemesh.dht.messages import (
-    FOUND_BYTES_MAX,
     FOUND_NODES_MAX,
     FOUND_RECORDS_MAX,
     FindRecords,
@@ -66,6 +64,12 @@ LOOKUPS_MAX = 128
 FIRST_S = (1.0, 2.0)
 """From the start to the first publication: by then a node has heard who is there."""
 
+UNSURE_S = 120.0
+"""For so long after its start a node looks first whether what it publishes is still kept, fresh, from before."""
+
+FRESH_SHARE = 0.75
+"""Of those that a reader asks: when so many keep a record fresh it is not published again."""
+
 SOUND_S = (0.5, 1.0)
 SOUND_AT_START = 5
 """Lookups of chance points by which a node without a roster fills its table and measures the network."""
@@ -102,6 +106,8 @@ class _Search:
     own: tuple[OwnKey, Signed] | None = None
     found: dict[bytes, tuple[Signed, Record]] = field(default_factory=dict)
     introduced: set[bytes] = field(default_factory=set)
+    fresh_s: dict[NodeId, float] = field(default_factory=dict)
+    """Who keeps `own` already, and for how long that saves publishing it."""
 
 
 class Directory:
@@ -139,6 +145,7 @@ class Directory:
         self._copies: set[int] = set()
         self._rates = Rates(STORES_PER_S, STORES_BURST)
         self._tick_s = float("inf")
+        self._sure_s = 0.0
         self._sounded = 0
 
     @property
@@ -152,8 +159,9 @@ class Directory:
     def start(self, now: Now) -> Effects:
         """Tell of this node, and sweep from time to time."""
         first_s = now.boot_s + self._randomness.uniform(*FIRST_S)
+        self._sure_s = now.boot_s + UNSURE_S
         if "presence" in self._domain.types:
-            self.published.add(PublishRecord("presence", to_text(self._self_id)), first_s)
+            self.published.add(PublishRecord("presence", to_text(self._self_id)), first_s, unsure=True)
         effects: Effects = [Schedule((self.room, "sweep"), now.boot_s + SWEEP_EVERY_S), *self._tick_at(first_s)]
         if self.contacts.is_table:
             effects.append(Schedule((self.room, "sound"), now.boot_s + self._randomness.uniform(*SOUND_S)))
@@ -171,7 +179,8 @@ class Directory:
             case TimerFired(key=key):
                 return self._timer(key, now)
             case PublishRecord():
-                return self._publish_due(now) if self.published.add(event, now.boot_s) else []
+                added = self.published.add(event, now.boot_s, unsure=now.boot_s < self._sure_s)
+                return self._publish_due(now) if added else []
             case WithdrawRecord(type=type_, subject=subject):
                 self.published.withdraw((type_, subject))
             case FindProviders(type=type_) if type_ in self._domain.types:
@@ -224,22 +233,7 @@ class Directory:
             nodes = region.choose(self._everybody()).nodes[:FOUND_NODES_MAX]
         if differs:
             cards = self.contacts.cards(nodes)
-        return [Reply(token, FoundRecords(self._shown(question.point, now), nodes, cards))]
-
-    def _shown(self, point: bytes, now: Now) -> tuple[Signed, ...]:
-        """What is kept at a point, as much of it as an answer takes: small ones first, and of those each keeper shows
-        others, so that nobody hides a record behind many."""
-        kept = [each.signed for each in self.store.at(point, now)]
-        if len(kept) > 1:
-            kept.sort(key=lambda one: (len(one.body) >> 8, hashlib.sha256(self._self_id + one.signer).digest()))
-        left = FOUND_BYTES_MAX
-        shown = []
-        for signed in kept[:FOUND_RECORDS_MAX]:
-            left -= len(signed.body)
-            if left < 0:
-                break
-            shown.append(signed)
-        return tuple(shown)
+        return [Reply(token, FoundRecords(self.store.shown(question.point, self._self_id, now), nodes, cards))]
 
     # --- who is there ---------------------------------------------------------------------------------------------
 
@@ -291,11 +285,12 @@ class Directory:
         return [Schedule((self.room, "publish"), at_s)]
 
     def _send_out(self, own: Own, now: Now) -> Effects:
-        """To those that should keep it; whoever does not know all of them looks for them first."""
+        """To those that should keep it; whoever does not know all of them, or whether they do, looks first."""
         key = (own.type, own.subject)
         record, signed = self.published.sign(own, now)
         count = _count("records_published", type=own.type)
-        if self.contacts.is_full(now):
+        unsure, own.is_unsure = own.is_unsure, False
+        if self.contacts.is_full(now) and not unsure:
             choice = Region(record.point, self.contacts.size()).choose(self._everybody())
             return [count, *self._store_at(key, signed, choice, now, full=True)]
         search = self._search(f"publish {own.type} {own.subject}", record.point, now)
@@ -304,6 +299,18 @@ class Directory:
             return []
         search.own = key, signed
         return [count, *self._begin(search, now)]
+
+    def _place(self, search: _Search, key: OwnKey, signed: Signed, now: Now) -> Effects:
+        """Store where a lookup led, unless enough of those keep it, fresh."""
+        lookup = search.lookup
+        choice = lookup.chosen()
+        fresh_s = sorted(each for each in search.fresh_s.values() if each > 0)
+        if choice.nodes and FRESH_SHARE * choice.enough <= len(fresh_s):
+            self.published.skip(key, now, fresh_s[0])
+            told = Notify(RecordPublished(*key, len(fresh_s), len(lookup.answered)))
+            return [told, _count("records_skipped", type=key[0])]
+        full = (self.contacts.is_table or self.contacts.is_full(now)) and len(lookup.answered) > len(lookup.failed)
+        return self._store_at(key, signed, choice, now, full=full)
 
     def _store_at(self, key: OwnKey, signed: Signed, choice: Choice, now: Now, *, full: bool) -> Effects:
         if not choice.nodes:
@@ -411,6 +418,9 @@ class Directory:
             effects.append(Notify(SeedIntents(cards)))
         for signed in answer.records[:FOUND_RECORDS_MAX]:
             self._take(search, signed, now)
+            newest = search.found.get(signed.signer)
+            if search.own is not None and signed.signer == self._self_id and newest is not None and newest[0] == signed:
+                search.fresh_s[peer] = self.published.left_fresh_s(search.own[0], signed, now)
         search.lookup.heard(peer, answer.nodes[:FOUND_NODES_MAX])
         return effects
 
@@ -439,10 +449,7 @@ class Directory:
             told = ProvidersFound(search.wish.ref, search.wish.subject, nodes, found)
             return [cancel, Notify(told), _count("lookups", outcome="found" if found else "empty")]
         if search.own is not None:
-            key, signed = search.own
-            lookup = search.lookup
-            full = self.contacts.is_table and len(lookup.answered) > len(lookup.failed)
-            return [cancel, *self._store_at(key, signed, lookup.chosen(), now, full=full)]
+            return [cancel, *self._place(search, *search.own, now)]
         self.contacts.sound(search.lookup.region.point, search.lookup.known())
         return [cancel]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from beemesh.crypto import Crypto
-from beemesh.dht.records import RECORD_KIND, Domain, Record, RecordType
+from beemesh.dht.records import RECORD_KIND, Domain, Record, RecordType, left_ms
 from beemesh.effects import Now, Randomness
 from beemesh.events import PublishRecord
-from beemesh.identity.signing import Signed, sign_statement
+from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId
 from beemesh.rates import Rates
 
@@ -41,6 +41,8 @@ class Own:
     subject: str
     value: bytes
     due_s: float
+    is_unsure: bool = False
+    """Whether others may still keep it fresh, from before this node started."""
     tries: int = 0
 
 
@@ -59,7 +61,7 @@ class Publisher:
     def __len__(self) -> int:
         return len(self._own)
 
-    def add(self, wish: PublishRecord, at_s: float) -> bool:
+    def add(self, wish: PublishRecord, at_s: float, *, unsure: bool = False) -> bool:
         """Publish this from `at_s` on; False when it stands already, or does not belong here."""
         key = (wish.type, wish.subject)
         before = self._own.get(key)
@@ -67,7 +69,7 @@ class Publisher:
             return False
         if before is not None and before.value == wish.value:
             return False
-        self._own[key] = Own(wish.type, wish.subject, wish.value, at_s)
+        self._own[key] = Own(wish.type, wish.subject, wish.value, at_s, unsure)
         self._own.move_to_end(key, last=False)  # what is due now stands in front
         return True
 
@@ -103,6 +105,20 @@ class Publisher:
             value=own.value,
         )
         return record, sign_statement(self._crypto, RECORD_KIND, record)
+
+    def left_fresh_s(self, key: OwnKey, signed: Signed, now: Now) -> float:
+        """For how long a copy that somebody keeps saves publishing the record: until half of its life is over."""
+        own = self._own.get(key)
+        record = decode_body(signed, Record)
+        if own is None or (record.type, record.subject, record.value) != (*key, own.value):
+            return 0.0
+        return max(0.0, (left_ms(record, now.wall_ms) - TTL_MS * (1 - RENEW[0])) / 1000)
+
+    def skip(self, key: OwnKey, now: Now, fresh_s: float) -> None:
+        """Enough others keep the record for so long: it is due then."""
+        own = self._own.get(key)
+        if own is not None:
+            own.due_s, own.tries = now.boot_s + fresh_s, 0
 
     def settled(self, key: OwnKey, now: Now, *, well: bool) -> None:
         """How a publication went: `well` when most of those that should keep it do, and all were known."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
+from beemesh.dht.messages import FOUND_BYTES_MAX, FOUND_RECORDS_MAX
 from beemesh.dht.records import Record, left_ms
 from beemesh.effects import Now
 from beemesh.identity.signing import Signed
@@ -95,6 +97,20 @@ class RecordStore:
         """What stands at a point, by writer."""
         here = self._by_point.get(point, {})
         return tuple(kept for _, kept in sorted(here.items()) if kept.until_s > now.boot_s)
+
+    def shown(self, point: bytes, by: bytes, now: Now) -> tuple[Signed, ...]:
+        """What stands at a point, as much of it as an answer of node `by` takes: small ones first, and of those each
+        node shows others first, so that nobody hides a record behind many."""
+        kept = [each.signed for each in self.at(point, now)]
+        if len(kept) > 1:
+            kept.sort(key=lambda one: (len(one.body) >> 8, hashlib.sha256(by + one.signer).digest()))
+        left, shown = FOUND_BYTES_MAX, list[Signed]()
+        for signed in kept[:FOUND_RECORDS_MAX]:
+            left -= len(signed.body)
+            if left < 0:
+                break
+            shown.append(signed)
+        return tuple(shown)
 
     def points(self) -> tuple[bytes, ...]:
         """Where something is kept."""

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from beemesh.dht.contacts import RosterContacts
+from beemesh.dht.directory import Directory
 from beemesh.dht.messages import StoreRecord
 from beemesh.dht.publisher import RETRY_S, TTL_MS
 from beemesh.dht.records import MACHINE_RECORDS, RECORD_KIND, Domain, Record, point_of
@@ -164,3 +165,40 @@ def test_who_knows_all_asks_a_few_and_names_nobody() -> None:
     before = plane.asked
     assert plane.providers(ids[3], "presence", to_text(ids[7])) == {ids[7]}
     assert plane.asked - before <= 9
+
+
+def test_what_is_kept_fresh_is_not_published_again_after_a_restart() -> None:
+    """A node that starts anew asks those that a reader asks, and stores nothing while most of them keep its record."""
+    plane, ids, _ = members_plane(20)
+    plane.run_for(5)
+    plane.event(ids[4], PublishRecord("manifest", "m"))
+    plane.run_for(60)
+    old = plane.nodes[ids[4]]
+    plane.join(ids[4], Directory(ids[4], old._domain, old.contacts, old._crypto, plane.random, plane.number))
+    plane.told.clear()
+    plane.event(ids[4], PublishRecord("manifest", "m"))
+    plane.run_for(5)
+    told = [event for _, event in plane.told]
+    assert [event.labels["type"] for event in told if getattr(event, "metric", "") == "records_skipped"] == [
+        "manifest",
+        "presence",
+    ]
+    assert not [event for event in told if getattr(event, "metric", "") == "records_stored"]
+    plane.run_for(TTL_MS / 1000)
+    assert plane.providers(ids[9], "manifest", "m") == {ids[4]}, "it was published in time, all the same"
+
+
+def test_what_changed_is_published_although_old_copies_are_fresh() -> None:
+    """Another value is another record: copies of the old one save nothing."""
+    plane, ids, _ = members_plane(20)
+    plane.run_for(5)
+    plane.event(ids[4], PublishRecord("manifest", "m", b"old"))
+    plane.run_for(3)
+    plane.event(ids[4], PublishRecord("manifest", "m", b"new"))
+    plane.run_for(3)
+    values = {
+        each.record.value
+        for node in plane.nodes.values()
+        for each in node.store.at(point_of("sim", "manifest", "m"), plane.now)
+    }
+    assert values == {b"new"}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beemesh.dht import store as store_module
+from beemesh.dht.messages import FOUND_BYTES_MAX
 from beemesh.dht.records import (
     MACHINE_RECORDS,
     RECORD_KIND,
@@ -162,3 +163,18 @@ def test_what_was_verified_is_known_again() -> None:
     assert store.has(point, same, NOW)
     assert not store.has(point, Signed(same.kind, same.body, same.signer, bytes(64)), NOW)
     assert not store.has(point, same, Now(NOW.boot_s + 61, WALL_MS))
+
+
+def test_nobody_hides_a_record_behind_many() -> None:
+    """Of more than an answer takes, each keeper shows others: all together show all, the small ones everywhere."""
+    store = RecordStore()
+    crowd = [FakeCrypto(f"many {number}".encode()) for number in range(150)]
+    for each in crowd:
+        body = record(each, value=bytes(700))
+        store.put(body, signed(body, each), NOW)
+    small = signed(record())
+    store.put(record(), small, NOW)
+    answers = [store.shown(record().point, bytes([keeper]) * 32, NOW) for keeper in range(8)]
+    assert all(small in answer for answer in answers)
+    assert all(sum(len(each.body) for each in answer) <= FOUND_BYTES_MAX for answer in answers)
+    assert len({each.signer for answer in answers for each in answer}) == len(crowd) + 1
