@@ -43,11 +43,11 @@ def deployment(
     )
 
 
-def submit(world: World, index: int, draft: Workload, token: int) -> Intent:
-    """Seal a workload as it is to be (its revisions are made here) and submit it at a node; what was signed.
+def submission(world: World, index: int, draft: Workload, token: int) -> tuple[Intent, Submit]:
+    """Seal a workload as it is to be (its revisions are made here) for a node: what is signed, and what to hand in.
 
-    The node's `Submitted` bears the token. What only changes the number of replicas keeps its revision. Raises
-    `BeemeshError` when the node cannot be asked, or too few keepers are alive for the shares.
+    The node's `Submitted` bears the token, and may come at once. What only changes the number of replicas keeps its
+    revision. Raises `BeemeshError` when the node cannot be asked, or too few keepers are alive for the shares.
     """
     machine = world.machines[index]
     composition = machine.composition
@@ -75,8 +75,7 @@ def submit(world: World, index: int, draft: Workload, token: int) -> Intent:
         revisions = (sealed.revision, *revisions)
     body = msgspec.structs.replace(draft, revisions=revisions)
     record = world.sign(world.operator, "workload", key, body, seq)
-    world.event(index, Submit(token, record, ciphertext, boxes))
-    return decode_body(record, Intent)
+    return decode_body(record, Intent), Submit(token, record, ciphertext, boxes)
 
 
 def withdraw(world: World, index: int, workload_id: str) -> None:

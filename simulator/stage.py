@@ -12,13 +12,12 @@ import msgspec
 
 from beemesh.errors import BeemeshError, InvalidInput, Problem
 from beemesh.events import LeaveMesh, Submitted
-from beemesh.intents.record import Intent
 from beemesh.workloads.quantities import mebibytes, millicores
 from beemesh.workloads.record import Workload
-from simulator.checkers import Checker
 from simulator.crypto import FakeCrypto, Keys
 from simulator.observer import Detection, Observer, Sample, WorkStory, short
-from simulator.operator import deployment, grant_operator, submit, withdraw
+from simulator.operator import deployment, grant_operator, submission, withdraw
+from simulator.panel import Panel, always
 from simulator.scenario import FAULTS, Scenario, Step, seconds, share
 from simulator.spec import MachineSpec, choose
 from simulator.world import World
@@ -72,10 +71,12 @@ class Stage:
         self.world = World(self._specs, self._chance.getrandbits(32), keys=keys)
         self.report = Report()
         self.observer = Observer(self.world, self._tell)
-        self._checkers: list[Checker] = []
-        self._submitted: dict[int, tuple[Workload, Intent]] = {}
+        self._submitted: dict[int, Workload] = {}
         self._refused: set[str] = set()
         self._chosen = self._choose_all()
+        wipes = any(step.action == "wipe" for step in scenario.steps)
+        self._panel = Panel(self.world, always(forgetful=wipes, hostile=False), self._blame)
+        self.world.watch = self._saw
 
     def _choose_all(self) -> dict[tuple[int, str], tuple[int, ...]]:
         """Every selector of every step, drawn in order: a share means the same machines in `for` and after it."""
@@ -128,17 +129,20 @@ class Stage:
         world = self.world
         while world.now_s < end_s:
             world.run_for(min(LOOK_EVERY_S, end_s - world.now_s))
-            for at_s, index, event in world.events:
-                self._saw(at_s, index, event)
-            world.events.clear()
+            self._panel.look()
             self.observer.look()
             if self._passed is not None:
                 self._passed(world.now_s)
 
-    def _saw(self, at_s: float, index: int, event: Any) -> None:
-        self.observer.saw(at_s, index, event)
+    def _blame(self, name: str, text: str) -> None:
+        self.report.violations.append(f"{self.world.now_s:.1f} s: {name}: {text}")
+        self._tell(f"VIOLATION {name}: {text}")
+
+    def _saw(self, index: int, event: Any) -> None:
+        self._panel.saw(index, event)
+        self.observer.saw(self.world.now_s, index, event)
         if isinstance(event, Submitted) and event.token in self._submitted:
-            draft, _ = self._submitted[event.token]
+            draft = self._submitted[event.token]
             name = short(draft.workload_id)
             if event.accepted:
                 self.observer.wants(draft)
@@ -236,12 +240,13 @@ class Stage:
             token = len(self._submitted) + 1
             try:
                 index = self._via(number, step)
-                intent = submit(self.world, index, draft, token)
+                _, command = submission(self.world, index, draft, token)
             except BeemeshError as error:
                 self._refused.add(draft.name)
                 self._tell(f"{short(draft.workload_id)} cannot be applied: {error.message}")
             else:
-                self._submitted[token] = (draft, intent)
+                self._submitted[token] = draft
+                self.world.event(index, command)
 
     def _drafts(self, step: Step) -> list[Workload]:
         options = step.options

@@ -12,29 +12,21 @@ from typing import Any
 
 import msgspec
 
-from beemesh.custody.sealing import SealedContent, place_of, plan_custody, seal
 from beemesh.errors import BeemeshError
-from beemesh.events import FindProviders, PutIntent, Submit
-from beemesh.identity.grants import Grant
-from beemesh.identity.signing import decode_body
-from beemesh.ids import OperatorId, digest_of
-from beemesh.intents.record import Cordon, Intent, cordon_key, operator_key, workload_key
-from beemesh.workloads.record import Requirements, Workload
-from simulator.checkers import Blame, Checker
-from simulator.checkers.custody import WATCHED, CustodyChecker
+from beemesh.events import FindProviders, PutIntent
+from beemesh.intents.record import Cordon, Intent, cordon_key
+from beemesh.workloads.record import Workload
 from simulator.checkers.directory import DirectoryChecker
 from simulator.checkers.durability import DurabilityChecker
-from simulator.checkers.evidence import EvidenceChecker
 from simulator.checkers.intents import IntentChecker
-from simulator.checkers.leases import LeaseChecker
 from simulator.checkers.membership import MembershipChecker
-from simulator.checkers.pods import PodChecker
-from simulator.checkers.wire import WireChecker
 from simulator.hostile import Hostile
 from simulator.locks import Locks
 from simulator.machine import Machine
+from simulator.operator import deployment, grant_operator, submission
+from simulator.panel import Panel, always
 from simulator.plan import FORMING_S, Plan, Step, draw
-from simulator.world import MESH, YEAR_MS, World
+from simulator.world import World
 
 HEAL_S = 120.0
 """After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
@@ -91,9 +83,7 @@ class Trial:
         self._directory = DirectoryChecker()
         locks_end_s = FORMING_S + seconds + LOCKS_AFTER_S
         self._locks = Locks(self.world, self.plan.locks, locks_end_s, chance.getrandbits(32))
-        self._checkers: tuple[Checker, ...] = ()
-        self._blames: dict[str, Blame] = {}
-        self._seers: dict[type, list[tuple[Checker, Blame]]] = {}
+        self._panel = Panel(self.world, (), self._blame)
 
     def run(self) -> Outcome:
         """Everything, from the first start to the verdict."""
@@ -119,35 +109,22 @@ class Trial:
         self._run_for(HEAL_S - LOOKUPS_S)
         self._look_up()
         self._run_for(LOOKUPS_S)
-        for checker in self._checkers:
-            checker.at_end(self.world, self._blames[checker.name])
+        self._panel.at_end()
         self._farewell()
 
     def _form(self) -> None:
         world = self.world
-        grant = Grant(
-            MESH, OperatorId(world.operator.signer_id), "ops", world.operator.sign_key, world.operator.open_key,
-            "admin", 1, world.wall_ms, world.wall_ms + YEAR_MS,
-        )  # fmt: skip
-        world.records.append(world.sign_ca("grant", operator_key("ops"), grant))
-        wire = WireChecker(hostile="hostile" in self.plan.kinds)
-        self._checkers = (
-            LeaseChecker(forgetful="wipe" in self.plan.kinds),
-            PodChecker(),
+        grant_operator(world)
+        kinds = self.plan.kinds
+        checkers = (
+            *always(forgetful="wipe" in kinds, hostile="hostile" in kinds),
             self._accepted,
             self._directory,
             MembershipChecker(self.plan, FORMING_S),
-            EvidenceChecker(),
             DurabilityChecker(self._submitted),
-            CustodyChecker(),
-            wire,
         )
-        for checker in self._checkers:
-            blame = self._blames[checker.name] = partial(self._blame, checker.name)
-            for kind in checker.sees:
-                self._seers.setdefault(kind, []).append((checker, blame))
-        world.watch, world.watched_tables = self._saw, WATCHED
-        world.admitted = partial(wire.admitted, world, self._blames[wire.name])
+        self._panel = Panel(world, checkers, self._blame)
+        world.watch = self._saw
         world.start_all()
         self._run_for(FORMING_S)
         faults = world.faults
@@ -236,30 +213,14 @@ class Trial:
             self._start(machine)
 
     def _apply(self, number: int, index: int, replicas: int, tolerant: bool) -> None:
-        world = self.world
-        machine = world.machines[index]
-        if machine.composition is None or machine.paused_until_s > world.now_s:
-            return
-        name = f"work{number}"
-        key = workload_key(f"deployment/default/{name}")
-        composition = machine.composition
-        keepers = [card for card in composition.roster.keepers() if composition.view.is_alive(card.node_id)]
+        draft, token = deployment(f"work{number}", replicas, tolerant=tolerant), number + 1
+        doubled = "" if tolerant else ", never doubled"
         try:
-            custody = plan_custody(keepers, place_of(key))
+            self._submitted[token], command = submission(self.world, index, draft, token)
         except BeemeshError:
-            return
-        secret = digest_of(f"{self.seed} {name}".encode())
-        sealed = seal(world.operator, secret, SealedContent(b"{}"), custody, mesh=MESH, intent_key=key, number=1,
-                      fingerprint=b"f")  # fmt: skip
-        workload = Workload(
-            kind="Deployment", namespace="default", name=name, replicas=replicas, revisions=(sealed.revision,),
-            requirements=Requirements(cpu_m=10, mem_mb=16), duplicate_tolerant=tolerant,
-        )  # fmt: skip
-        record = world.sign(world.operator, "workload", key, workload)
-        token = number + 1
-        self._submitted[token] = decode_body(record, Intent)
-        self._tell(f"apply {name} ({replicas} replicas{'' if tolerant else ', never doubled'}) at n{index}")
-        world.event(index, Submit(token, record, sealed.ciphertext, sealed.boxes))
+            return  # the machine is down, or sees too few others
+        self._tell(f"apply {draft.name} ({replicas} replicas{doubled}) at n{index}")
+        self.world.event(index, command)
 
     def _quarrel(self, number: int, who: Sequence[int]) -> None:
         """Two records of one key and number, entered at two machines at once: one wins, everywhere the same."""
@@ -281,14 +242,12 @@ class Trial:
             self._look()
 
     def _saw(self, index: int, event: Any) -> None:
-        for checker, blame in self._seers.get(type(event), ()):
-            checker.saw(self.world, self.world.now_s, index, event, blame)
+        self._panel.saw(index, event)
         if type(event) in Locks.sees:
             self._locks.saw(index, event)
 
     def _look(self) -> None:
-        for checker in self._checkers:
-            checker.look(self.world, self._blames[checker.name])
+        self._panel.look()
         if self._until_first and self.outcome.violations:
             raise _Enough
 

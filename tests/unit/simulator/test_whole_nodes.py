@@ -8,8 +8,7 @@ import pytest
 
 from beemesh.events import Submitted
 from beemesh.intents.record import workload_key
-from simulator import operator
-from simulator.operator import deployment, grant_operator
+from simulator.operator import deployment, grant_operator, submission
 from simulator.world import World
 
 KEY = workload_key("deployment/default/hello")
@@ -28,7 +27,8 @@ def world_of(nodes: int, seed: int = 1, loss: float = 0.0) -> World:
 
 def submit(world: World, replicas: int, at: int = 0, **more: Any) -> Submitted:
     """Seal and submit a workload at one node; its outcome. `more` are other fields of it."""
-    operator.submit(world, at, deployment("hello", replicas, **more), token=7)
+    _, command = submission(world, at, deployment("hello", replicas, **more), token=7)
+    world.event(at, command)
     outcomes: list[Submitted] = []
 
     def answered() -> bool:
