@@ -246,6 +246,7 @@ class Steward:
                 return [] if renewed else self._taken_over(hosted, now)
             case LeaseDenied(holder=holder, retry_after_s=retry_s):
                 hosted.claiming, hosted.holder = False, holder
+                hosted.fresh &= holder is None  # whoever holds it has begun with it
                 alive = holder is not None and holder != self._self_id and self._view.is_alive(holder)
                 # A holder that lives goes on renewing: look again later, in case it does not host any more.
                 return self._claim_in_turn(hosted, now, max(retry_s, CLAIM_AGAIN_S if alive else RANK_STEP_S))

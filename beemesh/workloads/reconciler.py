@@ -176,10 +176,19 @@ class _Plan:
             else:
                 self.active.setdefault(slot, []).append(report)
         for slot, reports in self.active.items():
-            stays = max(reports, key=lambda each: (each.fence, each.node_id))
-            losers = [each for each in reports if each is not stays]
-            self.stops += [StopReplicaAction(each, "duplicate", instead=stays) for each in losers]
-            self.active[slot] = [stays]
+            self.active[slot] = [self._settle(reports)]
+
+    def _settle(self, reports: list[ReplicaReport]) -> ReplicaReport:
+        """The one of equal replicas that counts. Those that it precedes stop, but none that runs stops for one that
+        does not yet: that one may never come so far, for it may be waiting for the lease of the very one that runs."""
+        stays = max(reports, key=lambda each: (each.fence, each.node_id))
+        losers = [each for each in reports if each is not stays]
+        if stays.phase != "Running" and any(each.phase == "Running" for each in losers):
+            return max(
+                (each for each in losers if each.phase == "Running"), key=lambda each: (each.fence, each.node_id)
+            )
+        self.stops += [StopReplicaAction(each, "duplicate", instead=stays) for each in losers]
+        return stays
 
     def _is_complete(self, report: ReplicaReport) -> bool:
         """Whether a pod that is not to run always has come to its end."""

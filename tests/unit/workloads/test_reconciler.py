@@ -119,6 +119,14 @@ def test_of_duplicates_the_lower_fence_drains() -> None:
     assert precedes(high, low)
 
 
+def test_nothing_that_runs_stops_for_what_does_not_yet() -> None:
+    """A duplicate with a better lease that is still starting replaces nobody before it runs."""
+    runs, starts_up = report(0, fence=3), report(0, node=1, fence=4, phase="Pending", ready=False)
+
+    assert steps(wanted(1), runs, starts_up) == ()
+    assert stops(steps(wanted(1), runs, report(0, node=1, fence=4))) == [("hello-1-0", "duplicate")]
+
+
 def test_a_rolling_update_starts_first() -> None:
     """Default bounds: one new replica at a time, and the old one stops once the new one is ready."""
     new = wanted(2, revision=2)
