@@ -267,7 +267,7 @@ def error_of(status: int, body: bytes) -> BeemeshError:
     try:
         content = json.loads(body)
         message, details = str(content["message"]), content.get("details")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         message, details = f"the agent answered {status} without a reason", None
     known = details if isinstance(details, dict) else {}
     hint = str(known.get("hint", ""))
@@ -295,7 +295,7 @@ def fresh_change(line: bytes, told: OrderedDict[tuple[str, str], int]) -> dict[s
     the line is no change, and for the error that an agent put there."""
     try:
         return _fresh(json.loads(line), told)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _odd_answer("to a watch") from None
 
 

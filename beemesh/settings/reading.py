@@ -67,6 +67,8 @@ def decode(data: object, *, file: str = "node.yaml") -> NodeSettings:
     """
     try:
         settings = msgspec.convert(data, NodeSettings)
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{file} is not a valid node configuration: it holds half of a surrogate pair") from None
     except msgspec.ValidationError as error:
         problem = _explain(str(error), data, file)
         raise InvalidInput(f"{file} is not a valid node configuration", problems=(problem,)) from None

@@ -155,6 +155,8 @@ class Admission:
         self._clock_skew_ms = clock_skew_ms
         self._guard = ReplayGuard()
         self._peers: OrderedDict[NodeId, _Peer] = OrderedDict()
+        self._glanced: tuple[bytes, Header | None] = (b"", None)
+        """The datagram that `is_likely` looked at last, and its header, which need not be read twice."""
         self._in_vain = _Bucket(UNDECIPHERED_PER_S, UNDECIPHERED_PER_S, 0.0)
         self._forged = _Bucket(FORGED_PER_S, FORGED_PER_S, 0.0)
         self._testimonies = _Bucket(TESTIMONIES_PER_S, TESTIMONIES_PER_S, 0.0)
@@ -179,7 +181,7 @@ class Admission:
         """Judge one datagram that came from `source`; never raises."""
         if len(data) > DATAGRAM_BYTES_MAX:
             return Refused(Refusal.OVERSIZED)
-        header = read_header(data)
+        header = self._glanced[1] if self._glanced[0] is data else read_header(data)
         if header is None:
             return Refused(Refusal.MALFORMED)
         sender = header.sender
@@ -231,8 +233,9 @@ class Admission:
 
     def is_likely(self, data: bytes, source: Address) -> bool:
         """A glance before `admit`: whether this may well be the next datagram of a boot that is known to live, from
-        where it was last heard, within its rate. Under a flood the others can wait. Changes nothing."""
+        where it was last heard, within its rate. Under a flood the others can wait. Nothing is decided by it."""
         header = read_header(data)
+        self._glanced = (data, header)
         if header is None or header.epoch not in self._keys:
             return False
         peer = self._peers.get(header.sender)

@@ -23,6 +23,8 @@ VERSION = 1
 DATAGRAM_BYTES_MAX = 1_200
 """Fits every network in use without fragments, tunnels included (DESIGN section 4)."""
 
+SIGNED_KIND = "datagram"
+_SIGNED_PREFIX = payload_of(SIGNED_KIND, b"")
 _SIGNED_HEAD = struct.Struct(">HQ")
 _HEADER = struct.Struct(f">BI{NODE_ID_BYTES}s{BOOT_ID_BYTES}sQ")
 HEADER_BYTES = _HEADER.size
@@ -32,8 +34,6 @@ ENVELOPE_OVERHEAD_BYTES = 4 + 9 + 3 + 2 + SIGNATURE_BYTES
 
 BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES - ENVELOPE_OVERHEAD_BYTES
 """What a message may take encoded; a larger one goes over a stream."""
-
-SIGNED_KIND = "datagram"
 
 
 class Header(NamedTuple):
@@ -64,7 +64,7 @@ _decoder = msgspec.msgpack.Decoder(Envelope)
 
 def signed_payload(header: bytes, type_code: int, wall_ms: int, body: bytes) -> bytes:
     """What the envelope's signature covers."""
-    return payload_of(SIGNED_KIND, header + _SIGNED_HEAD.pack(type_code, wall_ms) + body)
+    return b"".join((_SIGNED_PREFIX, header, _SIGNED_HEAD.pack(type_code, wall_ms), body))
 
 
 def read_header(data: bytes) -> Header | None:
