@@ -38,7 +38,8 @@ from beemesh.ids import NodeId
 EVENTS_PER_CALL_MAX = 20_000
 """Internal events that one outer event may cause: far above any honest chain, so a loop between protocols is a bug."""
 
-MESSAGES = (Received, Asked)
+LEAVES: frozenset[type] = frozenset({Save, Erase, Schedule, Cancel})
+"""Effects that leave the node as they are."""
 
 INTERNAL_TOKENS_START = 1 << 62
 """Tokens of requests that the node asks itself; a shell counts its own from 1."""
@@ -132,17 +133,18 @@ class Dispatcher:
         self._requests.pop(request_id, None)
 
     def _targets(self, event: Any) -> list[Participant]:
-        if isinstance(event, MESSAGES):
+        kind = type(event)
+        if kind is Received or kind is Asked:
             return self._by_message.get(type(event.message), [])
-        if isinstance(event, TimerFired):
+        if kind is TimerFired:
             return self._owner_of_timer(event.key)
-        if isinstance(event, Answered):
+        if kind is Answered:
             asker = self._requests.pop(event.request_id, None)
             return [asker] if asker else []
-        if isinstance(event, JobFinished):
+        if kind is JobFinished:
             runner = self._jobs.pop(event.job_id, None)
             return [runner] if runner else []
-        return self._by_notification.get(type(event), [])
+        return self._by_notification.get(kind, [])
 
     def _owner_of_timer(self, key: Hashable) -> list[Participant]:
         owner = self._by_room.get(key[0]) if isinstance(key, tuple) and key else None
@@ -156,6 +158,9 @@ class Dispatcher:
             if not waiting:
                 return out
             source, effect = waiting.popleft()
+            if type(effect) in LEAVES:
+                out.append(effect)
+                continue
             event, leaves = self._inside(source, effect, now)
             out += leaves
             if event is None:
@@ -170,8 +175,6 @@ class Dispatcher:
     def _inside(self, source: Participant | None, effect: Any, now: Now) -> tuple[Any, Effects]:
         """(what happens inside the node because of `effect`, what leaves the node)."""
         match effect:
-            case Save() | Erase() | Schedule() | Cancel():
-                return None, [effect]
             case Broadcast(topic=topic, message=message):
                 return self._broadcaster.publish(topic, message, now), []
             case Notify(event=event):

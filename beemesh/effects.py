@@ -8,7 +8,6 @@ effect *of the same call* leaves. Protocols do not know each other: `beemesh.nod
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -16,8 +15,7 @@ import msgspec
 from beemesh.ids import NodeId
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(msgspec.Struct, frozen=True):
     """The two clocks: `boot_s` (CLOCK_BOOTTIME, seconds) drives every timer and lease; `wall_ms` is for freshness
     checks and for people alone."""
 
@@ -28,16 +26,14 @@ class Now:
 # --- events ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """An authenticated one-way message from a member: a datagram's body, or the same over a stream."""
 
     sender: NodeId
     message: msgspec.Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A member's request over a stream; answer it with `Reply(token, …)` exactly once, at once or later."""
 
     sender: NodeId
@@ -45,8 +41,7 @@ class Asked:
     message: msgspec.Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """The answer to our `Request(request_id, …)`; `message` is None when none came in time, and `error` says why."""
 
     request_id: int
@@ -55,15 +50,13 @@ class Answered:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """A timer set by `Schedule(key, …)` is due."""
 
     key: Hashable
 
 
-@dataclass(frozen=True, slots=True)
-class JobFinished:
+class JobFinished(msgspec.Struct, frozen=True):
     """A `Run` job is over; `result` has the shape its job documents, `error` is empty when it went well."""
 
     job_id: str
@@ -74,24 +67,21 @@ class JobFinished:
 # --- effects --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send one message to one member, without any promise. Goes by datagram where it fits, else over a stream."""
 
     to: NodeId
     message: msgspec.Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(msgspec.Struct, frozen=True):
     """Publish a message on a topic to every member, at most once each."""
 
     topic: str
     message: msgspec.Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """Ask a member over a stream; `Answered(request_id, …)` always follows, at the latest `deadline_s` seconds on."""
 
     request_id: int
@@ -100,31 +90,27 @@ class Request:
     deadline_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """Answer an `Asked`."""
 
     token: int
     message: msgspec.Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """Deliver `TimerFired(key)` at `at_boot_s`; a later `Schedule` of the same key replaces it."""
 
     key: Hashable
     at_boot_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True):
     """Forget the timer `key`, if it is set."""
 
     key: Hashable
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(msgspec.Struct, frozen=True):
     """Keep `value` under (`table`, `key`); durable before any later effect of the same call leaves."""
 
     table: str
@@ -132,25 +118,22 @@ class Save:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Erase:
+class Erase(msgspec.Struct, frozen=True):
     """Remove (`table`, `key`); durable before any later effect of the same call leaves."""
 
     table: str
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Start work outside the state machines (a deployment, a stop); `JobFinished(job_id, …)` always follows."""
 
     job_id: str
     job: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
-    """Tell the other protocols, and the observers of the node, what happened; `event` is any frozen dataclass."""
+class Notify(msgspec.Struct, frozen=True):
+    """Tell the other protocols, and the observers of the node, what happened; `event` is any frozen object."""
 
     event: Any
 

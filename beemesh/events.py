@@ -424,10 +424,9 @@ class EmitEvent:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True):
     """Something worth a metric: a counter's name, its labels, and by how much it grew."""
 
     metric: str
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = {}
     amount: float = 1.0

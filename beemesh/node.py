@@ -7,7 +7,6 @@ streams are messages, since the shell authenticates the peer of a stream by its 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -46,16 +45,14 @@ FLOORLESS = (Ping, Ack, Nack)
 """What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(msgspec.Struct, frozen=True):
     """Send these bytes as a datagram, without any promise."""
 
     address: Address
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Send a message that is too large for a datagram over a stream, without any promise."""
 
     peer: NodeId
@@ -63,8 +60,7 @@ class Tell:
     message: msgspec.Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """Send a request over a stream; `Node.answer` with the same id must follow within `deadline_s` and a little."""
 
     request_id: int

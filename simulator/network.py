@@ -46,5 +46,8 @@ class Faults:
 
     def one_delay_s(self, chance: random.Random, source: int, target: int) -> float:
         """How long one message takes."""
-        factor = self.slow.get(source, 1.0) * self.slow.get(target, 1.0)
-        return chance.uniform(*self.delay_s) * factor
+        shortest_s, longest_s = self.delay_s
+        delay_s = shortest_s + (longest_s - shortest_s) * chance.random()
+        if not self.slow:
+            return delay_s
+        return delay_s * (self.slow.get(source, 1.0) * self.slow.get(target, 1.0))

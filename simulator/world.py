@@ -77,6 +77,18 @@ class World:
         self._trace = hashlib.blake2b(digest_size=16)
         self._heap: list[tuple[float, int, Callable[[], None], Machine | None]] = []
         self._count = 0
+        self._carriers: dict[type, Callable[[Machine, Any], None]] = {
+            Save: self._save,
+            Erase: self._erase,
+            Schedule: self._schedule,
+            Cancel: self._cancel,
+            Transmit: self._transmit,
+            Tell: self._tell,
+            Ask: self._ask,
+            Reply: self._reply,
+            Run: self._run,
+            Notify: self._notify,
+        }
         self._replies: dict[int, Callable[[msgspec.Struct], None]] = {}
         self._signed_at_ms = START_WALL_MS - int(age_s * 1000)
         specs = numbered(nodes, **settings) if isinstance(nodes, int) else nodes
@@ -231,63 +243,58 @@ class World:
     def carry(self, machine: Machine, effects: list[Any]) -> None:
         """Carry out what a node decided."""
         for effect in effects:
-            match effect:
-                case Save(table=table, key=key, value=value):
-                    machine.disk[table, key] = value
-                    if table in self.watched_tables and self.watch is not None:
-                        self.watch(machine.index, effect)
-                case Erase(table=table, key=key):
-                    machine.disk.pop((table, key), None)
-                case Schedule(key=key, at_boot_s=at_s):
-                    self._schedule(machine, key, at_s)
-                case Cancel(key=key):
-                    machine.timers.pop(key, None)
-                case Transmit(address=address, data=data):
-                    self._transmit(machine, address, data)
-                case Tell(peer=peer, message=message):
-                    self._stream(machine, peer, partial(self._told, machine, peer, message))
-                case Ask():
-                    self._ask(machine, effect)
-                case Reply():
-                    self._reply(effect)
-                case Run():
-                    self._run(machine, effect)
-                case Notify(event=ClockAgreed(wall_ms=wall_ms)):
-                    now_s = self.now_s + machine.boot_offset_s
-                    machine.clock.move_on(wall_ms, self.wall_ms + machine.skew_ms, now_s)
-                case Notify(event=event):
-                    if self.watch is not None:
-                        self.watch(machine.index, event)
-                    else:
-                        self.events.append((self.now_s, machine.index, event))
+            self._carriers[type(effect)](machine, effect)
 
-    def _reply(self, effect: Reply) -> None:
+    def _save(self, machine: Machine, effect: Save) -> None:
+        machine.disk[effect.table, effect.key] = effect.value
+        if effect.table in self.watched_tables and self.watch is not None:
+            self.watch(machine.index, effect)
+
+    def _erase(self, machine: Machine, effect: Erase) -> None:
+        machine.disk.pop((effect.table, effect.key), None)
+
+    def _cancel(self, machine: Machine, effect: Cancel) -> None:
+        machine.timers.pop(effect.key, None)
+
+    def _tell(self, machine: Machine, effect: Tell) -> None:
+        self._stream(machine, effect.peer, partial(self._told, machine, effect.peer, effect.message))
+
+    def _notify(self, machine: Machine, effect: Notify) -> None:
+        if isinstance(effect.event, ClockAgreed):
+            now_s = self.now_s + machine.boot_offset_s
+            machine.clock.move_on(effect.event.wall_ms, self.wall_ms + machine.skew_ms, now_s)
+        elif self.watch is not None:
+            self.watch(machine.index, effect.event)
+        else:
+            self.events.append((self.now_s, machine.index, effect.event))
+
+    def _reply(self, machine: Machine, effect: Reply) -> None:
         answer = self._replies.pop(effect.token, None)
         if answer is not None:
             answer(effect.message)
 
-    def _schedule(self, machine: Machine, key: Hashable, at_s: float) -> None:
+    def _schedule(self, machine: Machine, effect: Schedule) -> None:
         self._count += 1
-        count, life = self._count, machine.life
-        machine.timers[key] = count
-
-        def fire() -> None:
-            if machine.life == life and machine.timers.get(key) == count and machine.composition is not None:
-                del machine.timers[key]
-                self.carry(machine, machine.composition.node.timer(key, self.now_of(machine)))
-
+        machine.timers[effect.key] = self._count
+        at_s = effect.at_boot_s
         when_s = at_s - machine.boot_offset_s
         while when_s + machine.boot_offset_s < at_s:  # no timer is early, not even by a rounding
             when_s = math.nextafter(when_s, math.inf)
-        self.at(when_s, fire, machine)
+        self.at(when_s, partial(self._fire, machine, effect.key, self._count, machine.life), machine)
 
-    def _transmit(self, machine: Machine, address: tuple[str, int], data: bytes) -> None:
+    def _fire(self, machine: Machine, key: Hashable, count: int, life: int) -> None:
+        if machine.life == life and machine.timers.get(key) == count and machine.composition is not None:
+            del machine.timers[key]
+            self.carry(machine, machine.composition.node.timer(key, self.now_of(machine)))
+
+    def _transmit(self, machine: Machine, effect: Transmit) -> None:
+        data = effect.data
         assert len(data) <= DATAGRAM_BYTES_MAX, f"n{machine.index} sends a datagram of {len(data)} bytes"
         machine.sent += 1
         machine.sent_bytes += len(data)
         for tap in self.taps:
             tap(machine.index, data)
-        target = self._by_address.get(address[0])
+        target = self._by_address.get(effect.address[0])
         if target is None or not self._reaches(machine, target) or self.random.random() < self.faults.loss:
             return
         copies = 2 if self.random.random() < self.faults.repeat else 1
