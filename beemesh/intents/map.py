@@ -7,11 +7,11 @@ before anybody is told of it.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import msgspec
 
@@ -70,6 +70,7 @@ class IntentMap:
         self._entries: dict[str, _Entry] = {}
         self._sorted: list[str] = []
         self._of_author: Counter[bytes] = Counter()
+        self._in_bucket: list[list[str]] = [[] for _ in range(BUCKETS)]
         self._buckets: list[bytes | None] = [None] * BUCKETS
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -107,19 +108,19 @@ class IntentMap:
 
     def bucket_hashes(self) -> tuple[bytes, ...]:
         """One short hash for each part of the key space: equal maps have equal hashes."""
-        if any(known is None for known in self._buckets):
-            digests = [hashlib.sha256() for _ in range(BUCKETS)]
-            for key in self._sorted:
-                digests[bucket_of(key)].update(key.encode() + self._entries[key].version.digest)
-            self._buckets = [digest.digest()[:HASH_BYTES] for digest in digests]
+        for index, known in enumerate(self._buckets):
+            if known is None:
+                digest = hashlib.sha256()
+                for key in self._in_bucket[index]:
+                    digest.update(key.encode() + self._entries[key].version.digest)
+                self._buckets[index] = digest.digest()[:HASH_BYTES]
         return tuple(known or b"" for known in self._buckets)
 
     def entries_in(self, buckets: Iterable[int]) -> Iterator[IntentEntry]:
         """Every key and version in some buckets, sorted by key."""
-        wanted = set(buckets)
-        for key in self._sorted:
-            if bucket_of(key) in wanted:
-                yield IntentEntry(key, self._entries[key].version)
+        wanted = [self._in_bucket[index] for index in set(buckets) if 0 <= index < BUCKETS]
+        for key in heapq.merge(*wanted):
+            yield IntentEntry(key, self._entries[key].version)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -177,6 +178,7 @@ class IntentMap:
         before = self._entries.get(intent.key)
         if before is None:
             insort(self._sorted, intent.key)
+            insort(self._in_bucket[bucket_of(intent.key)], intent.key)
         else:
             self._of_author[before.intent.author] -= 1
         self._of_author[intent.author] += 1
@@ -189,6 +191,7 @@ class IntentMap:
         self._entries = dict(other._entries)
         self._sorted = list(other._sorted)
         self._of_author = Counter(other._of_author)
+        self._in_bucket = [list(keys) for keys in other._in_bucket]
         self._buckets = list(other._buckets)
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> Effects:
@@ -215,6 +218,7 @@ class IntentMap:
         for key in gone:
             self._of_author[self._entries.pop(key).intent.author] -= 1
             self._sorted.remove(key)
+            self._in_bucket[bucket_of(key)].remove(key)
             self._buckets[bucket_of(key)] = None
         return [Erase(TABLE, key.encode()) for key in gone]
 
@@ -228,7 +232,6 @@ class IntentMap:
         return self.drop(old)
 
 
-@lru_cache(maxsize=RECORDS_MAX)
 def bucket_of(key: str) -> int:
     """Which part of the key space a key belongs to."""
     return hashlib.sha256(key.encode()).digest()[0] % BUCKETS

@@ -12,7 +12,8 @@ from beemesh.effects import Effects, Erase, Notify, Now, Save
 from beemesh.events import IntentChanged, IntentLost
 from beemesh.identity.signing import Signed
 from beemesh.intents import map as map_module
-from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap
+from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap, bucket_of
+from beemesh.intents.messages import BUCKETS
 from beemesh.intents.record import Intent, version_of
 from beemesh.membership.roster import Roster
 from tests.unit.intents.cast import (
@@ -81,6 +82,26 @@ def test_any_order_and_any_repetition_gives_the_same_map(order: list[Signed], ag
     held = {intent.key: signed.body for intent, signed in second.items()}
     assert held == _dumb_twin(POOL)
     assert first.bucket_hashes() == second.bucket_hashes()
+
+
+@given(st.lists(st.tuples(st.sampled_from(POOL), st.booleans()), max_size=25), st.sets(st.integers(0, BUCKETS - 1)))
+def test_hashes_that_are_kept_are_those_of_a_fresh_look(steps: list[tuple[Signed, bool]], some: set[int]) -> None:
+    """Whatever was merged and dropped between two looks: hashes and entries of each part are those of a map that holds
+    the same and was never looked at; and a map that begins with it is its own."""
+    known = intent_map()
+    for signed, dropped in steps:
+        known.bucket_hashes()
+        known.merge(signed)
+        if dropped:
+            known.drop([_decoded(signed).key])
+    fresh = intent_map(*(signed for _, signed in known.items()))
+    begun = intent_map()
+    begun.begin_with(known)
+    assert known.bucket_hashes() == fresh.bucket_hashes() == begun.bucket_hashes()
+    listed = [entry.key for entry in known.entries_in(some)]
+    assert listed == [intent.key for intent, _ in known.items() if bucket_of(intent.key) in some]
+    begun.drop([intent.key for intent, _ in known.items()])
+    assert known.bucket_hashes() == fresh.bucket_hashes()
 
 
 def test_a_record_is_saved_before_anybody_is_told() -> None:
