@@ -62,6 +62,8 @@ _WORDS += (
     b"!!python/object:os.system ",
 )
 _WORDS += (b"{{ 7*7 }}", b"../" * 8, b"/dev/stdin", b"$(id)", b"%n%s", b"[1:99999999]")
+INNER_BYTES_MIN = 64
+"""Longer bytes inside a message are no key, id or signature, but mostly a message of their own."""
 NESTED = "\0nested\0"
 _DEPTHS = (3, 40, 600, 5_000, 40_000)
 _COUNTS = (2, 17, 300, 4_000)
@@ -254,6 +256,9 @@ def _changed(tree: Any, seeds: Sequence[bytes], form: Form, choose: Choose) -> A
     for step in path[:-1]:
         holder = holder[step]
     key = path[-1]
+    if form == "msgpack" and isinstance(holder[key], bytes) and len(holder[key]) > INNER_BYTES_MIN and choose(4):
+        holder[key] = _inner(holder[key], seeds, choose)
+        return tree
     match choose(8):
         case 0:
             del holder[key]
@@ -261,8 +266,6 @@ def _changed(tree: Any, seeds: Sequence[bytes], form: Form, choose: Choose) -> A
             holder[_ODD[choose(len(_ODD))] if choose(2) and form == "msgpack" else "unknown"] = holder.pop(key)
         case 1 | 2 if isinstance(holder, list):
             holder.extend([holder[key]] * _COUNTS[choose(len(_COUNTS))])
-        case 3 if isinstance(holder[key], bytes) and form == "msgpack":
-            holder[key] = _inner(holder[key], seeds, choose)
         case _:
             holder[key] = _other(holder[key], seeds, form, choose)
     return tree

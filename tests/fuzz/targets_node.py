@@ -235,7 +235,7 @@ def _restore() -> Call:
 
 
 TARGETS = (
-    Target("member", "msgpack", _hear, _messages, slow=True, head=2),
-    Target("member-on-topics", "msgpack", _hear, _on_topics, slow=True, head=2),
+    Target("member", "msgpack", _hear, _messages, head=2),
+    Target("member-on-topics", "msgpack", _hear, _on_topics, head=2),
     Target("state-rows", "msgpack", _restore, _rows, slow=True, head=1),
 )
