@@ -52,9 +52,10 @@ class BareMesh:
     """`size` agents below `folder`, with a home of their own; nothing runs before `start`.
 
     With `joined` every agent knows all cards at its start; otherwise each knows itself alone until it is told a card.
+    `aged_days`: all was signed so long ago.
     """
 
-    def __init__(self, folder: Path, size: int, *, joined: bool = True) -> None:
+    def __init__(self, folder: Path, size: int, *, joined: bool = True, aged_days: int = 0) -> None:
         self.folder = folder
         self.names = [f"b{index}" for index in range(size)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -62,7 +63,7 @@ class BareMesh:
         ports = free_ports(2 * size)
         self.ports = {name: (ports[2 * index], ports[2 * index + 1]) for index, name in enumerate(self.names)}
         self.authority = Authority(self.home, Passphrase(none=True))
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = time.time_ns() // 1_000_000 - aged_days * 86_400_000
         self.authority.create("bare", "bench", now_ms)
         cards = {name: self._card(name) for name in self.names}
         self.cards = {name: self.authority.sign_card(card, now_ms) for name, card in cards.items()}
