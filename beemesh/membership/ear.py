@@ -20,16 +20,17 @@ class Ear:
         self._deaf_after_s = DEAF_AFTER_PROBES * probe_interval_s
         self._listens_first_s = LISTENS_FIRST_PROBES * probe_interval_s
         self._last_s: float | None = None
-        self._since_s = float("-inf")
+        self.since_s = float("-inf")
+        """Boot time since when it has heard others without a gap."""
 
     def heard(self, now_s: float) -> None:
         """A member spoke to us."""
         if self._last_s is not None and now_s - self._last_s > self._deaf_after_s:
-            self._since_s = now_s
+            self.since_s = now_s
         self._last_s = now_s
 
     def is_deaf(self, now_s: float) -> bool:
         """Whether it would be rash to judge anybody now."""
         if self._last_s is None:
             return False
-        return now_s - self._last_s > self._deaf_after_s or now_s - self._since_s < self._listens_first_s
+        return now_s - self._last_s > self._deaf_after_s or now_s - self.since_s < self._listens_first_s

@@ -6,7 +6,7 @@ the signed word of whoever failed to reach it, and dead by this node's own judge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 
@@ -107,6 +107,8 @@ class Members:
         self.ear = Ear(settings.probe_interval_s)
         self.rumours = Rumours()
         self.own = own
+        self.ask: Callable[[NodeId, Now], Effects] = lambda _node_id, _now: []
+        """Pings a member; set by whoever sends."""
         self._randomness = randomness
         self._settings = settings
         self._table: dict[NodeId, Member] = {}
@@ -378,8 +380,20 @@ class Members:
         suspicion = member.suspicion or self._open_suspicion(member, now)
         suspicion.add(accuser, claim)
         self.rumours.add(("suspect", member.node_id, accuser), claim)
-        suspicion.check_s = suspicion.due_s
-        return [Schedule(("swim", "suspicion", member.node_id), suspicion.due_s)]
+        return self._look_later(suspicion, member.node_id, now)
+
+    def _look_later(self, suspicion: Suspicion, node_id: NodeId, now: Now) -> Effects:
+        suspicion.check_s = self._next_look_s(suspicion, now)
+        return [Schedule(("swim", "suspicion", node_id), suspicion.check_s)]
+
+    def _next_look_s(self, suspicion: Suspicion, now: Now) -> float:
+        """When the suspicion time is over; a probe's time earlier, to ask the suspect, if we have not probed it."""
+        if self.self_id in suspicion.accusers:
+            return suspicion.due_s
+        patience_s = self._settings.probe_interval_s * self.health.factor
+        if suspicion.asked_s is None:
+            return max(now.boot_s, suspicion.due_s - patience_s)
+        return max(suspicion.due_s, suspicion.asked_s + patience_s)
 
     def _open_suspicion(self, member: Member, now: Now) -> Suspicion:
         members = len(self.view.alive())
@@ -395,12 +409,15 @@ class Members:
         suspicion = member.suspicion if member else None
         if member is None or suspicion is None or self.view.status(node_id) != "suspect":
             return []
-        timer = ("swim", "suspicion", node_id)
         if now.boot_s - suspicion.check_s > STALL_S:
             self._start_over(suspicion, now)
-        if now.boot_s < suspicion.due_s:
-            suspicion.check_s = suspicion.due_s
-            return [Schedule(timer, suspicion.due_s)]
+        if self.ear.since_s > suspicion.since_s:  # deaf meanwhile: a refutation may have gone by
+            suspicion.since_s, suspicion.asked_s = self.ear.since_s, None
+        if self._next_look_s(suspicion, now) > now.boot_s:
+            return self._look_later(suspicion, node_id, now)
+        if suspicion.asked_s is None and self.self_id not in suspicion.accusers:
+            suspicion.asked_s = now.boot_s
+            return [*self.ask(node_id, now), *self._look_later(suspicion, node_id, now)]
         rows = (self._table[failing] for failing in self._failing)
         failed = {row.node_id: row.failed_since_s for row in rows if row.failed_since_s is not None}
         possible = (other for other in self.view.alive() if other not in (self.self_id, node_id))
@@ -416,12 +433,12 @@ class Members:
             return self._clear_suspicion(member)
         self._accuse_again(suspicion, node_id)
         suspicion.check_s = now.boot_s + self._settings.probe_interval_s
-        return [Schedule(timer, suspicion.check_s)]
+        return [Schedule(("swim", "suspicion", node_id), suspicion.check_s)]
 
     def _start_over(self, suspicion: Suspicion, now: Now) -> None:
         """We stood still: what happened meanwhile was never heard, so everything is asked again."""
         self.health.stalled()
-        suspicion.since_s = now.boot_s
+        suspicion.since_s, suspicion.asked_s = now.boot_s, None
         for failing in self._failing:
             self._table[failing].failed_since_s = now.boot_s
 

@@ -56,6 +56,8 @@ class Suspicion:
     longest_s: float
     accusers: dict[NodeId, Claim] = field(default_factory=dict)
     """Each counts once, however often it accuses."""
+    asked_s: float | None = None
+    """Boot time at which this node, no accuser itself, asked the suspect, so as not to judge one that it reaches."""
     check_s: float = 0.0
     """Boot time of the next look: when the time is over, then every probe interval until there is a verdict."""
 

@@ -141,6 +141,7 @@ class Swim:
         self.members = Members(
             self_id, roster, view, ClaimDesk(crypto, roster), randomness, self._settings, Own(boot_id, address)
         )
+        self.members.ask = self._ping_for_floor
         self._exchange = Exchange(self.members, card, randomness, self._settings, new_request_id)
         self._probes: dict[bytes, _Probe] = {}
         self._round: list[NodeId] = []

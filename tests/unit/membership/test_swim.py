@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import msgspec
+import pytest
 
 from beemesh.effects import Answered, Asked, Effects, Notify, Received, Reply, Request, Schedule, Send, TimerFired
 from beemesh.events import EmitEvent, FloorWanted, IntentChanged, LeaveMesh, MemberUp, PingEchoed, PutIntent
@@ -390,3 +391,22 @@ def test_a_member_that_is_known_there_and_not_here_is_asked_for() -> None:
 
     assert IDS[5] in reply.message.wanted
     assert IDS[6] not in reply.message.wanted
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_whom_others_accuse_is_asked_before_it_is_judged(answers: bool) -> None:
+    """A probe's time before the suspicion time is over it is pinged; whoever still reaches it ignores its accusers."""
+    swim = _swim(6)
+    for accuser in (1, 2, 3):
+        swim.handle(Received(IDS[accuser], Claims((suspect(accuser, 4, 1, at_s=1),))), at(1))
+    asked = []
+    for tenth in range(12, 80):
+        moment = at(tenth / 10)
+        swim.handle(Received(IDS[1], Claims(())), moment)
+        for to, ping in _sent(swim.handle(TimerFired(("swim", "suspicion", IDS[4])), moment), Ping):
+            asked.append((tenth / 10, to))
+            if answers:
+                swim.handle(Received(to, Ack(ping.nonce)), moment)
+
+    assert asked == [(4.0, IDS[4])]
+    assert swim.members.view.status(IDS[4]) == ("alive" if answers else "dead")
