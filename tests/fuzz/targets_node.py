@@ -39,7 +39,7 @@ def _lived() -> tuple[World, dict[type, list[bytes]], dict[str, list[tuple[bytes
 
     def note(message: msgspec.Struct) -> None:
         samples = said.setdefault(type(message), [])
-        if len(samples) < SAMPLES_PER_TYPE:
+        if len(samples) < SAMPLES_PER_TYPE and type(message) in CODES:
             samples.append(encode_message(message)[1])
 
     world = world_of(3)
