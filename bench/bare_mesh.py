@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,16 +28,21 @@ from beemeshctl.keyfile import Passphrase
 ROOT = Path(__file__).resolve().parents[1]
 
 
+PORTS = range(15_000, 30_000)
+"""Below those that Linux gives to outgoing connections: nobody takes one between the look and the agent's start."""
+
+
 def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody listens on now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports that nobody uses now, neither over TCP nor over UDP."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
+            tcp.bind(("127.0.0.1", port))
+            udp.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError(f"fewer than {count} ports from {PORTS.start} to {PORTS.stop} are free")
 
 
 def eventually(condition: Callable[[], bool], patience_s: float, every_s: float = 0.05) -> bool:

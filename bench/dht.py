@@ -76,13 +76,7 @@ class OurMesh:
             agent.observers.append(self._observe)
 
     def _observe(self, event: Any) -> None:
-        ref = (
-            event.ref
-            if isinstance(event, ProvidersFound)
-            else event.subject
-            if isinstance(event, RecordPublished)
-            else ""
-        )
+        ref = event.ref if isinstance(event, ProvidersFound) else getattr(event, "subject", "")
         future = self._waiting.pop(ref, None)
         if future is not None and not future.done():
             future.set_result(event)
@@ -102,6 +96,9 @@ class OurMesh:
         for _ in range(int(JOIN_S / LOOK_EVERY_S)):
             if len(agent.shell.node.view.alive()) == len(self.agents):
                 return
+            for run in self._runs:
+                if run.done():
+                    run.result()  # it could not start: say why
             await asyncio.sleep(LOOK_EVERY_S)
         raise TimeoutError(f"after {JOIN_S:g} s some agent does not see all {len(self.agents)}")
 
