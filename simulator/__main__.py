@@ -103,7 +103,8 @@ def _run(seeds: range, options: argparse.Namespace) -> int:
             failed.append(outcome.seed)
             print(f"seed {outcome.seed} {outcome.trace}: {len(outcome.violations)} violations, first of them:")
             print(f"  {outcome.violations[0]}")
-            print(f"  see it again: python -m simulator replay {outcome.seed} --nodes {nodes} --seconds {seconds:g}")
+            again = f"python -m simulator replay {outcome.seed} --nodes {nodes} --seconds {seconds:g}"
+            print(f"  see it again: {again}", flush=True)
         elif done is not None:
             with done.open("a") as file:
                 file.write(f"{outcome.seed} {outcome.trace}\n")
