@@ -71,7 +71,10 @@ class WatchedAgent(Agent):
 
 
 def main() -> None:
-    """As `agent.daemon.run_agent`."""
+    """As `agent.daemon.run_agent`, for the configuration in the folder that is named."""
+    if len(sys.argv) != 2:
+        print("no benchmark of its own: bench/membership.py starts it")
+        return
     keep_memory_private()
     heap.use_one_arena()
     loaded = node_files.load(Path(sys.argv[1]))

@@ -388,12 +388,16 @@ class Members:
 
     def _next_look_s(self, suspicion: Suspicion, now: Now) -> float:
         """When the suspicion time is over; a probe's time earlier, to ask the suspect, if we have not probed it."""
-        if self.self_id in suspicion.accusers:
+        if not self._is_hearsay(suspicion):
             return suspicion.due_s
         patience_s = self._settings.probe_interval_s * self.health.factor
         if suspicion.asked_s is None:
             return max(now.boot_s, suspicion.due_s - patience_s)
         return max(suspicion.due_s, suspicion.asked_s + patience_s)
+
+    def _is_hearsay(self, suspicion: Suspicion) -> bool:
+        """Whether no probe of our own, made since we hear well, speaks against the suspect."""
+        return suspicion.must_ask or self.self_id not in suspicion.accusers
 
     def _open_suspicion(self, member: Member, now: Now) -> Suspicion:
         members = len(self.view.alive())
@@ -412,10 +416,10 @@ class Members:
         if now.boot_s - suspicion.check_s > STALL_S:
             self._start_over(suspicion, now)
         if self.ear.since_s > suspicion.since_s:  # deaf meanwhile: a refutation may have gone by
-            suspicion.since_s, suspicion.asked_s = self.ear.since_s, None
+            suspicion.start_over(self.ear.since_s)
         if self._next_look_s(suspicion, now) > now.boot_s:
             return self._look_later(suspicion, node_id, now)
-        if suspicion.asked_s is None and self.self_id not in suspicion.accusers:
+        if suspicion.asked_s is None and self._is_hearsay(suspicion):
             suspicion.asked_s = now.boot_s
             return [*self.ask(node_id, now), *self._look_later(suspicion, node_id, now)]
         rows = (self._table[failing] for failing in self._failing)
@@ -438,7 +442,7 @@ class Members:
     def _start_over(self, suspicion: Suspicion, now: Now) -> None:
         """We stood still: what happened meanwhile was never heard, so everything is asked again."""
         self.health.stalled()
-        suspicion.since_s, suspicion.asked_s = now.boot_s, None
+        suspicion.start_over(now.boot_s)
         for failing in self._failing:
             self._table[failing].failed_since_s = now.boot_s
 

@@ -57,7 +57,9 @@ class Suspicion:
     accusers: dict[NodeId, Claim] = field(default_factory=dict)
     """Each counts once, however often it accuses."""
     asked_s: float | None = None
-    """Boot time at which this node, no accuser itself, asked the suspect, so as not to judge one that it reaches."""
+    """Boot time at which this node asked the suspect, so as not to judge one that it reaches."""
+    must_ask: bool = False
+    """Our own probes of it are history: this node stood still, or was deaf, since."""
     check_s: float = 0.0
     """Boot time of the next look: when the time is over, then every probe interval until there is a verdict."""
 
@@ -67,6 +69,10 @@ class Suspicion:
             return False
         self.accusers[accuser] = claim
         return True
+
+    def start_over(self, now_s: float) -> None:
+        """What happened until `now_s` was never heard, so the suspect gets all its time again, and is asked again."""
+        self.since_s, self.asked_s, self.must_ask = now_s, None, True
 
     @property
     def is_settled(self) -> bool:

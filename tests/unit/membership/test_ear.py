@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from beemesh.effects import Effects, Now
+from beemesh.ids import NodeId
 from beemesh.membership.ear import Ear
 from beemesh.membership.suspicion import verdict
 from tests.unit.membership.cast import IDS, alive, at, suspect, table
@@ -89,3 +91,31 @@ def test_deafness_takes_only_the_word_of_others_away() -> None:
     assert verdict(doubt, IDS[0], possible=[IDS[1]], failed_since={}, now_s=99, deaf=False)
     assert not verdict(doubt, IDS[0], possible=[IDS[1]], failed_since={}, now_s=99, deaf=True)
     assert verdict(doubt, IDS[0], possible=[], failed_since={}, now_s=99, deaf=True)
+
+
+def test_own_probes_from_before_the_deafness_are_history() -> None:
+    """A node that accused before it was starved asks the accused again: it may have come back meanwhile."""
+    members = table(5)
+    for index in (1, 2, 3, 4):
+        members.take(alive(index, 1), at(0))
+    members.hear(IDS[1], at(0))
+    row = members.get(IDS[4])
+    assert row is not None
+    members.accuse(row, at(0.5))
+    members.take(suspect(1, 4), at(0.5))
+    members.take(suspect(2, 4), at(0.5))
+    asked: list[float] = []
+
+    def ask(node_id: NodeId, now: Now) -> Effects:
+        assert node_id == IDS[4]
+        asked.append(now.boot_s)
+        return []
+
+    members.ask = ask
+    for tenth in range(200, 250):
+        if tenth % 10 == 0:
+            members.hear(IDS[1], at(tenth / 10))
+        members.suspicion_due(IDS[4], at(tenth / 10))
+
+    assert len(asked) == 1 and 22.0 <= asked[0] <= 23.0
+    assert members.view.status(IDS[4]) == "dead"
