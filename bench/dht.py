@@ -289,7 +289,7 @@ def main() -> int:
 def summed_up(name: str, taken: list[float | None]) -> dict[str, float]:
     """Percentiles of those that succeeded, printed."""
     good = [each for each in taken if each is not None]
-    deciles = statistics.quantiles(good, n=10)
+    deciles = statistics.quantiles(good, n=10, method="inclusive")
     p10, p50, p90, failed = deciles[0], statistics.median(good), deciles[8], len(taken) - len(good)
     print(f"{name:14} p50 {p50:7.2f}   p10 {p10:7.2f}   p90 {p90:7.2f}   n {len(taken)}, {failed} failed")
     return {"p50": p50, "p10": p10, "p90": p90, "count": len(taken), "failed": failed}
