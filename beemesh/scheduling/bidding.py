@@ -391,6 +391,8 @@ class Bidder:
         if entry is None:
             return []
         self._leads.pop(entry.task.task_id, None)
+        if entry.task.tentative and not granted.proof.tentative:  # the majority's steward knows what runs here
+            return [Notify(ReleaseLease(granted.key)), *self._end(entry, "its steward speaks for a minority", now)]
         entry.state, entry.outcome = "won", "won by this node"
         won = TaskWon(entry.task, granted.key, granted.proof, granted.fence, granted.expires_boot_s)
         return [_count("leases", result="granted"), Notify(won)]

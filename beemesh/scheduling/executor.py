@@ -170,7 +170,7 @@ class Executor:
 
     def _won(self, won: TaskWon, now: Now) -> Effects:
         task = won.task
-        placement = Placement(pod_of(task), task, won.fence)
+        placement = Placement(pod_of(task), task, won.fence, won.proof.tentative)
         if placement.name in self.pods.deploying or self.pods.active(placement.name):
             details = {"already": "true"}
             told = self._tell.about_task("Deployed", task, now, "it runs here already", details)
@@ -273,6 +273,7 @@ class Executor:
             "pod": placement.pod,
             "fence": str(placement.fence),
             "took_ms": str(round(1000 * (now.boot_s - deploying.won_s))),
+            **({"tentative": "true"} if placement.tentative else {}),
         }
         return [
             *effects,
@@ -407,7 +408,7 @@ class Executor:
         if report is None:
             return [Reply(token, StopAnswer(True, "there is no such replica here"))]
         workload = workload_of(self._intent_for(workload_key(order.workload_id)))
-        against = objection_to(order, sender, report, workload, self._check_proof, now.wall_ms)
+        against = objection_to(order, sender, self.pods.told(report), workload, self._check_proof, now.wall_ms)
         if against:
             return [Reply(token, StopAnswer(False, against)), _count("stops", result="refused")]
         stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))

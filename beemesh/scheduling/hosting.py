@@ -72,6 +72,11 @@ class Hosted:
         """Whether this node holds the steward lease."""
         return self.proof is not None
 
+    @property
+    def tentative(self) -> bool:
+        """Whether no majority granted that lease."""
+        return self.proof is not None and self.proof.tentative
+
     def renew(self, workload: Workload | None, record: Signed) -> None:
         """Another record stands: what failed before has a new chance."""
         self.workload, self.record = workload, record
@@ -134,6 +139,7 @@ class Hosted:
             phase="Pending",
             task_id=event.task_id,
             fence=int(fence) if fence.isdigit() else 0,
+            tentative=event.details.get("tentative") == "true",
         )
         others = tuple(each for each in self.reports.get(event.node_id, ()) if each.task_id != event.task_id)
         self.reports[event.node_id] = (*others, report)

@@ -76,6 +76,17 @@ class TaskLedger:
         ):
             self.drop(found.task)
 
+    def drop_all(self, workload_id: str) -> None:
+        """Forget the tasks of a workload."""
+        for each in self.of(workload_id):
+            self.drop(each.task)
+
+    def drop_untaken(self, workload_id: str) -> None:
+        """Forget those that nobody has taken."""
+        for each in self.of(workload_id):
+            if each.holder is None:
+                self.drop(each.task)
+
     def drop(self, task: Task) -> None:
         """It is over."""
         key = self._by_id.pop(task.task_id, None)

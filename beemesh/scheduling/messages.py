@@ -47,6 +47,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     hints: dict[str, str] = {}
     duplicate_tolerant: bool = True
     restart: Literal["alone", "with-peers"] = "alone"
+    tentative: bool = False
+    """The steward's lease is a minority's: this is for those who are cut off with it, and for nobody else."""
 
 
 class Bid(msgspec.Struct, frozen=True, omit_defaults=True):

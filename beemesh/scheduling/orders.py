@@ -53,7 +53,8 @@ def _unsupported(order: StopReplica, report: ReplicaReport, workload: Workload |
         case "failed" if report.phase not in ENDED:
             return f"the replica is {report.phase} here"
         case "duplicate":
-            winner = (order.instead_fence, order.instead or b"")
-            if order.instead is None or winner <= (report.fence, report.node_id):
+            if order.instead is None:
+                return "the order does not say which replica stays"
+            if (not order.instead_tentative, order.instead_fence, order.instead) <= report.order:
                 return "the other replica does not come before this one"
     return ""

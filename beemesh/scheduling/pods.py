@@ -26,6 +26,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     pod: str
     task: Task
     fence: int
+    tentative: bool = False
 
     @property
     def name(self) -> str:
@@ -99,12 +100,18 @@ class PodTable:
                 ended = msgspec.structs.replace(report, phase="Terminating", ready=False, reason=self.stopping[name])
                 yield ended
             elif name not in self.deploying:
-                yield report
+                yield self.told(report)
         for name, deploying in self.deploying.items():
             if name not in self.stopping:
                 yield self._pending(deploying.placement, deploying.why or deploying.step)
         for placement in self.recovering.values():
             yield self._pending(placement, "restarting after the machine was off")
+
+    def told(self, report: ReplicaReport) -> ReplicaReport:
+        """The runtime's report with what the runtime does not know."""
+        placement = self.placed.get(name_of(report))
+        tentative = placement is not None and placement.tentative
+        return msgspec.structs.replace(report, tentative=True) if tentative else report
 
     def _pending(self, placement: Placement, reason: str) -> ReplicaReport:
         task = placement.task
@@ -120,4 +127,5 @@ class PodTable:
             task_id=task.task_id,
             fence=placement.fence,
             reason=reason,
+            tentative=placement.tentative,
         )

@@ -195,8 +195,7 @@ class Steward:
             hosted.renew(workload, signed)
         if workload is None:
             return self._withdrawn(hosted)
-        for task in [each.task for each in self.ledger.of(workload_id) if each.holder is None]:
-            self.ledger.drop(task)  # bidders drop it as well: it names a record that no longer stands
+        self.ledger.drop_untaken(workload_id)  # bidders drop them as well: they name a record that no longer stands
         if hosted.hosting:
             return self._step(hosted, now)
         held = hosted.holder is not None and self._view.is_alive(hosted.holder)
@@ -205,8 +204,7 @@ class Steward:
     def _withdrawn(self, hosted: Hosted) -> Effects:
         """Every node that runs it obeys the tombstone by itself."""
         del self._hosted[hosted.workload_id]
-        for task in [each.task for each in self.ledger.of(hosted.workload_id)]:
-            self.ledger.drop(task)
+        self.ledger.drop_all(hosted.workload_id)
         keys = (("claim", hosted.workload_id), ("step", hosted.workload_id))
         effects: Effects = [Cancel((self.room, *key)) for key in keys]
         if hosted.hosting or hosted.claiming:
@@ -242,8 +240,11 @@ class Steward:
     def _lease(self, hosted: Hosted, event: LeaseGranted | LeaseDenied | LeaseLost, now: Now) -> Effects:
         match event:
             case LeaseGranted(proof=proof, renewed=renewed):
+                healed = hosted.tentative and not proof.tentative
                 hosted.proof, hosted.claiming, hosted.holder = proof, False, self._self_id
-                return [] if renewed else self._taken_over(hosted, now)
+                if healed:
+                    self.ledger.drop_untaken(hosted.workload_id)  # no majority takes them: they are published anew
+                return self._taken_over(hosted, now) if healed or not renewed else []
             case LeaseDenied(holder=holder, retry_after_s=retry_s):
                 hosted.claiming, hosted.holder = False, holder
                 hosted.fresh &= holder is None  # whoever holds it has begun with it
@@ -265,10 +266,8 @@ class Steward:
     def _survey(self, hosted: Hosted, nodes: int) -> Effects:
         """Ask some live nodes, drawn at random: strays turn up that nobody remembers."""
         alive = self._view.alive()
-        effects: Effects = []
-        for node_id in self._randomness.sample(alive, min(nodes, len(alive))):
-            effects += self._ask(hosted, node_id)
-        return effects
+        drawn = self._randomness.sample(alive, min(nodes, len(alive)))
+        return [effect for node_id in drawn for effect in self._ask(hosted, node_id)]
 
     # --- what runs --------------------------------------------------------------------------------------------------
 
@@ -352,7 +351,8 @@ class Steward:
 
     def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
         assert hosted.workload is not None, "nothing is started of a deleted workload"
-        task = make_task(hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
+        facts = (hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
+        task = make_task(*facts, tentative=hosted.tentative)
         signed = sign_statement(self._crypto, TASK_KIND, task)
         self.ledger.heard(task, signed, now.boot_s)
         timing = self._settings.scheduler
@@ -379,6 +379,7 @@ class Steward:
             proof=hosted.proof,
             instead=instead.node_id if instead else None,
             instead_fence=instead.fence if instead else 0,
+            instead_tentative=instead.tentative if instead else False,
         )
         return [Request(request_id, report.node_id, order, LIST_S), _count("stops_ordered", reason=action.reason)]
 

@@ -43,9 +43,11 @@ def make_task(
     start: StartReplica,
     wall_ms: int,
     randomness: Randomness,
+    *,
+    tentative: bool = False,
 ) -> Task:
     """A task for the replica that the reconciler wants to `start` of the current revision of `workload`, whose signed
-    intent is `record`."""
+    intent is `record`; `tentative` when the steward's lease is."""
     return Task(
         task_id=ulid(wall_ms, randomness.randbytes(ULID_RANDOM_BYTES)),
         workload_id=workload.workload_id,
@@ -66,6 +68,7 @@ def make_task(
         failed=start.failed[-FAILED_MAX:],
         duplicate_tolerant=workload.duplicate_tolerant,
         restart=workload.restart,
+        tentative=tentative,
     )
 
 

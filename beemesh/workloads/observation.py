@@ -67,6 +67,13 @@ class ReplicaReport(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
     manifest: bytes = b""
     """The first `MANIFEST_MARK_BYTES` of its manifest's address, empty where unknown; numbers may clash."""
+    tentative: bool = False
+    """No majority granted the lease that it was started by."""
+
+    @property
+    def order(self) -> tuple[bool, int, NodeId]:
+        """Of two equal replicas the one with the greater order stays: majority, then fence, then node ID."""
+        return (not self.tentative, self.fence, self.node_id)
 
     def is_of(self, revision: Revision) -> bool:
         """Whether it runs just this revision, as far as is known."""
@@ -90,7 +97,7 @@ class ReplicaList(msgspec.Struct, frozen=True):
 class StopReplica(msgspec.Struct, frozen=True, omit_defaults=True):
     """A steward's order to stop one replica. The node checks that the sender holds the workload's steward lease
     (`proof`) and that its own newest record supports `reason`; of two equal replicas, that the other (`instead`, with
-    `instead_fence`) comes first by (fence, node ID)."""
+    `instead_fence` and `instead_tentative`) comes first by `ReplicaReport.order`."""
 
     workload_id: str
     replica: int
@@ -101,6 +108,7 @@ class StopReplica(msgspec.Struct, frozen=True, omit_defaults=True):
     instead: NodeId | None = None
     instead_fence: int = 0
     grace_s: int = 30
+    instead_tentative: bool = False
 
 
 class StopAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

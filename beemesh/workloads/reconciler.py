@@ -140,8 +140,8 @@ def backoff_s(failures: int) -> float:
 
 
 def precedes(one: ReplicaReport, other: ReplicaReport) -> bool:
-    """Of two equal replicas, whether `one` stays: the higher fence, then the higher node ID."""
-    return (one.fence, one.node_id) > (other.fence, other.node_id)
+    """Of two equal replicas, whether `one` stays."""
+    return one.order > other.order
 
 
 class _Plan:
@@ -181,12 +181,10 @@ class _Plan:
     def _settle(self, reports: list[ReplicaReport]) -> ReplicaReport:
         """The one of equal replicas that counts. Those that it precedes stop, but none that runs stops for one that
         does not yet: that one may never come so far, for it may be waiting for the lease of the very one that runs."""
-        stays = max(reports, key=lambda each: (each.fence, each.node_id))
+        stays = max(reports, key=lambda each: each.order)
         losers = [each for each in reports if each is not stays]
         if stays.phase != "Running" and any(each.phase == "Running" for each in losers):
-            return max(
-                (each for each in losers if each.phase == "Running"), key=lambda each: (each.fence, each.node_id)
-            )
+            return max((each for each in losers if each.phase == "Running"), key=lambda each: each.order)
         self.stops += [StopReplicaAction(each, "duplicate", instead=stays) for each in losers]
         return stays
 

@@ -65,7 +65,14 @@ def test_a_proven_order_that_the_record_supports_is_obeyed() -> None:
         (msgspec.structs.replace(ORDER, proof=proof(), reason="outdated"), 3, "is the current one"),
         (msgspec.structs.replace(ORDER, proof=proof(), reason="deleted"), 3, "the workload stands"),
         (msgspec.structs.replace(ORDER, proof=proof(), reason="failed"), 3, "is Running here"),
-        (msgspec.structs.replace(ORDER, proof=proof(), reason="duplicate"), 3, "does not come before"),
+        (msgspec.structs.replace(ORDER, proof=proof(), reason="duplicate"), 3, "which replica stays"),
+        (
+            msgspec.structs.replace(
+                ORDER, proof=proof(), reason="duplicate", instead=TWO, instead_fence=9, instead_tentative=True
+            ),
+            3,
+            "does not come before",
+        ),
         (
             msgspec.structs.replace(ORDER, proof=proof(), reason="duplicate", instead=TWO, instead_fence=2),
             3,

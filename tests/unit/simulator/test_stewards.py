@@ -36,3 +36,26 @@ def test_a_stewards_end_moves_nothing_that_runs(seed: int, tolerant: bool) -> No
 
     assert all(pods <= set(world.machines[index].pods) for index, pods in before.items())
     assert not [event for _, _, event in world.events if isinstance(event, TaskHeard) and event.task.replica in kept]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("nodes", [3, 5])
+def test_a_heal_moves_nothing_of_the_majority(nodes: int, seed: int) -> None:
+    """A machine that was cut off for long ran doubles by itself; when it is back they drain, and what the others ran
+    all the while runs on: neither its doubles nor its tasks replace any of it."""
+    world = world_of(nodes, seed)
+    assert submit(world, replicas=nodes).accepted
+    assert world.run_until(lambda: running(world) == list(range(nodes)), 5)
+    world.run_for(5)
+    world.faults.cut({0}, set(range(1, nodes)))
+    world.run_for(60)
+    before = {machine.index: set(machine.pods) for machine in world.machines[1:]}
+    assert {pod for pods in before.values() for pod in pods} == {f"hello-1-{replica}" for replica in range(nodes)}
+
+    world.faults.heal()
+
+    for _ in range(300):
+        world.run_for(0.1)
+        for index, pods in before.items():
+            assert pods <= set(world.machines[index].pods), f"n{index} lost one of {pods}"
+    assert running(world) == list(range(nodes))
