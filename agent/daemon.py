@@ -234,6 +234,7 @@ class Agent:
         while True:
             await asyncio.sleep(RESOURCES_EVERY_S)
             self._look_at_resources()
+            self._shell.try_store()
             heap.give_back()
 
     def _look_at_resources(self) -> None:

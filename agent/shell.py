@@ -40,6 +40,10 @@ class Network(Protocol):
         ...
 
 
+PROBE = Save("probe", b"room", bytes(16 * 1024))
+"""Written while the disk refuses: as large as what a submission saves at once. It stays, one row for ever."""
+
+
 class Shell:
     """Feeds events to the node and carries its effects out. Single-threaded: everything happens on the event loop."""
 
@@ -118,6 +122,12 @@ class Shell:
             self._withdraw(after, error.message)
         else:
             raise error
+
+    def try_store(self) -> None:
+        """While the disk refuses writes, try one: a node that takes no work for want of room may have nothing else to
+        save, and would never learn that there is room again."""
+        if self.store_error:
+            self._store.write((PROBE,)).add_done_callback(lambda done: self._saved(done, []))
 
     def _withdraw(self, effects: list[Any], reason: str) -> None:
         """What depended on a write that failed never happens; whoever waits for its outcome hears so."""
