@@ -42,7 +42,9 @@ def test_room_is_noticed_although_nothing_is_saved() -> None:
             if full and not shell.store_error:
                 shell.carry([Save("table", b"key", b"value")])
             shell.try_store()
-            await asyncio.sleep(0)
+            turn = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(turn.set_result, None)
+            await turn  # what the disk answered has been told by then
             errors.append(shell.store_error)
         return errors, disk.asked
 
