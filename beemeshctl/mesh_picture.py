@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beemesh.errors import BeemeshError
+from beemeshctl.render import counted
 
 ASKED_AT_ONCE = 16
 HERE = ("alive", "suspect")
@@ -93,7 +94,7 @@ def gather(via: str) -> MeshPicture:
 def status_lines(picture: MeshPicture) -> tuple[list[str], list[str], list[list[str]]]:
     """(a few sentences, heads of the table, one row per node)."""
     here = sum(member["state"] in HERE for member in picture.members)
-    lines = [f"mesh {picture.mesh}: {len(picture.members)} nodes, {here} here"]
+    lines = [f"mesh {picture.mesh}: {counted(len(picture.members), 'node')}, {here} here"]
     epochs = sorted({view["ring_epoch"] for view in picture.views.values()})
     if len(epochs) > 1 or any(view["ring_keys"] > 1 for view in picture.views.values()):
         done = sum(view["ring_keys"] == 1 for view in picture.views.values())
@@ -144,7 +145,7 @@ def topology_lines(picture: MeshPicture) -> list[str]:
         last_site = place == len(sites) - 1
         within = _median(picture, ((a, b) for a in names for b in names if a < b))
         note = f", {in_ms(within)} within" if within is not None else ""
-        lines.append(f"{'└─' if last_site else '├─'} {site}: {len(names)} nodes{note}")
+        lines.append(f"{'└─' if last_site else '├─'} {site}: {counted(len(names), 'node')}{note}")
         for index, name in enumerate(names):
             state = next(str(each["state"]) for each in picture.members if each["node"] == name)
             trunk = "   " if last_site else "│  "
