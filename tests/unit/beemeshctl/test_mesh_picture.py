@@ -97,3 +97,31 @@ def test_round_trips_are_from_row_to_column() -> None:
     assert heads == ["RTT ms", "attic", "cellar", "shed", "gone"]
     assert rows[0] == ["attic", "·", "1.00", "8.00", "-"]
     assert rows[2] == ["shed", "10", "-", "·", "-"]
+
+
+def test_round_trips_of_many_nodes_have_a_row_each() -> None:
+    """A table as wide as the mesh cannot be read: each node says which is nearest and which farthest from it."""
+    names = [f"n{index:02}" for index in range(20)]
+    views = {
+        name: view(*(link(other, 1.0 + index) for index, other in enumerate(names) if other != name)) for name in names
+    }
+    many = MeshPicture("large", tuple({"node": name, "site": "s", "state": "alive"} for name in names), views)
+    heads, rows = rtt_table(many)
+    assert heads == ["NODE", "SITE", "MEASURED", "NEAREST", "MEDIAN", "FARTHEST"]
+    assert rows[0] == ["n00", "s", "19", "2.00 ms n01", "11 ms", "20 ms n19"]
+    assert rtt_table(many, ["n03", "n04"]) == (["RTT ms", "n03", "n04"], [["n03", "·", "5.00"], ["n04", "4.00", "·"]])
+
+
+def test_of_many_sites_each_shows_its_nearest() -> None:
+    """The ways between sites grow with their square: of more than eight, three for each are shown, and it is said."""
+    names = [f"n{index:02}" for index in range(12)]
+    views = {
+        name: view(*(link(other, 1.0 + abs(here - there)) for there, other in enumerate(names) if other != name))
+        for here, name in enumerate(names)
+    }
+    many = MeshPicture("wide", tuple({"node": name, "site": f"s-{name}", "state": "alive"} for name in names), views)
+    ways = [line for line in topology_lines(many) if " ── " in line]
+    assert "s-n00 ── s-n01: 2.00 ms" in ways
+    assert not any("s-n00 ── s-n11" in way for way in ways)
+    assert len(ways) <= 36
+    assert topology_lines(many)[-1] == "(of 12 sites, each with its 3 nearest)"
