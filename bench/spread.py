@@ -36,7 +36,7 @@ from beemesh.membership.members import Member
 from beemesh.membership.messages import Alive
 from beemesh.membership.roster import Roster
 from beemesh.membership.settings import SwimSettings
-from beemesh.membership.swim import Swim
+from beemesh.membership.swim import EARLY_S, Swim
 from beemesh.membership.view import Status, View
 from simulator.crypto import FakeCrypto
 
@@ -96,7 +96,7 @@ class Mesh:
             node_id = NodeId(keys.signer_id)
             statement = Alive(node_id, WALL_MS, boot_id, "10.0.0.1", 7946, WALL_MS)
             claim = ClaimDesk(keys, self.roster).sign("alive", statement)
-            rows[node_id] = Member(node_id, WALL_MS, boot_id, claim, echoed=True)
+            rows[node_id] = Member(node_id, WALL_MS, boot_id, alive=claim, echoed=True)
         statuses: dict[NodeId, Status] = dict.fromkeys(rows, "alive")
         alive = tuple(sorted(rows))
         for index, boot_id in enumerate(boots):
@@ -104,17 +104,12 @@ class Mesh:
             swim.members.view.begin_with(statuses, alive)
             swim.members.begin_with(rows)
             node_id = NodeId(self._keys[index].signer_id)
-            effects = swim.start(self.now)
+            # started long ago: each of its timers comes at any time within its pause
+            swim.start(Now(-EARLY_S, WALL_MS))
             swim.members.rumours.drop(("alive", node_id, b""))
-            # it was started long ago: its next comparison of states comes at any time within the pause
-            pause_s = 30.0 * max(1.0, 1.0 + math.log2(nodes / 32))
-            later: dict[Hashable, float] = {("swim", "push-pull"): pause_s, ("swim", "announce"): 5.0}
-            for effect in effects:
-                if isinstance(effect, Schedule) and effect.key in later:
-                    due_s = self.random.uniform(0.0, later[effect.key])
-                    self._carry(node_id, [Schedule(effect.key, due_s)])
-                else:
-                    self._carry(node_id, [effect])
+            push_pull_s = 30.0 * max(1.0, 1.0 + math.log2(nodes / 32))
+            for timer, pause_s in (("probe", 1.0), ("push-pull", push_pull_s), ("announce", 5.0)):
+                self._carry(node_id, [Schedule(("swim", timer), self.random.uniform(0.0, pause_s))])
 
     def _swim(self, index: int, boot_id: BootId) -> Swim:
         node_id = NodeId(self._keys[index].signer_id)
