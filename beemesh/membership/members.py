@@ -18,19 +18,23 @@ from beemesh.membership.ear import Ear
 from beemesh.membership.local_health import LocalHealth
 from beemesh.membership.messages import Alive, Claim, Leave, Suspect
 from beemesh.membership.roster import Roster
-from beemesh.membership.rumours import Key, Rumours, retransmit_limit
+from beemesh.membership.rumours import Rumours, retransmit_limit
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.summaries import Summary
-from beemesh.membership.suspicion import CONFIRMATIONS_WANTED, AccusationBudget, Suspicion, timeout_bounds_s, verdict
+from beemesh.membership.suspicion import (
+    CONFIRMATIONS_WANTED,
+    AccusationBudget,
+    Suspicion,
+    is_fresh,
+    timeout_bounds_s,
+    verdict,
+)
 from beemesh.membership.versions import PROTOCOL_VERSION
 from beemesh.membership.view import PRESENT, Address, View
 from beemesh.scheduling.messages import Event, EventStatus
 
 PAST_BOOTS_KEPT = 4
 """Former boot ids of a member, by which a clone is told from a restart."""
-
-ACCUSATION_AGE_MAX_MS = 120_000
-"""Older accusations are history: they spread within seconds, and clocks differ by 30 s at most."""
 
 CLONE_ANSWER_S = 1.0
 """Two agents with one identity outbid each other no faster than this."""
@@ -144,10 +148,19 @@ class Members:
         """Everybody else who counts as alive here."""
         return [node_id for node_id in self.view.alive() if node_id != self.self_id]
 
-    def some_present(self, count: int, *, unsuspected: bool = False, echoed: bool = False) -> list[NodeId]:
+    def some_present(self, count: int, *, unsuspected: bool = False) -> list[NodeId]:
         """Up to `count` others that count as alive, at random; with `unsuspected` no suspects where there are enough
-        others; with `echoed` rather those that echoed us, since others may not listen to us yet. It looks at a few, not
-        at all."""
+        others. It looks at a few, not at all."""
+        return self._drawn(count, unsuspected)[:count]
+
+    def listeners(self, count: int) -> tuple[list[NodeId], NodeId | None]:
+        """Up to `count` unsuspected others, rather those that echoed us, since others may not listen to us yet; and
+        whoever was drawn first, if it did not echo: somebody has to tell it too."""
+        drawn = self._drawn(count, unsuspected=True)
+        newcomer = drawn[0] if drawn and not self._has_echoed(drawn[0]) else None
+        return sorted(drawn, key=lambda peer: not self._has_echoed(peer))[:count], newcomer
+
+    def _drawn(self, count: int, unsuspected: bool) -> list[NodeId]:
         alive = self.view.alive()
         drawn = self._randomness.sample(alive, min(len(alive), count + SPARES))
         fit = [peer for peer in drawn if peer != self.self_id]
@@ -157,9 +170,7 @@ class Members:
                 all_healthy = [peer for peer in self.present() if self.view.status(peer) == "alive"]
                 healthy = self._randomness.sample(all_healthy, min(count, len(all_healthy)))
             fit = healthy or fit
-        if echoed:
-            fit.sort(key=lambda peer: not self._has_echoed(peer))
-        return fit[:count]
+        return fit
 
     def _has_echoed(self, node_id: NodeId) -> bool:
         row = self._table.get(node_id) or self._begun.get(node_id)
@@ -324,14 +335,12 @@ class Members:
         if suspect.accused == self.self_id:
             return self._refute(suspect, claim)
         member = self.get(suspect.accused)
-        fresh = abs(now.wall_ms - suspect.issued_ms) <= ACCUSATION_AGE_MAX_MS
-        if member is None or suspect.accuser == self.self_id or suspect.incarnation != member.incarnation or not fresh:
+        if member is None or suspect.accuser == self.self_id or suspect.incarnation != member.incarnation:
             return []
-        status = self.view.status(suspect.accused)
-        if status == "dead":
-            return self._second_accusation(member)
         known = member.suspicion
-        if status not in PRESENT or (known and (suspect.accuser in known.accusers or known.is_settled)):
+        if self.view.status(suspect.accused) not in PRESENT or not is_fresh(suspect, now):
+            return []
+        if known and (suspect.accuser in known.accusers or known.is_settled):
             return []
         if not self._budget.spend(suspect.accuser, now.boot_s):
             return [_count("swim_claims_refused", "budget")]
@@ -347,14 +356,6 @@ class Members:
         self.speak(self.own.incarnation + 1)
         return [_count("swim_refutations", "")]
 
-    def _second_accusation(self, member: Member) -> Effects:
-        """Others still wonder about a node that we hold dead: tell them again what we saw."""
-        mine = member.suspicion.accusers.get(self.self_id) if member.suspicion else None
-        key: Key = ("suspect", member.node_id, self.self_id)
-        if mine is not None and self.rumours.get(key) is None:
-            self.rumours.add(key, mine)
-        return []
-
     def accuse(self, member: Member, now: Now) -> Effects:
         """Our direct and indirect probes of a member failed."""
         if member.failed_since_s is None:
@@ -367,8 +368,12 @@ class Members:
             return []
         if member.suspicion and member.suspicion.is_settled:
             return []
-        claim = self.desk.sign("suspect", Suspect(self.self_id, member.node_id, member.incarnation, now.wall_ms))
+        claim = self.accusation(member, now)
         return [_count("swim_accusations", ""), *self._count_accuser(member, self.self_id, claim, now)]
+
+    def accusation(self, member: Member, now: Now) -> Claim:
+        """Our signed word that we do not reach a member at its present incarnation."""
+        return self.desk.sign("suspect", Suspect(self.self_id, member.node_id, member.incarnation, now.wall_ms))
 
     def _accuse_again(self, suspicion: Suspicion, accused: NodeId) -> None:
         """While there is no verdict, say it again: whoever missed it, or judged already, answers with its own word."""

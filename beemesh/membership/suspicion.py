@@ -10,8 +10,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from beemesh.effects import Now
 from beemesh.ids import NodeId
-from beemesh.membership.messages import Claim
+from beemesh.membership.claims import decode
+from beemesh.membership.messages import Claim, Suspect
 
 ACCUSERS_NEEDED = 2
 """Distinct accusers for a death: one liar, or one sick node, cannot kill."""
@@ -28,6 +30,15 @@ MAX_TIMEOUT_MULT = 6
 
 ACCUSATION_BURST = 8
 """Accusations that one node may raise at once: some probes of a few seconds."""
+
+
+ACCUSATION_AGE_MAX_MS = 120_000
+"""Older accusations are history: they spread within seconds, and clocks differ by 30 s at most."""
+
+
+def is_fresh(accusation: Suspect, now: Now) -> bool:
+    """Whether an accusation is new enough to be believed."""
+    return abs(now.wall_ms - accusation.issued_ms) <= ACCUSATION_AGE_MAX_MS
 
 
 def timeout_bounds_s(members: int, probe_interval_s: float) -> tuple[float, float]:
@@ -73,6 +84,11 @@ class Suspicion:
     def start_over(self, now_s: float) -> None:
         """What happened until `now_s` was never heard, so the suspect gets all its time again, and is asked again."""
         self.since_s, self.asked_s, self.must_ask = now_s, None, True
+
+    def evidence(self, asker: NodeId, now: Now) -> tuple[Claim, ...]:
+        """The fresh words of accusers other than `asker`."""
+        said = [(claim, decode(claim)) for accuser, claim in self.accusers.items() if accuser != asker]
+        return tuple(claim for claim, word in said if isinstance(word, Suspect) and is_fresh(word, now))
 
     @property
     def is_settled(self) -> bool:

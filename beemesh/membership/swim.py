@@ -33,7 +33,7 @@ from beemesh.intents.messages import IntentRecords
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import ClaimDesk, decode
 from beemesh.membership.exchange import Exchange
-from beemesh.membership.members import STALL_S, Members, Own
+from beemesh.membership.members import STALL_S, Member, Members, Own
 from beemesh.membership.messages import (
     NONCE_BYTES,
     Ack,
@@ -106,6 +106,8 @@ class _Probe:
     incarnation: int = 0
     for_peer: tuple[NodeId, bytes] | None = None
     """(who asked us to ping the target, the nonce of that request)."""
+    witness_for: NodeId | None = None
+    """Who is to hear our own accusation if the target, which we hold dead, still does not answer."""
     helpers: tuple[NodeId, ...] = ()
     nacks: set[NodeId] = field(default_factory=set)
 
@@ -236,6 +238,8 @@ class Swim:
             accusation = decode(claim) if claim.kind == "suspect" else None
             if isinstance(accusation, Suspect):
                 effects += self._verify(accusation.accused, now)
+                if accusation.accuser == relay:
+                    effects += self._second(accusation, now)
         return effects
 
     def _verify(self, accused: NodeId, now: Now) -> Effects:
@@ -245,6 +249,22 @@ class Swim:
             return []
         chosen = self._randomness.random() * len(self._view.alive()) < VERIFIERS
         return self._ping_for_floor(accused, now) if chosen else []
+
+    def _second(self, accusation: Suspect, now: Now) -> Effects:
+        """An accuser that missed a death finds no second one: nobody else probes the dead. Whom it tells itself shows
+        it what others said or, where that is long ago, looks again for it."""
+        member = self.members.get(accusation.accused)
+        if member is None or member.suspicion is None or member.incarnation != accusation.incarnation:
+            return []
+        if self._view.status(member.node_id) != "dead":
+            return []
+        evidence = member.suspicion.evidence(accusation.accuser, now)
+        if evidence:
+            return [Send(accusation.accuser, Claims(evidence))]
+        if any(probe.target == member.node_id and probe.witness_for for probe in self._probes.values()):
+            return []
+        probe = _Probe(member.node_id, now.boot_s, counts=False, witness_for=accusation.accuser)
+        return self._ping(probe, now, hello=True)[1]
 
     def _news(self, first: tuple[Claim, ...] = (), to: NodeId | None = None) -> tuple[Claim, ...]:
         """Claims to ride along; whoever is suspected hears of it first from whoever meets it (Lifeguard's buddy)."""
@@ -332,8 +352,10 @@ class Swim:
     def _probe_over(self, nonce: bytes, now: Now) -> Effects:
         probe = self._probes.pop(nonce, None)
         member = self.members.get(probe.target) if probe is not None else None
-        if probe is None or member is None or not probe.counts:
+        if probe is None or member is None:
             return []
+        if not probe.counts:
+            return self._bear_witness(probe, member, now) if probe.witness_for else []
         if now.boot_s - probe.over_s > STALL_S:  # we stood still: the echo may wait in a queue of ours
             self.members.health.stalled()
             return []
@@ -341,6 +363,12 @@ class Swim:
         if member.heard_s > probe.sent_s or member.incarnation != probe.incarnation:
             return []
         return [Notify(Observed("swim_probes_failed")), *self.members.accuse(member, now)]
+
+    def _bear_witness(self, probe: _Probe, member: Member, now: Now) -> Effects:
+        late = now.boot_s - probe.over_s > STALL_S or self.members.ear.is_deaf(now.boot_s)
+        if probe.witness_for is None or late or self._view.status(member.node_id) != "dead":
+            return []
+        return [Send(probe.witness_for, Claims((self.members.accusation(member, now),)))]
 
     def _nack_due(self, nonce: bytes) -> Effects:
         probe = self._probes.get(nonce)
@@ -384,12 +412,15 @@ class Swim:
         return []
 
     def _gossip(self, now: Now) -> Effects:
-        peers = self.members.some_present(self._settings.gossip_fanout, unsuspected=True, echoed=True)
+        peers, newcomer = self.members.listeners(self._settings.gossip_fanout)
         if not peers or not len(self.members.rumours):
             self._gossiping = False
             return []
         self._gossiped_s = now.boot_s
         effects: Effects = [Schedule(_GOSSIP, now.boot_s + self._settings.gossip_interval_s)]
+        if newcomer is not None and not self._early(now):
+            peers = [peer for peer in peers if peer != newcomer]
+            effects += self._ping_for_floor(newcomer, now)
         backlog = 1 + self.members.rumours.untold // CLAIMS_PER_DATAGRAM
         for _ in range(min(backlog, GOSSIP_DATAGRAMS_MAX)):
             for peer in peers:

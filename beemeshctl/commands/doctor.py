@@ -11,7 +11,6 @@ import click
 
 from beemesh.errors import BeemeshError, ExitCode
 from beemeshctl.options import via_option
-from beemeshctl.render import counted
 
 SKEW_MS_MAX = 5_000
 """Differences above this are told: the mesh bears 30 s, and clocks that drift get there."""
@@ -42,7 +41,7 @@ def command(output: str, via: str) -> int:
         for name, checks in reports.items():
             _print(name, checks)
         warnings = sum(check["severity"] == "warning" for checks in reports.values() for check in checks)
-        click.echo(", ".join((counted(len(nodes), "node"), counted(errors, "error"), counted(warnings, "warning"))))
+        click.echo(f"{len(nodes)} nodes, {errors} errors, {warnings} warnings")
     return int(ExitCode.FAILED if errors else ExitCode.DONE)
 
 

@@ -6,10 +6,10 @@ from beemesh.effects import Schedule
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import ClaimDesk
-from beemesh.membership.members import ACCUSATION_AGE_MAX_MS, STALL_S, Members
+from beemesh.membership.members import STALL_S, Members
 from beemesh.membership.messages import Claim
 from beemesh.membership.summaries import Summary
-from beemesh.membership.suspicion import ACCUSATION_BURST
+from beemesh.membership.suspicion import ACCUSATION_AGE_MAX_MS, ACCUSATION_BURST
 from tests.unit.membership.cast import (
     CA,
     IDS,
@@ -276,22 +276,6 @@ def test_strangers_are_nobody() -> None:
 
     assert members.view.status(IDS[1]) == "alive"
     assert members.hear(STRANGER.signer_id, at(1)) == []  # type: ignore[arg-type]
-
-
-def test_the_dead_are_accused_again_by_who_knows() -> None:
-    """Whoever judged already answers a late accusation with its own word, so that the last to ask gets its second."""
-    members = _meshed(5)
-    member = members.get(IDS[4])
-    assert member is not None
-    members.accuse(member, at(1))
-    members.take(suspect(1, 4, at_s=1), at(1))
-    assert _due(members, 4, 5.0, 40.0) is not None
-    while members.rumours.take(members.retransmits):
-        pass
-
-    members.take(suspect(2, 4, at_s=40), at(40))
-
-    assert members.rumours.get(("suspect", IDS[4], IDS[0])) is not None
 
 
 def test_an_accusation_is_repeated_while_there_is_no_verdict() -> None:

@@ -410,3 +410,95 @@ def test_whom_others_accuse_is_asked_before_it_is_judged(answers: bool) -> None:
 
     assert asked == [(4.0, IDS[4])]
     assert swim.members.view.status(IDS[4]) == ("alive" if answers else "dead")
+
+
+def _with_dead(swim: Swim, index: int) -> None:
+    """It judges a member by the word of two others, and by its own failed question."""
+    for accuser in (1, 2):
+        swim.handle(Received(IDS[accuser], Claims((suspect(accuser, index, 1, at_s=1),))), at(1))
+    for tenth in range(12, 300):
+        swim.handle(Received(IDS[1], Claims(())), at(tenth / 10))
+        swim.handle(TimerFired(("swim", "suspicion", IDS[index])), at(tenth / 10))
+    assert swim.members.view.status(IDS[index]) == "dead"
+
+
+def test_who_missed_a_death_is_shown_the_accusations() -> None:
+    """A late accuser is told at once what others said of the dead; whoever only relays its word is told nothing."""
+    swim = _swim(6)
+    _with_dead(swim, 4)
+
+    def shown(relay: int, accuser: int) -> list[tuple[bytes, set[bytes]]]:
+        late = Claims((suspect(accuser, 4, 1, at_s=40),))
+        effects = swim.handle(Received(IDS[relay], late), at(40))
+        assert _sent(effects, Ping) == []
+        return [(to, {decode(claim).accuser for claim in told.claims}) for to, told in _sent(effects, Claims)]
+
+    assert shown(3, 3) == [(IDS[3], {IDS[1], IDS[2]})]
+    assert shown(1, 1) == [(IDS[1], {IDS[2]})]
+    assert shown(5, 3) == []
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_long_after_a_death_a_late_accuser_finds_a_second_one(answers: bool) -> None:
+    """Whom it tells looks again, once, and accuses afresh, to it alone; the dead that answers is alive instead."""
+    swim = _swim(6)
+    _with_dead(swim, 4)
+    late = Claims((suspect(3, 4, 1, at_s=400),))
+
+    swim.handle(Received(IDS[3], Claims(())), at(400))
+    asked = swim.handle(Received(IDS[3], late), at(400))
+    again = swim.handle(Received(IDS[3], late), at(400.2))
+    ((to, ping),) = _sent(asked, Ping)
+    if answers:
+        swim.handle(Received(IDS[4], Ack(ping.nonce)), at(400.5))
+    witnessed = _sent(swim.handle(TimerFired(("swim", "over", ping.nonce)), at(401)), Claims)
+
+    assert (to, _sent(again, Ping)) == (IDS[4], [])
+    assert swim.members.view.status(IDS[4]) == ("alive" if answers else "dead")
+    expected = [] if answers else [(IDS[3], Suspect(IDS[0], IDS[4], 1, WALL_MS + 401_000))]
+    assert [(whom, decode(message.claims[0])) for whom, message in witnessed] == expected
+
+
+@pytest.mark.parametrize("what", ["it is alive here", "it spoke", "another incarnation", "deaf"])
+def test_nobody_bears_witness_to_what_it_does_not_know(what: str) -> None:
+    """An accuser alone gets no second one where the accused is alive, has spoken since, or we hear nobody ourselves."""
+    swim = _swim(6)
+    if what != "it is alive here":
+        _with_dead(swim, 4)
+    late = suspect(3, 4, 2 if what == "another incarnation" else 1, at_s=400)
+    effects = swim.handle(Received(IDS[3], Claims((late,))), at(400))
+    over_s = 400.9 if what == "deaf" else 401
+    if what == "it spoke":
+        swim.handle(Received(IDS[4], Claims(())), at(400.5))
+    witnessed = [
+        message
+        for _, ping in _sent(effects, Ping)
+        for _, message in _sent(swim.handle(TimerFired(("swim", "over", ping.nonce)), at(over_s)), Claims)
+    ]
+
+    assert len(_sent(effects, Ping)) == (what != "another incarnation")
+    assert witnessed == []
+
+
+def test_news_reach_who_does_not_listen_yet() -> None:
+    """A member that never echoed is drawn as often as others, and gets the news by a ping, once we stand for long."""
+    reached = {}
+    for start_s in (2, 60):
+        swim = _swim(6)
+        member = swim.members.get(IDS[5])
+        assert member is not None
+        member.echoed = False
+        pinged = 0
+        for number in range(60):
+            moment = at(start_s + number / 5)
+            swim.members.rumours.add(("alive", IDS[1], b""), alive(1, number + 2))
+            effects = swim.handle(TimerFired(("swim", "gossip")), moment)
+            pings = [ping for to, ping in _sent(effects, Ping) if to == IDS[5]]
+            assert all(ping.claims for ping in pings)
+            pinged += len(pings)
+            gossiped = [to for to, _ in _sent(effects, Claims)]
+            assert len(gossiped) >= 3 - len(pings) and (start_s == 2 or IDS[5] not in gossiped or not pings)
+        reached[start_s] = pinged
+
+    assert reached[2] == 0
+    assert 6 <= reached[60] <= 25
