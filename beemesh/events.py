@@ -131,6 +131,8 @@ class PublishRecord:
     type: RecordType
     subject: str
     value: bytes = b""
+    is_old: bool = False
+    """Whether this node may have published it before it started, so that others still keep it fresh."""
 
 
 @dataclass(frozen=True, slots=True)

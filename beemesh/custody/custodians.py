@@ -147,8 +147,8 @@ class Custodian:
     def start(self, now: Now) -> Effects:
         """Sweep from time to time; what a record names that was kept on disk too is claimed."""
         self._unclaimed = {key: since_s for key, since_s in self._unclaimed.items() if not self._is_named(key)}
-        kept = [*(_provides("manifest", key) for key in self._manifests)]
-        kept += [_provides("share", key) for key in self._shares]
+        kept = [*(_provides("manifest", key, is_old=True) for key in self._manifests)]
+        kept += [_provides("share", key, is_old=True) for key in self._shares]
         return [*kept, Schedule(("custody", "sweep"), now.boot_s + SWEEP_EVERY_S)]
 
     def handle(self, event: Any, now: Now) -> Effects:
@@ -411,8 +411,8 @@ def _served_key(workload_id: str, manifest: Digest, replica: int) -> bytes:
     return f"{workload_id}/{replica}/".encode() + manifest
 
 
-def _provides(what: Literal["manifest", "share"], manifest: Digest) -> Notify:
-    return Notify(PublishRecord(what, manifest.hex()))
+def _provides(what: Literal["manifest", "share"], manifest: Digest, *, is_old: bool = False) -> Notify:
+    return Notify(PublishRecord(what, manifest.hex(), is_old=is_old))
 
 
 def _counted(outcome: str) -> Notify:

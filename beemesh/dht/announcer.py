@@ -18,7 +18,8 @@ class Announcer:
     tables: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self._running: frozenset[str] = frozenset()
+        self._running: frozenset[str] | None = None
+        """None until the runtime has said what runs: pods outlive their agent, which may have told of them before."""
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """The runtime knows what runs."""
@@ -32,9 +33,10 @@ class Announcer:
         if not isinstance(event, PodsObserved):
             return []
         running = frozenset(f"{pod.workload_id}/{pod.replica}" for pod in event.replicas if pod.phase == "Running")
-        came, went = sorted(running - self._running), sorted(self._running - running)
+        is_old, before = self._running is None, self._running or frozenset()
+        came, went = sorted(running - before), sorted(before - running)
         self._running = running
         return [
-            *(Notify(PublishRecord("runs", subject)) for subject in came),
+            *(Notify(PublishRecord("runs", subject, is_old=is_old)) for subject in came),
             *(Notify(WithdrawRecord("runs", subject)) for subject in went),
         ]

@@ -64,9 +64,6 @@ LOOKUPS_MAX = 128
 FIRST_S = (1.0, 2.0)
 """From the start to the first publication: by then a node has heard who is there."""
 
-UNSURE_S = 120.0
-"""For so long after its start a node looks first whether what it publishes is still kept, fresh, from before."""
-
 FRESH_SHARE = 0.75
 """Of those that a reader asks: when so many keep a record fresh it is not published again."""
 
@@ -145,7 +142,6 @@ class Directory:
         self._copies: set[int] = set()
         self._rates = Rates(STORES_PER_S, STORES_BURST)
         self._tick_s = float("inf")
-        self._sure_s = 0.0
         self._sounded = 0
 
     @property
@@ -159,9 +155,8 @@ class Directory:
     def start(self, now: Now) -> Effects:
         """Tell of this node, and sweep from time to time."""
         first_s = now.boot_s + self._randomness.uniform(*FIRST_S)
-        self._sure_s = now.boot_s + UNSURE_S
         if "presence" in self._domain.types:
-            self.published.add(PublishRecord("presence", to_text(self._self_id)), first_s, unsure=True)
+            self.published.add(PublishRecord("presence", to_text(self._self_id), is_old=True), first_s)
         effects: Effects = [Schedule((self.room, "sweep"), now.boot_s + SWEEP_EVERY_S), *self._tick_at(first_s)]
         if self.contacts.is_table:
             effects.append(Schedule((self.room, "sound"), now.boot_s + self._randomness.uniform(*SOUND_S)))
@@ -179,8 +174,7 @@ class Directory:
             case TimerFired(key=key):
                 return self._timer(key, now)
             case PublishRecord():
-                added = self.published.add(event, now.boot_s, unsure=now.boot_s < self._sure_s)
-                return self._publish_due(now) if added else []
+                return self._publish_due(now) if self.published.add(event, now.boot_s) else []
             case WithdrawRecord(type=type_, subject=subject):
                 self.published.withdraw((type_, subject))
             case FindProviders(type=type_) if type_ in self._domain.types:

@@ -61,7 +61,7 @@ class Publisher:
     def __len__(self) -> int:
         return len(self._own)
 
-    def add(self, wish: PublishRecord, at_s: float, *, unsure: bool = False) -> bool:
+    def add(self, wish: PublishRecord, at_s: float) -> bool:
         """Publish this from `at_s` on; False when it stands already, or does not belong here."""
         key = (wish.type, wish.subject)
         before = self._own.get(key)
@@ -69,7 +69,7 @@ class Publisher:
             return False
         if before is not None and before.value == wish.value:
             return False
-        self._own[key] = Own(wish.type, wish.subject, wish.value, at_s, unsure)
+        self._own[key] = Own(wish.type, wish.subject, wish.value, at_s, wish.is_old)
         self._own.move_to_end(key, last=False)  # what is due now stands in front
         return True
 

@@ -6,26 +6,29 @@ from functools import partial
 
 import pytest
 
+from beemesh.dht.announcer import Announcer
 from beemesh.dht.contacts import RosterContacts
 from beemesh.dht.directory import Directory
 from beemesh.dht.messages import StoreRecord
 from beemesh.dht.publisher import RETRY_S, TTL_MS
 from beemesh.dht.records import MACHINE_RECORDS, RECORD_KIND, Domain, Record, point_of
-from beemesh.dht.region import Region
+from beemesh.dht.region import K, Region
 from beemesh.dht.work_plane import work_directory
-from beemesh.effects import Asked, Reply
-from beemesh.events import PublishRecord, RecordPublished, SeedIntents, WithdrawRecord
+from beemesh.effects import Asked, Notify, Now, Reply
+from beemesh.events import PodsObserved, PublishRecord, RecordPublished, SeedIntents, WithdrawRecord
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId, to_text
 from beemesh.intents.entitlement import verify_intent
 from beemesh.intents.map import IntentMap
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.workloads.observation import ReplicaReport
 from simulator.crypto import FakeCrypto
 from simulator.world import World
 from tests.unit.dht.plane import Plane
 
 SIZE = 40
+NODE = NodeId(bytes(32))
 
 
 CRYPTOS = [FakeCrypto(f"replica {number}".encode()) for number in range(SIZE + 1)]
@@ -176,7 +179,7 @@ def test_what_is_kept_fresh_is_not_published_again_after_a_restart() -> None:
     old = plane.nodes[ids[4]]
     plane.join(ids[4], Directory(ids[4], old._domain, old.contacts, old._crypto, plane.random, plane.number))
     plane.told.clear()
-    plane.event(ids[4], PublishRecord("manifest", "m"))
+    plane.event(ids[4], PublishRecord("manifest", "m", is_old=True))
     plane.run_for(5)
     told = [event for _, event in plane.told]
     assert [event.labels["type"] for event in told if getattr(event, "metric", "") == "records_skipped"] == [
@@ -186,6 +189,28 @@ def test_what_is_kept_fresh_is_not_published_again_after_a_restart() -> None:
     assert not [event for event in told if getattr(event, "metric", "") == "records_stored"]
     plane.run_for(TTL_MS / 1000)
     assert plane.providers(ids[9], "manifest", "m") == {ids[4]}, "it was published in time, all the same"
+
+
+def test_what_is_new_is_stored_at_once_by_a_node_that_just_started() -> None:
+    """Only for what it may have published before does a node look first: anything else takes one round trip."""
+    plane, ids, _ = members_plane(20)
+    plane.event(ids[4], PublishRecord("manifest", "m"))
+    plane.run_for(0.003)
+    published = [event for _, event in plane.told if isinstance(event, RecordPublished)]
+    assert [event.kept == event.asked >= K for event in published] == [True]
+
+
+def test_pods_that_an_agent_finds_at_its_start_may_have_been_told_of_before() -> None:
+    """What runs when the runtime first speaks is announced as old, and what starts later as new."""
+    announcer, now = Announcer(), Now(0.0, 0)
+
+    def old_ones(*replicas: int) -> list[bool]:
+        pods = tuple(ReplicaReport(f"p{n}", "w", "default", "Deployment", 1, n, NODE, "Running") for n in replicas)
+        effects = announcer.handle(PodsObserved(pods), now)
+        return [each.event.is_old for each in effects if isinstance(each, Notify)]
+
+    assert old_ones(0, 1) == [True, True]
+    assert old_ones(0, 1, 2) == [False]
 
 
 def test_what_changed_is_published_although_old_copies_are_fresh() -> None:
