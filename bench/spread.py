@@ -98,10 +98,10 @@ class Mesh:
             claim = ClaimDesk(keys, self.roster).sign("alive", statement)
             rows[node_id] = Member(node_id, WALL_MS, boot_id, alive=claim, echoed=True)
         statuses: dict[NodeId, Status] = dict.fromkeys(rows, "alive")
-        alive = tuple(sorted(rows))
+        alive, joiners = tuple(sorted(rows)), (NodeId(self._keys[-1].signer_id),)
         for index, boot_id in enumerate(boots):
             swim = self._swim(index, boot_id)
-            swim.members.view.begin_with(statuses, alive)
+            swim.members.view.begin_with(statuses, alive, joiners)
             swim.members.begin_with(rows)
             node_id = NodeId(self._keys[index].signer_id)
             # started long ago: each of its timers comes at any time within its pause

@@ -43,8 +43,9 @@ class View:
         self._removals = roster.removals
         self._absent: dict[NodeId, None] = {}
         self._begun: Mapping[NodeId, Status] = {}
-        self._heard_of = 0
-        """Other nodes that have a status: while that is all of the roster, nobody is unknown."""
+        self._unknown: dict[NodeId, None] = {}
+        """Members that were never heard of, as of `_unknown_at`: a version of the roster."""
+        self._unknown_at = -1
 
     def is_alive(self, node_id: bytes) -> bool:
         """Whether the node counts as alive here (a suspect does)."""
@@ -55,18 +56,17 @@ class View:
         if self._removals != self._roster.removals:
             self._removals = self._roster.removals
             known = {node_id for node_id in (*self._begun, *self._status) if self._roster.member(node_id)}
-            self._heard_of = len(known - {self.self_id})
             self._alive = tuple(sorted({node_id for node_id in known if self.is_alive(node_id)} | {self.self_id}))
         return self._alive
 
     def absent(self) -> list[NodeId]:
         """Members that are dead, or were never heard of: whom a healed partition may bring back."""
         self.alive()  # follows the roster
-        absent = [node_id for node_id in self._absent if self._roster.member(node_id) is not None]
-        if self._heard_of + 1 < len(self._roster):
+        if self._unknown_at != self._roster.version:
+            self._unknown_at = self._roster.version
             others = (card.node_id for card in self._roster.members() if card.node_id not in self._absent)
-            absent += [node_id for node_id in others if self.status(node_id) == "unknown"]
-        return absent
+            self._unknown = dict.fromkeys(node_id for node_id in others if self.status(node_id) == "unknown")
+        return [*(node_id for node_id in self._absent if self._roster.member(node_id) is not None), *self._unknown]
 
     def status(self, node_id: bytes) -> Status:
         """`unknown` for whoever is not in the roster, or was never heard of."""
@@ -95,11 +95,13 @@ class View:
 
     # --- for swim alone -------------------------------------------------------------------------------------------
 
-    def begin_with(self, statuses: Mapping[NodeId, Status], alive: tuple[NodeId, ...]) -> None:
-        """Start from statuses that many views of one process share, `alive` (sorted) being those that are present:
-        what this view learns itself is its own."""
+    def begin_with(
+        self, statuses: Mapping[NodeId, Status], alive: tuple[NodeId, ...], unknown: tuple[NodeId, ...]
+    ) -> None:
+        """Start from statuses that many views of one process share, `alive` (sorted) being those that are present and
+        `unknown` those without a status: what this view learns itself is its own."""
         self._begun, self._alive = statuses, alive
-        self._heard_of = len(statuses) - (self.self_id in statuses)
+        self._unknown, self._unknown_at = dict.fromkeys(unknown), self._roster.version
         self.version += 1
 
     def set_status(self, node_id: NodeId, status: Status) -> None:
@@ -110,9 +112,9 @@ class View:
             self._absent[node_id] = None
         else:
             self._absent.pop(node_id, None)
-        known = self._status.get(node_id) or self._begun.get(node_id)
-        self._heard_of += known is None
-        if known != status:
+        if status != "unknown":
+            self._unknown.pop(node_id, None)
+        if (self._status.get(node_id) or self._begun.get(node_id)) != status:
             self._status[node_id] = status
             self.version += 1
 
@@ -142,8 +144,6 @@ class View:
     def forget(self, node_id: NodeId) -> None:
         """Drop everything about a node that left the roster."""
         self._place(node_id, present=False)
-        if self._roster.member(node_id) is not None:  # others are not counted
-            self._heard_of -= node_id in self._status and node_id not in self._begun
         for table in (self._status, self._summaries, self._rtt_s, self._addresses, self._absent):
             table.pop(node_id, None)
         self.version += 1

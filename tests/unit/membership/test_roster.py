@@ -189,7 +189,7 @@ def test_a_view_may_begin_with_what_others_share() -> None:
     shared: dict[NodeId, Status] = dict.fromkeys(IDS[:3], "alive")
     views = [View(IDS[index], known) for index in range(2)]
     for view in views:
-        view.begin_with(shared, tuple(sorted(IDS[:3])))
+        view.begin_with(shared, tuple(sorted(IDS[:3])), (IDS[3],))
     views[0].set_status(IDS[2], "dead")
 
     assert views[0].alive() == tuple(sorted(IDS[:2]))
