@@ -211,7 +211,7 @@ class Mesh:
 
 def measure(nodes: int, seed: int, loss: float, delay_s: tuple[float, float]) -> dict[str, float]:
     """One mesh of that size: a quiet while, a join, a death."""
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), time.process_time()
     mesh = Mesh(nodes, seed, loss, delay_s)
     result: dict[str, float] = {"nodes": nodes}
     mesh.run(QUIET_S)
@@ -234,6 +234,7 @@ def measure(nodes: int, seed: int, loss: float, delay_s: tuple[float, float]) ->
     judged = len(mesh.swims) if result["death_all_s"] < math.inf else 0
     result["false_deaths"] = mesh.observed.get("swim_deaths", 0.0) - judged
     result["wall_s"] = time.perf_counter() - started
+    result["cpu_s"] = time.process_time() - cpu_s
     result["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result
 
@@ -261,7 +262,8 @@ def main() -> int:
             )
         print(
             f"{nodes:<8}  quiet  {row['quiet_datagrams_per_s']:.2f} datagrams and {row['quiet_bytes_per_s']:.0f} bytes "
-            f"per node and second; {row['false_deaths']:.0f} false deaths; took {row['wall_s']:.0f} s"
+            f"per node and second; {row['false_deaths']:.0f} false deaths; took {row['wall_s']:.0f} s, "
+            f"{row['cpu_s']:.0f} s of CPU"
         )
     for before, after in itertools.pairwise(rows):
         by_log = math.log(after["nodes"]) / math.log(before["nodes"])

@@ -113,11 +113,12 @@ class Exchange:
         return [Request(self._new_request_id(), peer, question, PUSH_PULL_PATIENCE_S) for peer in chosen]
 
     def _known(self) -> tuple[Known, ...]:
-        view = self._members.view
-        return tuple(
-            Known(row.node_id, row.incarnation, summary.seq if (summary := view.summary(row.node_id)) else 0)
-            for row in self._members.others()
-        )[:KNOWN_MAX]
+        rows = self._members.others()
+        return tuple(Known(row.node_id, row.incarnation, self._summary_seq(row)) for row in rows)[:KNOWN_MAX]
+
+    def _summary_seq(self, row: Member) -> int:
+        summary = self._members.view.summary(row.node_id) if row.summary is not None else None
+        return summary.seq if summary is not None else 0
 
     def compared(self, sender: NodeId, token: int, question: PushPull, now: Now) -> Effects:
         """A member, or a joiner with its card, compares itself with us."""
@@ -129,10 +130,9 @@ class Exchange:
         claims = [claim for claim in (own.claim, own.summary) if claim is not None]
         wanted = []
         for row in self._members.others():
-            line = known.get(row.node_id, Known(row.node_id, 0))
+            line = known.get(row.node_id) or Known(row.node_id, 0)
             claims += self._newer(row, line)
-            summary = self._members.view.summary(row.node_id)
-            if line.incarnation > row.incarnation or line.summary_seq > (summary.seq if summary else 0):
+            if line.incarnation > row.incarnation or line.summary_seq > self._summary_seq(row):
                 wanted.append(row.node_id)
         roster = self._members.roster
         for line in known.values():  # whose cards are not even here
@@ -145,8 +145,7 @@ class Exchange:
     def _newer(self, row: Member, line: Known) -> list[Claim]:
         life = row.alive or row.leave
         newer = [life] if life is not None and row.incarnation > line.incarnation else []
-        summary = self._members.view.summary(row.node_id)
-        if row.summary is not None and summary is not None and summary.seq > line.summary_seq:
+        if row.summary is not None and self._summary_seq(row) > line.summary_seq:
             newer.append(row.summary)
         return newer
 
