@@ -12,8 +12,9 @@ from typing import Any
 from beemesh.effects import Effects, Now, Schedule
 from beemesh.ids import NodeId
 from beemesh.membership.local_health import LocalHealth
-from beemesh.membership.members import Member, Members
+from beemesh.membership.members import Members
 from beemesh.membership.messages import Claim, Suspect
+from beemesh.membership.rows import Member
 from beemesh.membership.suspicion import Suspicion
 from beemesh.membership.swim import Swim
 from beemesh.membership.view import PRESENT

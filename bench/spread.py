@@ -32,9 +32,9 @@ from beemesh.identity.signing import sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, node_key
 from beemesh.membership.claims import ClaimDesk, size_of
-from beemesh.membership.members import Member
 from beemesh.membership.messages import Alive
 from beemesh.membership.roster import Roster
+from beemesh.membership.rows import Member
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.swim import EARLY_S, Swim
 from beemesh.membership.view import Status, View

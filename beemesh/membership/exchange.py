@@ -17,8 +17,9 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.membership.claims import author_of, decode
-from beemesh.membership.members import Member, Members
+from beemesh.membership.members import Members
 from beemesh.membership.messages import Alive, Claim, Claims, Known, PushPull, PushPullAnswer
+from beemesh.membership.rows import Member
 from beemesh.membership.rumours import GOSSIP_BYTES_MAX
 from beemesh.membership.settings import SwimSettings
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
 
-from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Schedule
+from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Schedule, Send
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
-from beemesh.ids import BootId, NodeId, short, ulid
-from beemesh.membership.claims import ClaimDesk, Statement, author_of, decode
+from beemesh.ids import NodeId, short, ulid
+from beemesh.membership.claims import ClaimDesk, Statement, author_of, decode, size_of
 from beemesh.membership.ear import Ear
 from beemesh.membership.local_health import LocalHealth
-from beemesh.membership.messages import Alive, Claim, Leave, Suspect
+from beemesh.membership.messages import Alive, Claim, Claims, Leave, Suspect
 from beemesh.membership.roster import Roster
-from beemesh.membership.rumours import Rumours, retransmit_limit
+from beemesh.membership.rows import Member, Own
+from beemesh.membership.rumours import GOSSIP_BYTES_MAX, Rumours, retransmit_limit
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.summaries import Summary
 from beemesh.membership.suspicion import (
@@ -30,7 +30,7 @@ from beemesh.membership.suspicion import (
     verdict,
 )
 from beemesh.membership.versions import PROTOCOL_VERSION
-from beemesh.membership.view import PRESENT, Address, View
+from beemesh.membership.view import PRESENT, View
 from beemesh.scheduling.messages import Event, EventStatus
 
 PAST_BOOTS_KEPT = 4
@@ -45,49 +45,14 @@ CLONE_REPORT_S = 60.0
 STALL_S = 1.0
 """A timer that fires this much too late says more about this machine than about others."""
 
+ASKED_AROUND = 3
+"""Members that are asked what they know of a suspect, each time: all of them missed the same news once in ten thousand
+times."""
+ASKED_ABOUT_MAX = 8
+"""Members that one question may name: the claims of about one fill the answer."""
 
 SPARES = 8
 """Members drawn beyond those that are wanted, in place of suspects."""
-
-NO_BOOT = BootId(b"")
-
-
-@dataclass(slots=True)
-class Member:
-    """What is known of one other node of the roster."""
-
-    node_id: NodeId
-    incarnation: int = 0
-    boot_id: BootId = NO_BOOT
-    protocol_version: int = PROTOCOL_VERSION
-    """What its last Alive says; the same as ours until then."""
-    alive: Claim | None = None
-    leave: Claim | None = None
-    summary: Claim | None = None
-    suspicion: Suspicion | None = None
-    heard_s: float = float("-inf")
-    failed_since_s: float | None = None
-    """Boot time since when all of our own probes of it failed."""
-    echoed: bool = False
-    """It echoed a nonce of ours since we started: its counter floor is known."""
-    past_boots: tuple[BootId, ...] = ()
-    clone_reported_s: float = float("-inf")
-
-
-@dataclass(slots=True)
-class Own:
-    """What this node says of itself."""
-
-    boot_id: BootId
-    address: Address
-    started_ms: int = 0
-    incarnation: int = 0
-    claim: Claim | None = None
-    leaving: bool = False
-    foreign_answered_s: float = float("-inf")
-    foreign_seen: int = 0
-    summary: Claim | None = None
-    summary_seq: int = 0
 
 
 class Members:
@@ -391,14 +356,24 @@ class Members:
         suspicion.check_s = self._next_look_s(suspicion, now)
         return [Schedule(("swim", "suspicion", node_id), suspicion.check_s)]
 
+    @property
+    def _patience_s(self) -> float:
+        """How long this node waits for a word before it goes on without."""
+        return self._settings.probe_interval_s * self.health.factor
+
     def _next_look_s(self, suspicion: Suspicion, now: Now) -> float:
-        """When the suspicion time is over; a probe's time earlier, to ask the suspect, if we have not probed it."""
-        if not self._is_hearsay(suspicion):
+        """When there is somebody to ask, or else the time is over."""
+        wonders_s = suspicion.wonders_from_s(self._patience_s)
+        look_s = self._ready_s(suspicion)
+        if self._is_hearsay(suspicion) and suspicion.asked_s is None:
+            look_s = suspicion.due_s - self._patience_s
+        return max(now.boot_s, look_s if wonders_s is None else min(look_s, wonders_s))
+
+    def _ready_s(self, suspicion: Suspicion) -> float:
+        """When the suspicion time is over, and a probe's time since the suspect was asked, where that must be."""
+        if not self._is_hearsay(suspicion) or suspicion.asked_s is None:
             return suspicion.due_s
-        patience_s = self._settings.probe_interval_s * self.health.factor
-        if suspicion.asked_s is None:
-            return max(now.boot_s, suspicion.due_s - patience_s)
-        return max(suspicion.due_s, suspicion.asked_s + patience_s)
+        return max(suspicion.due_s, suspicion.asked_s + self._patience_s)
 
     def _is_hearsay(self, suspicion: Suspicion) -> bool:
         """Whether no probe of our own, made since we hear well, speaks against the suspect."""
@@ -424,9 +399,9 @@ class Members:
             suspicion.start_over(self.ear.since_s)
         if self._next_look_s(suspicion, now) > now.boot_s:
             return self._look_later(suspicion, node_id, now)
-        if suspicion.asked_s is None and self._is_hearsay(suspicion):
-            suspicion.asked_s = now.boot_s
-            return [*self.ask(node_id, now), *self._look_later(suspicion, node_id, now)]
+        unasked = self._is_hearsay(suspicion) and suspicion.asked_s is None
+        if unasked or self._ready_s(suspicion) > now.boot_s:
+            return [*self._ask_around(suspicion, node_id, now), *self._look_later(suspicion, node_id, now)]
         rows = (self._table[failing] for failing in self._failing)
         failed = {row.node_id: row.failed_since_s for row in rows if row.failed_since_s is not None}
         possible = (other for other in self.view.alive() if other not in (self.self_id, node_id))
@@ -441,8 +416,33 @@ class Members:
             self.view.set_status(node_id, "alive")
             return self._clear_suspicion(member)
         self._accuse_again(suspicion, node_id)
+        asked = self._ask_around(suspicion, node_id, now)
         suspicion.check_s = now.boot_s + self._settings.probe_interval_s
-        return [Schedule(("swim", "suspicion", node_id), suspicion.check_s)]
+        return [*asked, Schedule(("swim", "suspicion", node_id), suspicion.check_s)]
+
+    def _ask_around(self, suspicion: Suspicion, node_id: NodeId, now: Now) -> Effects:
+        """Ask the suspect itself, where we know it by hearsay, and others for what we missed: a few of all that tell of
+        an accusation or of its end tell everybody but one."""
+        effects: Effects = []
+        if self._is_hearsay(suspicion):
+            suspicion.asked_s = now.boot_s
+            effects = self.ask(node_id, now)
+        suspicion.wondered_s = now.boot_s
+        question = Claims(tuple(suspicion.accusers.values()), (node_id,))
+        peers = self.some_present(ASKED_AROUND, unsuspected=True)
+        return [*effects, *(Send(peer, question) for peer in peers if peer != node_id)]
+
+    def known_of(self, node_ids: tuple[NodeId, ...]) -> tuple[Claim, ...]:
+        """For somebody who wonders: the last word of each member, and the accusations of it, as far as they fit."""
+        known: list[Claim] = []
+        left = GOSSIP_BYTES_MAX
+        for member in filter(None, map(self.get, node_ids[:ASKED_ABOUT_MAX])):
+            accusers = member.suspicion.accusers if member.suspicion else {}
+            for claim in filter(None, (member.alive, member.leave, *accusers.values())):
+                left -= size_of(claim)
+                if left >= 0:
+                    known.append(claim)
+        return tuple(known)
 
     def _start_over(self, suspicion: Suspicion, now: Now) -> None:
         """We stood still: what happened meanwhile was never heard, so everything is asked again."""

@@ -88,9 +88,11 @@ class Nack(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Claims(msgspec.Struct, frozen=True, array_like=True):
-    """Gossip: claims that the sender heard lately."""
+    """Gossip: claims that the sender heard lately. It wonders about the members in `asks`: answer with the last word of
+    each, and with the accusations of it, that are known here."""
 
     claims: tuple[Claim, ...]
+    asks: tuple[NodeId, ...] = ()
 
 
 class FetchGossipKey(msgspec.Struct, frozen=True):

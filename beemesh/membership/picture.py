@@ -7,7 +7,8 @@ import msgspec
 from beemesh.effects import Now
 from beemesh.identity.membership_card import GossipRing
 from beemesh.ids import to_text
-from beemesh.membership.members import Member, Members
+from beemesh.membership.members import Members
+from beemesh.membership.rows import Member
 from beemesh.membership.versions import PROTOCOL_VERSION
 
 LISTED_MAX = 10_000

@@ -68,9 +68,15 @@ class Rumours:
         return None if level is None else self._levels[level][key]
 
     def take(
-        self, limit: int, *, first: tuple[Claim, ...] = (), budget_bytes: int = GOSSIP_BYTES_MAX
+        self,
+        limit: int,
+        *,
+        first: tuple[Claim, ...] = (),
+        budget_bytes: int = GOSSIP_BYTES_MAX,
+        counts: bool = True,
     ) -> tuple[Claim, ...]:
-        """As many claims as fit, `first` before all others; each that is taken has been told once more."""
+        """As many claims as fit, `first` before all others; each that is taken has been told once more. Unless it
+        `counts`: what goes to somebody who may be dead has been told to nobody."""
         chosen = list(first)
         left = budget_bytes - sum(size_of(claim) for claim in first)
         told: list[tuple[Key, Claim, int]] = []
@@ -86,6 +92,8 @@ class Rumours:
                 chosen.append(claim)
                 left -= size
             told.append((key, claim, level + 1))
+        if not counts:
+            return tuple(chosen)
         for key, claim, times in told:
             self.drop(key)
             if times < limit:

@@ -71,8 +71,11 @@ class Suspicion:
     """Boot time at which this node asked the suspect, so as not to judge one that it reaches."""
     must_ask: bool = False
     """Our own probes of it are history: this node stood still, or was deaf, since."""
+    wondered_s: float = float("-inf")
+    """Boot time at which this node last asked others what they know of the suspect."""
     check_s: float = 0.0
-    """Boot time of the next look: when the time is over, then every probe interval until there is a verdict."""
+    """Boot time of the next look: when there is somebody to ask, when the time is over, then every probe interval until
+    there is a verdict."""
 
     def add(self, accuser: NodeId, claim: Claim) -> bool:
         """Count an accuser; False when it was counted already."""
@@ -94,6 +97,13 @@ class Suspicion:
     def is_settled(self) -> bool:
         """Whether further accusers change nothing."""
         return len(self.accusers) >= ACCUSERS_MAX
+
+    def wonders_from_s(self, patience_s: float) -> float | None:
+        """Boot time from which to ask others for accusations that were missed, every `patience_s`; None while none can
+        hasten the end. It starts so that the answers are there when the shortest time is over."""
+        if self.is_settled or self.due_s <= self.since_s + self.shortest_s:
+            return None
+        return max(self.since_s + self.shortest_s - patience_s, self.wondered_s + patience_s)
 
     @property
     def due_s(self) -> float:

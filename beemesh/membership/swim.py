@@ -6,6 +6,7 @@ on gossip of their own while there is news.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ from beemesh.intents.messages import IntentRecords
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import ClaimDesk, decode
 from beemesh.membership.exchange import Exchange
-from beemesh.membership.members import STALL_S, Member, Members, Own
+from beemesh.membership.members import STALL_S, Members
 from beemesh.membership.messages import (
     NONCE_BYTES,
     Ack,
@@ -47,9 +48,10 @@ from beemesh.membership.messages import (
     Suspect,
 )
 from beemesh.membership.roster import Roster
+from beemesh.membership.rows import Member, Own
 from beemesh.membership.rumours import CLAIMS_PER_DATAGRAM
 from beemesh.membership.settings import SwimSettings
-from beemesh.membership.view import PRESENT, Address, View
+from beemesh.membership.view import Address, View
 from beemesh.rates import Rates
 
 EARLY_S = 30.0
@@ -146,7 +148,8 @@ class Swim:
         self.members.ask = self._ping_for_floor
         self._exchange = Exchange(self.members, card, randomness, self._settings, new_request_id)
         self._probes: dict[bytes, _Probe] = {}
-        self._round: list[NodeId] = []
+        self._turn = 0
+        """The last interval of the wall clock, since its epoch, in which somebody was probed."""
         self._floor_pinged_s: dict[NodeId, float] = {}
         self._started_s = 0.0
         self._gossiping = False
@@ -228,8 +231,10 @@ class Swim:
                 probe = self._probes.get(nonce)
                 if probe is not None and sender in probe.helpers:
                     probe.nacks.add(sender)
-            case Claims(claims=claims):
+            case Claims(claims=claims, asks=asks):
                 effects += self._take(sender, claims, now)
+                known = self.members.known_of(asks) if asks else ()
+                effects += [Send(sender, Claims(known))] if known else []
         return effects
 
     def _take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:
@@ -271,7 +276,8 @@ class Swim:
         member = self.members.get(to) if to is not None else None
         if member is not None and member.suspicion is not None:
             first = (*first, *list(member.suspicion.accusers.values())[:1])
-        return self.members.rumours.take(self.members.retransmits, first=first)
+        heard = to is None or self._view.status(to) not in ("suspect", "dead")
+        return self.members.rumours.take(self.members.retransmits, first=first, counts=heard)
 
     # --- probes ---------------------------------------------------------------------------------------------------
 
@@ -289,7 +295,7 @@ class Swim:
     def _probe_next(self, now: Now) -> Effects:
         interval_s = self._settings.probe_interval_s * self.members.health.factor
         effects: Effects = [Schedule(_PROBE, now.boot_s + interval_s)]
-        target = self._next_target()
+        target = self._next_target(now)
         if target is None:
             return effects
         member = self.members.get(target)
@@ -298,17 +304,17 @@ class Swim:
         direct_s = now.boot_s + self._settings.probe_timeout_s * self.members.health.factor
         return [*effects, *sent, Schedule(("swim", "direct", nonce), direct_s)]
 
-    def _next_target(self) -> NodeId | None:
-        for _ in range(2):
-            while self._round:
-                # a shuffle in small steps: the next one is drawn from those that are left
-                place = int(self._randomness.random() * len(self._round))
-                self._round[place], self._round[-1] = self._round[-1], self._round[place]
-                target = self._round.pop()
-                if self._view.status(target) in PRESENT:
-                    return target
-            self._round = self.members.present()
-        return None
+    def _next_target(self, now: Now) -> NodeId | None:
+        """The member as many places after this node, by node ID, as the wall clock says: all move on together, so that
+        each is probed by one other in every interval, and by all in turn. Clocks that differ make that a little more
+        random, and nothing worse."""
+        alive = self._view.alive()
+        if len(alive) < 2:
+            return None
+        turn = int(now.wall_ms / (1000 * self._settings.probe_interval_s))
+        self._turn = max(turn, self._turn + 1)  # also by a clock that stands still, or is set back
+        place = bisect_left(alive, self._self_id) + 1 + self._turn % (len(alive) - 1)
+        return alive[place % len(alive)]
 
     def _direct_failed(self, nonce: bytes, now: Now) -> Effects:
         probe = self._probes.get(nonce)

@@ -9,8 +9,8 @@ from beemesh.events import MemberDown
 from beemesh.identity.signing import payload_of
 from beemesh.ids import NodeId
 from beemesh.membership.claims import author_of, decode
-from beemesh.membership.members import Member
 from beemesh.membership.messages import Claim, Suspect
+from beemesh.membership.rows import Member
 from simulator.checkers import Blame
 from simulator.world import World
 

@@ -13,9 +13,10 @@ from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import BootId, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, node_key
 from beemesh.membership.claims import ClaimDesk
-from beemesh.membership.members import Members, Own
+from beemesh.membership.members import Members
 from beemesh.membership.messages import Alive, Claim, Leave, Suspect
 from beemesh.membership.roster import Roster
+from beemesh.membership.rows import Own
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.view import View
 from simulator.crypto import FakeCrypto

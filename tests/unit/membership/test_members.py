@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from beemesh.effects import Schedule
+import pytest
+
+from beemesh.effects import Effects, Schedule, Send
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp
 from beemesh.intents.record import Intent, node_key
-from beemesh.membership.claims import ClaimDesk
-from beemesh.membership.members import STALL_S, Members
+from beemesh.membership.claims import ClaimDesk, size_of
+from beemesh.membership.members import ASKED_AROUND, STALL_S, Members
 from beemesh.membership.messages import Claim
+from beemesh.membership.rumours import GOSSIP_BYTES_MAX
 from beemesh.membership.summaries import Summary
 from beemesh.membership.suspicion import ACCUSATION_AGE_MAX_MS, ACCUSATION_BURST
 from tests.unit.membership.cast import (
@@ -48,6 +51,11 @@ def _due(members: Members, index: int, from_s: float, until_s: float) -> float |
             return None
         timer_s = max(following[0], timer_s + 1e-6)
     return None
+
+
+def _look_s(effects: Effects) -> float:
+    """When the next look at a suspect is due."""
+    return max((effect.at_boot_s for effect in effects if isinstance(effect, Schedule)), default=0.0)
 
 
 def test_a_signed_alive_makes_a_member_alive() -> None:
@@ -276,6 +284,57 @@ def test_strangers_are_nobody() -> None:
 
     assert members.view.status(IDS[1]) == "alive"
     assert members.hear(STRANGER.signer_id, at(1)) == []  # type: ignore[arg-type]
+
+
+def test_who_wonders_asks_around_in_time() -> None:
+    """A third accusation would end the wait: whoever did not hear one asks others, so that the answers are there when
+    the shortest time is over, and goes on asking every probe interval."""
+    members = _meshed(6)
+    members.take(suspect(1, 5, at_s=1), at(1))
+    set_for = _look_s(members.take(suspect(2, 5, at_s=1), at(1)))
+    assert set_for == pytest.approx(4.0)
+
+    for second in (4, 5, 6):
+        effects = members.suspicion_due(IDS[5], at(second))
+        asked = [each for each in effects if isinstance(each, Send)]
+        assert len({each.to for each in asked}) == ASKED_AROUND
+        assert all(each.message.asks == (IDS[5],) and len(each.message.claims) == 2 for each in asked)
+        assert IDS[5] not in {each.to for each in asked}
+        assert _look_s(effects) == pytest.approx(second + 1)
+
+
+def test_who_missed_an_accusation_judges_with_the_others() -> None:
+    """One that gossip passed by, of a member that died, learns of it from whoever knows more, and is no slower."""
+    mine, theirs = _meshed(6), _meshed(6)
+    for accuser in (1, 2, 3):
+        theirs.take(suspect(accuser, 5, at_s=1), at(1))
+    for accuser in (1, 2):
+        mine.take(suspect(accuser, 5, at_s=1), at(1))
+    assert _due(theirs, 5, 4.0, 40.0) == pytest.approx(5.0)
+
+    question = next(each for each in mine.suspicion_due(IDS[5], at(4)) if isinstance(each, Send))
+    looks_s = [_look_s(mine.take(claim, at(4.1))) for claim in theirs.known_of(question.message.asks)]
+
+    assert _due(mine, 5, max(looks_s), 40.0) == pytest.approx(5.0, abs=0.2)
+
+
+def test_who_wonders_hears_that_the_suspect_lives() -> None:
+    """The answer brings the last word of the suspect itself, which ends the suspicion, and it fits a datagram."""
+    mine, theirs = _meshed(6), _meshed(6)
+    for accuser in (1, 2, 3):
+        mine.take(suspect(accuser, 5, at_s=1), at(1))
+    theirs.take(alive(5, 2), at(2))
+    theirs.take(suspect(1, 5, 2, at_s=3), at(3))
+
+    known = theirs.known_of((IDS[5], *IDS[1:5]))
+    for claim in known:
+        mine.take(claim, at(4))
+
+    assert known[0] == alive(5, 2)
+    assert sum(map(size_of, known)) <= GOSSIP_BYTES_MAX
+    suspicion = mine.get(IDS[5]).suspicion  # type: ignore[union-attr]
+    assert suspicion is not None
+    assert (suspicion.since_s, list(suspicion.accusers)) == (4.0, [IDS[1]])  # of what was said since
 
 
 def test_an_accusation_is_repeated_while_there_is_no_verdict() -> None:

@@ -34,26 +34,32 @@ from beemesh.wire.datagram import BODY_BYTES_MAX
 from tests.unit.membership.cast import IDS, KEYS, WALL_MS, alive, at, membership, roster, signed_card, suspect, told
 
 
-def _swim(size: int = 4, *, started: bool = True) -> Swim:
-    """Member 0 of a mesh of that size; all others have echoed when it is `started`."""
+def _swim(size: int = 4, *, started: bool = True, self_index: int = 0) -> Swim:
+    """Member 0, or another, of a mesh of that size; all others have echoed when it is `started`."""
     known = roster(size)
     swim = Swim(
-        IDS[0],
+        IDS[self_index],
         BootId(bytes(16)),
         ("10.0.0.0", 7946),
-        signed_card(0),
+        signed_card(self_index),
         roster=known,
-        view=View(IDS[0], known),
-        crypto=KEYS[0],
+        view=View(IDS[self_index], known),
+        crypto=KEYS[self_index],
         randomness=random.Random(3),
         new_request_id=itertools.count(1).__next__,
     )
     swim.start(at(0))
     if started:
-        for index in range(1, size):
+        for index in (each for each in range(size) if each != self_index):
             ping = _sent(swim.handle(FloorWanted(IDS[index]), at(0)), Ping)[0][1]
             swim.handle(Received(IDS[index], Ack(ping.nonce, (alive(index, 1),))), at(0.01))
     return swim
+
+
+def _emptied(swim: Swim) -> None:
+    """Let it tell all that it has to tell."""
+    while swim.members.rumours.take(swim.members.retransmits):
+        pass
 
 
 def _sent(effects: Effects, kind: type[Any]) -> list[tuple[bytes, Any]]:
@@ -71,7 +77,7 @@ def _probe(swim: Swim, at_s: float) -> tuple[int, Ping, dict[Any, float]]:
 
 
 def test_everybody_is_probed_once_per_round() -> None:
-    """Round robin in a shuffled order: detection time is bounded, not a matter of luck."""
+    """Round robin: detection time is bounded, not a matter of luck."""
     swim = _swim(6)
     for start_s in (1, 6):
         targets = []
@@ -80,6 +86,43 @@ def test_everybody_is_probed_once_per_round() -> None:
             swim.handle(Received(IDS[target], Ack(ping.nonce)), at(second + 0.01))
             targets.append(target)
         assert sorted(targets) == [1, 2, 3, 4, 5]
+
+
+def test_everybody_is_probed_by_one_other_in_every_interval() -> None:
+    """By the wall clock all move on together, so that no dead node waits long for its first probe."""
+    swims = [_swim(6, self_index=index) for index in range(6)]
+    for second in range(1, 8):
+        assert sorted(_probe(swim, second + 0.15 * place)[0] for place, swim in enumerate(swims)) == list(range(6))
+
+
+def test_a_probe_within_the_same_interval_goes_to_the_next_one() -> None:
+    """A clock that stands still, or timers that are early, keep nobody from being probed."""
+    swim = _swim(6)
+    assert sorted(_probe(swim, 1.0)[0] for _ in range(5)) == [1, 2, 3, 4, 5]
+
+
+def test_who_asks_about_a_member_is_answered() -> None:
+    """The answer is the member's last word and all accusations; who asks of nobody known is not."""
+    swim = _swim(6)
+    for accuser in (1, 2, 3):
+        swim.handle(Received(IDS[accuser], Claims((suspect(accuser, 5, at_s=1),))), at(1))
+
+    ((to, answer),) = _sent(swim.handle(Received(IDS[4], Claims((), (IDS[5],))), at(2)), Claims)
+    assert to == IDS[4]
+    assert [claim.kind for claim in answer.claims] == ["alive", "suspect", "suspect", "suspect"]
+    assert _sent(swim.handle(Received(IDS[4], Claims((), (b"nobody",))), at(2)), Claims) == []  # type: ignore[arg-type]
+
+
+def test_what_goes_to_the_dead_is_not_told() -> None:
+    """News on a ping to a suspect, or to a dead member, may reach nobody: they stay to be told as often as before."""
+    swim = _swim(6)
+    _emptied(swim)
+    swim.handle(Received(IDS[1], Claims((suspect(1, 5, at_s=1),))), at(1))
+    swim.handle(TimerFired(("swim", "gossip")), at(1.1))
+    for second in range(2, 40):
+        swim.handle(FloorWanted(IDS[5]), at(second))
+
+    assert swim.members.rumours.get(("suspect", IDS[5], IDS[1])) is not None
 
 
 def test_an_echo_of_our_own_nonce_sets_the_floor_and_the_round_trip() -> None:

@@ -82,10 +82,10 @@ def test_an_incarnation_that_goes_back_is_told() -> None:
     """In the table of any node, within one life."""
     world, checker, told = _world(), EvidenceChecker(), list[str]()
     checker.look(world, told.append)
+    world.run_for(1)
     row = world.node(1).swim.members.get(world.machines[3].membership.node_id)
     assert row is not None
     row.incarnation -= 1
-    world.run_for(1)
     checker.look(world, told.append)
     assert len(told) == 1
 

@@ -160,7 +160,7 @@ SIZES: dict[str, tuple[msgspec.Struct, int]] = {
     "ack": (membership.Ack(NONCE), 12),
     "ping request": (membership.PingReq(NONCE, NODE), 46),
     "nack": (membership.Nack(NONCE), 11),
-    "claims": (membership.Claims((CLAIM,) * 2), 958),
+    "claims": (membership.Claims((CLAIM,) * 2, (NODE,)), 993),
     "ids of topic messages": (IHave((bytes(16),) * 50), 905),
     "wanted topic messages": (IWant((bytes(16),) * 50), 904),
     "task": (_on_topic(scheduling.SignedTask(_signed("task", TASK)), scheduling.TOPIC_TASKS), 960),
