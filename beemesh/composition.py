@@ -135,7 +135,7 @@ def compose(
     executor, bidder, steward = _scheduling(shared)
     directory = directory_of(shared)
     participants: tuple[Participant, ...] = (
-        IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id),
+        IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id, swim.partners),
         swim,
         keyring,
         ClockWitnesses(shared.self_id, roster),

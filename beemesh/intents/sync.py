@@ -61,6 +61,7 @@ from beemesh.intents.messages import (
     SyncIntents,
 )
 from beemesh.intents.record import Intent, IntentVersion, node_key
+from beemesh.membership.partners import Partners
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.rates import Rates
@@ -133,13 +134,16 @@ class IntentSync:
         view: View,
         randomness: Randomness,
         new_request_id: Callable[[], int],
+        partners: Partners | None = None,
     ) -> None:
+        """`partners` are those with whom the membership is compared as well."""
         self.intents = intents
         self._self_id = self_id
         self._roster = roster
         self._view = view
         self._randomness = randomness
         self._new_request_id = new_request_id
+        self._partners = partners or Partners(view, randomness)
         self._soon: list[NodeId] = []
         self._missing: dict[str, _Missing] = {}
         self._garbled: Effects = []
@@ -310,14 +314,14 @@ class IntentSync:
         if key == _HOUSEKEEPING:
             again = Schedule(_HOUSEKEEPING, now.boot_s + HOUSEKEEPING_EVERY_S)
             return [*self.intents.forget_old_tombstones(now), *self._note_contact(now), again]
-        others = [node_id for node_id in self._view.alive() if node_id != self._self_id]
+        partner = self._partners.one()
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
         effects: Effects = [Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]
-        if not others:
+        if partner is None:
             return [Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
         if now.boot_s - self._compared_s < COMPARE_EVERY_S / 2:  # with whoever came back
             return effects
-        return effects + self._compare(self._randomness.choice(others))
+        return effects + self._compare(partner)
 
     def _note_contact(self, now: Now) -> Effects:
         """Remember that this node is in touch; a lone node misses nothing."""

@@ -19,6 +19,7 @@ from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.membership.claims import author_of, decode
 from beemesh.membership.members import Members
 from beemesh.membership.messages import Alive, Claim, Claims, Known, PushPull, PushPullAnswer
+from beemesh.membership.partners import Partners
 from beemesh.membership.rows import Member
 from beemesh.membership.rumours import GOSSIP_BYTES_MAX
 from beemesh.membership.settings import SwimSettings
@@ -79,6 +80,7 @@ class Exchange:
         self._settings = settings
         self._new_request_id = new_request_id
         self._strangers: OrderedDict[NodeId, _Stranger] = OrderedDict()
+        self.partners = Partners(members.view, randomness)
         self._partner: NodeId | None = None
         """With whom states were compared last: there is a stream to it."""
         self._asking = False
@@ -100,9 +102,10 @@ class Exchange:
         return pause_s * self._randomness.uniform(0.8, 1.2)
 
     def compare(self, now: Now) -> Effects:
-        """Ask one present member (soon after joining the one with which there is a stream already), or a few absent
+        """Ask one partner (soon after joining the one with which there is a stream already), or a few absent
         ones while nobody is present."""
-        chosen = self._members.some_present(1)
+        partner = self.partners.one()
+        chosen = [partner] if partner is not None else []
         settling = self._found_s is None or now.boot_s - self._found_s < SETTLING_S
         if chosen and settling and self._partner is not None and self._members.view.is_alive(self._partner):
             chosen = [self._partner]

@@ -20,7 +20,7 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.rows import Member, Own
 from beemesh.membership.rumours import GOSSIP_BYTES_MAX, Rumours, retransmit_limit
 from beemesh.membership.settings import SwimSettings
-from beemesh.membership.summaries import Summary
+from beemesh.membership.summaries import Summary, is_news
 from beemesh.membership.suspicion import (
     CONFIRMATIONS_WANTED,
     AccusationBudget,
@@ -50,6 +50,10 @@ ASKED_AROUND = 3
 times."""
 ASKED_ABOUT_MAX = 8
 """Members that one question may name: the claims of about one fill the answer."""
+
+RENEWAL_RETOLD = 2
+"""How often a summary is passed on that says nothing new: four of five members get it so, the others when they compare
+states."""
 
 SPARES = 8
 """Members drawn beyond those that are wanted, in place of suspects."""
@@ -281,7 +285,8 @@ class Members:
 
     def _take_summary(self, summary: Summary, claim: Claim) -> Effects:
         if summary.node_id == self.self_id:
-            self.own.summary_seq = max(self.own.summary_seq, summary.seq)
+            if summary.seq > self.own.summary_seq and self._signed(claim, summary):  # of an earlier life
+                self.own.summary_seq = summary.seq
             return []
         member = self.get(summary.node_id)
         known = self.view.summary(summary.node_id)
@@ -291,7 +296,9 @@ class Members:
             return [_count("swim_claims_refused", "signature")]
         member.summary = claim
         self.view.set_summary(summary)
-        self.rumours.add(("summary", summary.node_id, b""), claim, told=self.retransmits // 2)
+        patient = not is_news(summary, known)
+        told = max(0, self.retransmits - RENEWAL_RETOLD) if patient else self.retransmits // 2
+        self.rumours.add(("summary", summary.node_id, b""), claim, told=told, patient=patient)
         return []
 
     # --- suspicion ------------------------------------------------------------------------------------------------
@@ -432,13 +439,13 @@ class Members:
         peers = self.some_present(ASKED_AROUND, unsuspected=True)
         return [*effects, *(Send(peer, question) for peer in peers if peer != node_id)]
 
-    def known_of(self, node_ids: tuple[NodeId, ...]) -> tuple[Claim, ...]:
-        """For somebody who wonders: the last word of each member, and the accusations of it, as far as they fit."""
+    def known_of(self, node_ids: tuple[NodeId, ...], asker: NodeId, now: Now) -> tuple[Claim, ...]:
+        """For somebody who wonders: the last word of each member, and fresh accusations of it, as far as they fit."""
         known: list[Claim] = []
         left = GOSSIP_BYTES_MAX
         for member in filter(None, map(self.get, node_ids[:ASKED_ABOUT_MAX])):
-            accusers = member.suspicion.accusers if member.suspicion else {}
-            for claim in filter(None, (member.alive, member.leave, *accusers.values())):
+            evidence = member.suspicion.evidence(asker, now) if member.suspicion else ()
+            for claim in filter(None, (member.alive, member.leave, *evidence)):
                 left -= size_of(claim)
                 if left >= 0:
                     known.append(claim)

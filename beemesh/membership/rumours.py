@@ -40,27 +40,37 @@ class Rumours:
     def __init__(self) -> None:
         self._levels: list[dict[Key, Claim]] = [{}]
         self._level_of: dict[Key, int] = {}
+        self._patient: set[Key] = set()
 
     def __len__(self) -> int:
         return len(self._level_of)
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether anything waits that is worth a datagram of its own."""
+        return len(self._level_of) > len(self._patient)
 
     @property
     def untold(self) -> int:
         """Claims that were not passed on even once."""
         return len(self._levels[0])
 
-    def add(self, key: Key, claim: Claim, *, told: int = 0) -> None:
-        """Pass `claim` on from here; one that starts with `told` above 0 is less urgent."""
+    def add(self, key: Key, claim: Claim, *, told: int = 0, patient: bool = False) -> None:
+        """Pass `claim` on from here; one that starts with `told` above 0 is less urgent, and a `patient` one rides
+        along with what is sent in any case."""
         self.drop(key)
         if len(self._level_of) >= RUMOURS_MAX:
             self._drop_most_told()
         self._put(key, claim, told)
+        if patient:
+            self._patient.add(key)
 
     def drop(self, key: Key) -> None:
         """Pass it on no longer."""
         level = self._level_of.pop(key, None)
         if level is not None:
             del self._levels[level][key]
+            self._patient.discard(key)
 
     def get(self, key: Key) -> Claim | None:
         """The claim that waits under `key`."""
@@ -95,9 +105,11 @@ class Rumours:
         if not counts:
             return tuple(chosen)
         for key, claim, times in told:
-            self.drop(key)
             if times < limit:
+                del self._levels[times - 1][key]
                 self._put(key, claim, times)
+            else:
+                self.drop(key)
         return tuple(chosen)
 
     def _by_urgency(self) -> Iterator[tuple[Key, Claim, int]]:

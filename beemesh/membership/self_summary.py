@@ -14,19 +14,21 @@ from beemesh.ids import NodeId, digest_of
 from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.members import Members
 from beemesh.membership.settings import SelfFacts
-from beemesh.membership.summaries import Summary
+from beemesh.membership.summaries import Summary, is_news
 from beemesh.membership.versions import PROTOCOL_VERSION
 from beemesh.undecodable import UNDECODABLE
 
-RENEW_S = 10.0
-RENEW_LARGE_MESH_S = 30.0
-LARGE_MESH = 50
-"""Above so many members a quiet node renews less often: summaries are most of the gossip of a quiet mesh."""
+LOOK_S = 10.0
+"""So often a node looks whether anything changed that is worth telling."""
+RENEW_S = 60.0
+RENEW_PER_MEMBER_S = 0.6
+"""A quiet node renews its summary so often, whichever is longer: then all renewals of a large mesh together cost each
+node no more than those of a hundred members."""
 
 SETTLE_S = 0.3
 """Changes that come together are told together."""
 
-_RENEW = ("summary", "renew")
+_LOOK = ("summary", "look")
 _SOON = ("summary", "soon")
 
 
@@ -54,6 +56,8 @@ class SelfSummary:
         self._pods = (0, 0)
         self._soon = False
         self._ring_epoch = 0
+        self._written: Summary | None = None
+        self._written_s = float("-inf")
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept on disk."""
@@ -61,7 +65,7 @@ class SelfSummary:
     def start(self, now: Now) -> Effects:
         """Speak for the first time."""
         self._write(now)
-        return [Schedule(_RENEW, now.boot_s + RENEW_S)]
+        return [Schedule(_LOOK, now.boot_s + LOOK_S)]
 
     def handle(self, event: Any, now: Now) -> Effects:
         """See `beemesh.effects.StateMachine`."""
@@ -71,8 +75,7 @@ class SelfSummary:
                 if key == _SOON:
                     self._soon = False
                     return []
-                large = len(self._members.view.alive()) > LARGE_MESH
-                return [Schedule(_RENEW, now.boot_s + (RENEW_LARGE_MESH_S if large else RENEW_S))]
+                return [Schedule(_LOOK, now.boot_s + LOOK_S)]
             case ResourcesObserved():
                 first = self._resources is None
                 self._resources = event
@@ -102,14 +105,30 @@ class SelfSummary:
         return card.name if card else ""
 
     def _write(self, now: Now) -> None:
+        """Sign and spread the summary of this moment, where there is news in it or the last one is old."""
         own = self._members.own
-        own.summary_seq = max(own.summary_seq + 1, now.wall_ms)
+        summary = self._summary(max(own.summary_seq + 1, now.wall_ms), now)
+        renew_s = max(RENEW_S, RENEW_PER_MEMBER_S * len(self._members.view.alive()))
+        news = is_news(summary, self._written)
+        if not news and now.boot_s - self._written_s < renew_s and own.summary_seq == self._written_seq:
+            return
+        own.summary_seq, self._written, self._written_s = summary.seq, summary, now.boot_s
+        own.summary = self._members.desk.sign("summary", summary)
+        self._members.view.set_summary(summary)
+        self._members.rumours.add(("summary", self._self_id, b""), own.summary, patient=not news)
+
+    @property
+    def _written_seq(self) -> int:
+        return self._written.seq if self._written is not None else 0
+
+    def _summary(self, seq: int, now: Now) -> Summary:
+        own = self._members.own
         seen = self._resources
         card = self._members.roster.member(self._self_id)
         labels = msgspec.msgpack.encode(sorted(card.labels.items())) if card else b""
-        summary = Summary(
+        return Summary(
             node_id=self._self_id,
-            seq=own.summary_seq,
+            seq=seq,
             taken_ms=now.wall_ms,
             cpu_m_total=seen.cpu_m_total if seen else 0,
             cpu_m_free=max(0, round(seen.cpu_m_total * (1 - seen.cpu_load))) if seen else 0,
@@ -132,9 +151,6 @@ class SelfSummary:
             protocol_version=PROTOCOL_VERSION,
             ring_epoch=self._ring_epoch,
         )
-        own.summary = self._members.desk.sign("summary", summary)
-        self._members.view.set_summary(summary)
-        self._members.rumours.add(("summary", self._self_id, b""), own.summary)
 
     def _cordoned(self) -> bool:
         found = self._intent_for(f"cordon/{self._name()}")

@@ -22,8 +22,6 @@ class SwimSettings:
     """So often one absent member is pinged, so that a healed partition is noticed from both sides."""
     announce_early_interval_s: float = 1.0
     """The same in the first half minute after the start."""
-    summary_interval_s: float = 10.0
-    """A quiet node renews its summary so often (stretched in meshes of more than 50)."""
 
     @classmethod
     def of(cls, section: MembershipSection) -> SwimSettings:

@@ -16,6 +16,14 @@ SUMMARY_BODY_BYTES_MAX = 400
 """An encoded summary: three of them, signed, still share one datagram."""
 
 
+NEWS_CPU, NEWS_MEMORY, NEWS_STORAGE = 0.2, 0.1, 0.05
+"""By how much of the whole a resource must change for the mesh to hear of it at once: a machine's load never stands
+still, and nothing is decided by it."""
+
+MEASURED = ("seq", "taken_ms", "cpu_load", "cpu_m_free", "mem_mb_free", "storage_mb_free")
+"""Fields that change all the time."""
+
+
 class Summary(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Capacity, load and state of one node. Positional on the wire: fields are only ever added at the end, and more
     fields than a reader knows are ignored. CPU in thousandths of a core, memory and storage in MiB.
@@ -49,3 +57,17 @@ class Summary(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Wall time at which the agent started."""
     ring_epoch: int = 0
     """The gossip key that the node sends with."""
+
+
+def is_news(summary: Summary, before: Summary | None) -> bool:
+    """Whether a summary says anything that people would want to know at once, beside the owner's one `before`."""
+    if before is None:
+        return True
+    if msgspec.structs.replace(summary, **{field: getattr(before, field) for field in MEASURED}) != before:
+        return True
+    return (
+        abs(summary.cpu_m_free - before.cpu_m_free) > NEWS_CPU * summary.cpu_m_total
+        or abs(summary.mem_mb_free - before.mem_mb_free) > NEWS_MEMORY * summary.mem_mb_total
+        or abs(summary.storage_mb_free - before.storage_mb_free) > NEWS_STORAGE * summary.storage_mb_total
+        or (summary.storage_mb_free == 0) != (before.storage_mb_free == 0)
+    )

@@ -147,6 +147,7 @@ class Swim:
         )
         self.members.ask = self._ping_for_floor
         self._exchange = Exchange(self.members, card, randomness, self._settings, new_request_id)
+        self.partners = self._exchange.partners
         self._probes: dict[bytes, _Probe] = {}
         self._turn = 0
         """The last interval of the wall clock, since its epoch, in which somebody was probed."""
@@ -176,7 +177,7 @@ class Swim:
     def handle(self, event: Any, now: Now) -> Effects:
         """See `beemesh.effects.StateMachine`."""
         effects = self._handle(event, now)
-        if not self._gossiping and len(self.members.rumours) and len(self._view.alive()) > 1:
+        if not self._gossiping and self.members.rumours.has_urgent and len(self._view.alive()) > 1:
             self._gossiping = True
             rested_s = self._gossiped_s + self._settings.gossip_interval_s
             effects.append(Schedule(_GOSSIP, max(rested_s, now.boot_s + GOSSIP_SOON_S)))
@@ -233,7 +234,7 @@ class Swim:
                     probe.nacks.add(sender)
             case Claims(claims=claims, asks=asks):
                 effects += self._take(sender, claims, now)
-                known = self.members.known_of(asks) if asks else ()
+                known = self.members.known_of(asks, sender, now) if asks else ()
                 effects += [Send(sender, Claims(known))] if known else []
         return effects
 
@@ -419,7 +420,7 @@ class Swim:
 
     def _gossip(self, now: Now) -> Effects:
         peers, newcomer = self.members.listeners(self._settings.gossip_fanout)
-        if not peers or not len(self.members.rumours):
+        if not peers or not self.members.rumours.has_urgent:
             self._gossiping = False
             return []
         self._gossiped_s = now.boot_s

@@ -313,7 +313,7 @@ def test_who_missed_an_accusation_judges_with_the_others() -> None:
     assert _due(theirs, 5, 4.0, 40.0) == pytest.approx(5.0)
 
     question = next(each for each in mine.suspicion_due(IDS[5], at(4)) if isinstance(each, Send))
-    looks_s = [_look_s(mine.take(claim, at(4.1))) for claim in theirs.known_of(question.message.asks)]
+    looks_s = [_look_s(mine.take(claim, at(4.1))) for claim in theirs.known_of(question.message.asks, IDS[0], at(4.05))]
 
     assert _due(mine, 5, max(looks_s), 40.0) == pytest.approx(5.0, abs=0.2)
 
@@ -326,7 +326,7 @@ def test_who_wonders_hears_that_the_suspect_lives() -> None:
     theirs.take(alive(5, 2), at(2))
     theirs.take(suspect(1, 5, 2, at_s=3), at(3))
 
-    known = theirs.known_of((IDS[5], *IDS[1:5]))
+    known = theirs.known_of((IDS[5], *IDS[1:5]), IDS[0], at(4))
     for claim in known:
         mine.take(claim, at(4))
 

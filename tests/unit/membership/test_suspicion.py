@@ -194,3 +194,28 @@ def test_rumours_are_bounded() -> None:
 
     assert len(rumours) == RUMOURS_MAX
     assert rumours.get(_key(RUMOURS_MAX + 99)) is not None
+
+
+def test_patient_rumours_ride_along() -> None:
+    """They are told as often as others, but are no reason to send anything."""
+    rumours = Rumours()
+    rumours.add(("summary", b"a", b""), CLAIM, patient=True)
+    assert not rumours.has_urgent
+    rumours.add(("suspect", b"b", b"c"), Claim("suspect", b"z", b"y"))
+    assert rumours.has_urgent
+
+    assert [len(rumours.take(2)) for _ in range(3)] == [2, 2, 0]
+    rumours.add(("summary", b"a", b""), CLAIM, patient=True)
+    assert not rumours.has_urgent
+    rumours.add(("summary", b"a", b""), CLAIM)
+    assert rumours.has_urgent
+
+
+def test_what_does_not_count_is_not_told() -> None:
+    """Claims on a message to somebody who may be dead wait as before."""
+    rumours = Rumours()
+    rumours.add(("suspect", b"b", b"c"), CLAIM)
+    for _ in range(5):
+        assert rumours.take(1, counts=False) == (CLAIM,)
+    assert rumours.take(1) == (CLAIM,)
+    assert rumours.take(1) == ()
