@@ -18,7 +18,7 @@ from beemesh.membership.local_health import LocalHealth
 from beemesh.membership.messages import Alive, Claim, Claims, Leave, Suspect
 from beemesh.membership.roster import Roster
 from beemesh.membership.rows import Member, Own
-from beemesh.membership.rumours import GOSSIP_BYTES_MAX, Rumours, retransmit_limit
+from beemesh.membership.rumours import GOSSIP_BYTES_MAX, RENEWAL_RETOLD, Rumours, retransmit_limit
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.summaries import Summary, is_news
 from beemesh.membership.suspicion import (
@@ -50,10 +50,6 @@ ASKED_AROUND = 3
 times."""
 ASKED_ABOUT_MAX = 8
 """Members that one question may name: the claims of about one fill the answer."""
-
-RENEWAL_RETOLD = 2
-"""How often a summary is passed on that says nothing new: four of five members get it so, the others when they compare
-states."""
 
 SPARES = 8
 """Members drawn beyond those that are wanted, in place of suspects."""

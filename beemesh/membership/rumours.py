@@ -11,6 +11,10 @@ from beemesh.membership.messages import Claim
 RETRANSMIT_MULT = 4
 """Times ceil(log10(n+1)): how often a node passes one claim on (memberlist)."""
 
+RENEWAL_RETOLD = 2
+"""How often a summary is passed on that says nothing new: four of five members get it so, the others when they compare
+states."""
+
 GOSSIP_BYTES_MAX = 950
 """Claims in one datagram: what 1,200 bytes leave after header, seal, envelope and a ping's own fields."""
 

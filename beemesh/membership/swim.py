@@ -34,7 +34,7 @@ from beemesh.intents.messages import IntentRecords
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import ClaimDesk, decode
 from beemesh.membership.exchange import Exchange
-from beemesh.membership.members import STALL_S, Members
+from beemesh.membership.members import ASKED_ABOUT_MAX, STALL_S, Members
 from beemesh.membership.messages import (
     NONCE_BYTES,
     Ack,
@@ -233,9 +233,7 @@ class Swim:
                 if probe is not None and sender in probe.helpers:
                     probe.nacks.add(sender)
             case Claims(claims=claims, asks=asks):
-                effects += self._take(sender, claims, now)
-                known = self.members.known_of(asks, sender, now) if asks else ()
-                effects += [Send(sender, Claims(known))] if known else []
+                effects += self._take(sender, claims, now) + self._answer(sender, asks, now)
         return effects
 
     def _take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:
@@ -244,8 +242,6 @@ class Swim:
             accusation = decode(claim) if claim.kind == "suspect" else None
             if isinstance(accusation, Suspect):
                 effects += self._verify(accusation.accused, now)
-                if accusation.accuser == relay:
-                    effects += self._second(accusation, now)
         return effects
 
     def _verify(self, accused: NodeId, now: Now) -> Effects:
@@ -256,21 +252,20 @@ class Swim:
         chosen = self._randomness.random() * len(self._view.alive()) < VERIFIERS
         return self._ping_for_floor(accused, now) if chosen else []
 
-    def _second(self, accusation: Suspect, now: Now) -> Effects:
-        """An accuser that missed a death finds no second one: nobody else probes the dead. Whom it tells itself shows
-        it what others said or, where that is long ago, looks again for it."""
-        member = self.members.get(accusation.accused)
-        if member is None or member.suspicion is None or member.incarnation != accusation.incarnation:
-            return []
-        if self._view.status(member.node_id) != "dead":
-            return []
-        evidence = member.suspicion.evidence(accusation.accuser, now)
-        if evidence:
-            return [Send(accusation.accuser, Claims(evidence))]
-        if any(probe.target == member.node_id and probe.witness_for for probe in self._probes.values()):
-            return []
-        probe = _Probe(member.node_id, now.boot_s, counts=False, witness_for=accusation.accuser)
-        return self._ping(probe, now, hello=True)[1]
+    def _answer(self, asker: NodeId, asks: tuple[NodeId, ...], now: Now) -> Effects:
+        """Somebody wonders about members: tell it what is known here. Where that is no fresh accusation of a member
+        that we hold dead, look again for it: nobody else probes the dead, and who missed one would wonder for ever."""
+        known = self.members.known_of(asks, asker, now)
+        effects: Effects = [Send(asker, Claims(known))] if known else []
+        for node_id in asks[:ASKED_ABOUT_MAX]:
+            member = self.members.get(node_id)
+            if member is None or member.suspicion is None or self._view.status(node_id) != "dead":
+                continue
+            looking = any(probe.target == node_id and probe.witness_for for probe in self._probes.values())
+            if not looking and not member.suspicion.evidence(asker, now):
+                probe = _Probe(node_id, now.boot_s, counts=False, witness_for=asker)
+                effects += self._ping(probe, now, hello=True)[1]
+        return effects
 
     def _news(self, first: tuple[Claim, ...] = (), to: NodeId | None = None) -> tuple[Claim, ...]:
         """Claims to ride along; whoever is suspected hears of it first from whoever meets it (Lifeguard's buddy)."""
