@@ -196,12 +196,18 @@ class Claims:
         effects = self._count(claim, current, event)
         if claim.phase == "releasing":
             return effects if current.waiting else [*effects, *self._forget(claim)]
+        if claim.phase == "pausing":
+            return effects  # they teach the next round
+        if now.boot_s >= current.started_s + claim.wish.ttl_ms / 1000:
+            current.why = "its grants arrived after their time"  # this machine slept: somebody else may hold it by now
+            return [*effects, *self._failed(claim, current, now, late=True)]
         if len(current.grants) >= majority(len(current.members)):
             return [*effects, *self._granted(claim, current, now, tentative=False)]
         possible = len(current.grants) + len(current.waiting)
         if possible >= majority(len(current.members)):
             return effects
-        if current.waiting and (claim.wish.tentative_ok or not current.silent):
+        taught = current.holder is None and self._was_stale(current) and self._may_go_on(claim, current)
+        if current.waiting and not taught and (claim.wish.tentative_ok or not current.silent):
             return effects  # what the others say tells how to go on, or is all that there will be
         return [*effects, *self._failed(claim, current, now)]
 
@@ -272,16 +278,17 @@ class Claims:
             Notify(LeaseGranted(wish.key, proof, current.lease.fence, claim.expires_s, renewed=renewed)),
         ]
 
-    def _failed(self, claim: _Claim, current: _Round, now: Now) -> Effects:
+    def _failed(self, claim: _Claim, current: _Round, now: Now, *, late: bool = False) -> Effects:
         key = claim.wish.key
         if claim.phase == "held":
             return [Schedule(("claims", "renew", key), now.boot_s + RENEW_AGAIN_S)]
+        if late:
+            return self._deny(claim, current.why, None, UNREACHABLE_RETRY_S, now)
         if current.holder is not None and current.held_ms > 0:
             return self._deny(claim, "another node holds it", current.holder, current.held_ms / 1000, now)
         if current.silent and claim.wish.tentative_ok and current.grants and not current.abstained:
             return self._granted(claim, current, now, tentative=True)
-        taught = claim.wish.tentative_ok and not current.grants and self._was_stale(current)
-        if claim.rounds < ROUNDS_MAX and not current.abstained and (taught or not current.silent):
+        if self._may_go_on(claim, current):
             claim.phase = "pausing"
             first = claim.rounds == 1 and current.holder is None
             pause_s = 0.0 if first else self._randomness.uniform(*RACE_PAUSE_S)
@@ -290,6 +297,14 @@ class Claims:
             return self._deny(claim, "too many replicas abstain at present", None, ABSTAIN_RETRY_S, now)
         why = f"too few replicas answered: {current.why}" if current.silent else current.why or "lost a race"
         return self._deny(claim, why, current.holder, UNREACHABLE_RETRY_S, now)
+
+    def _may_go_on(self, claim: _Claim, current: _Round) -> bool:
+        """Whether another round can bring what this one did not: a majority that answers, or what it did not know."""
+        if claim.phase != "claiming" or claim.rounds >= ROUNDS_MAX:
+            return False
+        if len(current.members) - current.silent - current.abstained >= majority(len(current.members)):
+            return True
+        return claim.wish.tentative_ok and not current.abstained and not current.grants and self._was_stale(current)
 
     def _was_stale(self, current: _Round) -> bool:
         """Whether the replicas that answered know a later version or fence: the next round can be right."""

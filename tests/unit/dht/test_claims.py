@@ -93,6 +93,54 @@ def test_a_minority_grants_nothing_but_tentative_leases() -> None:
     assert _held(world) == []
 
 
+@pytest.mark.parametrize("asleep_s", [TTL_MS / 1000 + 1, 20])
+def test_grants_that_arrive_after_their_time_grant_nothing(asleep_s: float) -> None:
+    """A claimant is suspended between question and answers: it wakes to a majority's grants that are long over."""
+    world = world_of(5)
+    _claim(world, 0)
+    world.pause(0, asleep_s)
+
+    world.run_for(asleep_s + 5)
+
+    assert [grant for grant in _held(world) if grant[2] == 0 and grant[1] <= grant[0]] == []
+    denied = [event.reason for _, index, event in world.events if isinstance(event, LeaseDenied) and index == 0]
+    assert denied == ["its grants arrived after their time"]
+
+
+def test_a_renewal_that_arrives_too_late_prolongs_nothing() -> None:
+    """A holder is suspended for longer than its lease: it loses the key, and another may have it by then."""
+    world = world_of(5)
+    _claim(world, 0)
+    assert world.run_until(lambda: bool(_held(world)), 1)
+    world.run_for(1.001)  # the first renewal is under way
+    world.pause(0, 20)
+    world.run_for(15)
+    _claim(world, 1)
+    assert world.run_until(lambda: _held(world)[-1][2] == 1, 3)
+
+    world.run_for(10)
+
+    assert [grant for grant in _held(world) if grant[1] <= grant[0]] == []
+    assert any(isinstance(event, LeaseLost) and index == 0 for _, index, event in world.events)
+
+
+def test_who_knows_an_old_version_asks_again_at_once_though_a_replica_is_dead() -> None:
+    """The last holder died; the next claimant never heard of its lease. A majority's answers teach it, and it does not
+    wait for the dead one's."""
+    world = world_of(5)
+    _claim(world, 0)
+    assert world.run_until(lambda: bool(_held(world)), 1)
+    world.kill(0)
+    world.run_for(TTL_MS / 1000 + 1)
+    before_s = world.now_s
+
+    _claim(world, 1)
+
+    assert world.run_until(lambda: _held(world)[-1][2] == 1, 0.1)
+    assert world.now_s - before_s < 0.02
+    assert not any(isinstance(event, LeaseDenied) for _, _, event in world.events)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_majority_leases_never_overlap(seed: int) -> None:
     """Claimants that come and go, restarts with their disk, and cuts: at each moment at most one holder."""
