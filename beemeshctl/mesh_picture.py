@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import statistics
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beemesh.errors import BeemeshError
+from beemeshctl.render import counted
 
 ASKED_AT_ONCE = 16
 HERE = ("alive", "suspect")
 NO_SITE = "(no site)"
+RTT_COLUMNS_MAX = 16
+"""Nodes up to which round trips are a square table: it fits a terminal of 120 columns."""
+SITES_EACH_MAX = 8
+"""Sites up to which the way between any two of them has a line; of more, each shows its nearest only."""
+NEAREST_SITES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ def gather(via: str) -> MeshPicture:
 def status_lines(picture: MeshPicture) -> tuple[list[str], list[str], list[list[str]]]:
     """(a few sentences, heads of the table, one row per node)."""
     here = sum(member["state"] in HERE for member in picture.members)
-    lines = [f"mesh {picture.mesh}: {len(picture.members)} nodes, {here} here"]
+    lines = [f"mesh {picture.mesh}: {counted(len(picture.members), 'node')}, {here} here"]
     epochs = sorted({view["ring_epoch"] for view in picture.views.values()})
     if len(epochs) > 1 or any(view["ring_keys"] > 1 for view in picture.views.values()):
         done = sum(view["ring_keys"] == 1 for view in picture.views.values())
@@ -124,14 +132,36 @@ def _status_row(picture: MeshPicture, member: dict[str, Any]) -> list[str]:
     ]
 
 
-def rtt_table(picture: MeshPicture) -> tuple[list[str], list[list[str]]]:
-    """Round trips in ms: from the node of a row to that of a column, as the row's node measured it."""
-    names = [str(member["node"]) for member in picture.members]
+def rtt_table(picture: MeshPicture, names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Round trips in ms between the named nodes, or all: from the node of a row to that of a column, as the row's node
+    measured it. Of more than `RTT_COLUMNS_MAX` nodes, each has one row with its nearest and its farthest."""
+    names = names or [str(member["node"]) for member in picture.members]
+    if len(names) > RTT_COLUMNS_MAX:
+        return ["NODE", "SITE", "MEASURED", "NEAREST", "MEDIAN", "FARTHEST"], [
+            _rtt_row(picture, name) for name in names
+        ]
     rows = []
     for name in names:
-        seen = {link["node"]: link["rtt_ms"] for link in picture.views.get(name, {"links": ()})["links"]}
+        seen = dict(_measured(picture, name))
         rows.append([name, *("·" if other == name else in_ms(seen.get(other), unit="") for other in names)])
     return ["RTT ms", *names], rows
+
+
+def _measured(picture: MeshPicture, name: str) -> list[tuple[str, float]]:
+    """(other node, ms) as the named one measured it, nearest first."""
+    links = picture.views.get(name, {"links": ()})["links"]
+    return sorted(
+        ((link["node"], link["rtt_ms"]) for link in links if link["rtt_ms"] is not None), key=lambda link: link[1]
+    )
+
+
+def _rtt_row(picture: MeshPicture, name: str) -> list[str]:
+    known = _measured(picture, name)
+    if not known:
+        return [name, picture.site_of(name), "0", "-", "-", "-"]
+    nearest, farthest = (f"{in_ms(ms)} {other}" for other, ms in (known[0], known[-1]))
+    median = in_ms(statistics.median(ms for _, ms in known))
+    return [name, picture.site_of(name), str(len(known)), nearest, median, farthest]
 
 
 def topology_lines(picture: MeshPicture) -> list[str]:
@@ -144,19 +174,32 @@ def topology_lines(picture: MeshPicture) -> list[str]:
         last_site = place == len(sites) - 1
         within = _median(picture, ((a, b) for a in names for b in names if a < b))
         note = f", {in_ms(within)} within" if within is not None else ""
-        lines.append(f"{'└─' if last_site else '├─'} {site}: {len(names)} nodes{note}")
+        lines.append(f"{'└─' if last_site else '├─'} {site}: {counted(len(names), 'node')}{note}")
         for index, name in enumerate(names):
             state = next(str(each["state"]) for each in picture.members if each["node"] == name)
             trunk = "   " if last_site else "│  "
             lines.append(f"{trunk}{'└─' if index == len(names) - 1 else '├─'} {name}  {state}")
-    ordered = sorted(sites)
-    for index, one in enumerate(ordered):
-        for other in ordered[index + 1 :]:
-            between = _median(picture, ((a, b) for a in sites[one] for b in sites[other]))
-            lines.append(f"{one} ── {other}: {in_ms(between)}")
+    lines += _ways_between(picture, sites)
     broken = [f"{viewer} ✗ {target}: {state}" for viewer, target, state in disagreements(picture)]
     doubts = [f"{by} ? {whom}: suspected for {seconds:.0f} s" for by, whom, seconds in suspicions(picture)]
     return lines + broken + doubts
+
+
+def _ways_between(picture: MeshPicture, sites: dict[str, list[str]]) -> list[str]:
+    between = {
+        (one, other): _median(picture, ((a, b) for a in sites[one] for b in sites[other]))
+        for one, other in itertools.combinations(sorted(sites), 2)
+    }
+    shown = set(between)
+    if len(sites) > SITES_EACH_MAX:
+        shown = set()
+        for site in sites:
+            near = [(ms, pair) for pair, ms in between.items() if site in pair and ms is not None]
+            shown |= {pair for _, pair in heapq.nsmallest(NEAREST_SITES, near)}
+    lines = [f"{one} ── {other}: {in_ms(between[one, other])}" for one, other in sorted(shown)]
+    if len(shown) < len(between):
+        lines.append(f"(of {len(sites)} sites, each with its {NEAREST_SITES} nearest)")
+    return lines
 
 
 def suspicions(picture: MeshPicture) -> list[tuple[str, str, float]]:

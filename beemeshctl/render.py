@@ -92,3 +92,8 @@ class ProgressLine:
         if self._shown:
             click.echo("\r\x1b[K", nl=False, err=True)
             self._shown = False
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 node`, `2 nodes`: for nouns with a regular plural."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -11,6 +11,7 @@ import click
 
 from beemesh.errors import BeemeshError, ExitCode
 from beemeshctl.options import via_option
+from beemeshctl.render import counted
 
 SKEW_MS_MAX = 5_000
 """Differences above this are told: the mesh bears 30 s, and clocks that drift get there."""
@@ -41,7 +42,7 @@ def command(output: str, via: str) -> int:
         for name, checks in reports.items():
             _print(name, checks)
         warnings = sum(check["severity"] == "warning" for checks in reports.values() for check in checks)
-        click.echo(f"{len(nodes)} nodes, {errors} errors, {warnings} warnings")
+        click.echo(", ".join((counted(len(nodes), "node"), counted(errors, "error"), counted(warnings, "warning"))))
     return int(ExitCode.FAILED if errors else ExitCode.DONE)
 
 

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from beemesh.errors import NotFound
 from beemeshctl.options import via_option
 
 text_or_json = click.option(
@@ -38,23 +39,31 @@ def status(output: str, via: str) -> None:
 
 
 @command.command()
+@click.argument("nodes", nargs=-1, metavar="[NODE]...")
 @text_or_json
 @via_option
-def rtt(output: str, via: str) -> None:
-    """Round-trip times between all nodes in milliseconds, each as the node of its row measured it."""
+def rtt(nodes: tuple[str, ...], output: str, via: str) -> None:
+    """Round-trip times between nodes in milliseconds, each as the node of its row measured it.
+
+    Of all nodes, or of those that are named. More than 16 have a row each, with the nearest and the farthest.
+    """
     from beemeshctl.mesh_picture import gather, rtt_table
     from beemeshctl.render import print_table
 
     picture = gather(via)
+    unknown = sorted(set(nodes) - {str(member["node"]) for member in picture.members})
+    if unknown:
+        raise NotFound(f"the mesh {picture.mesh} has no node {unknown[0]!r}", hint="beemeshctl get nodes lists them")
     if output == "json":
         pairs = [
             {"from": viewer, "to": link["node"], "rtt_ms": link["rtt_ms"]}
             for viewer, view in sorted(picture.views.items())
             for link in view["links"]
+            if not nodes or (viewer in nodes and link["node"] in nodes)
         ]
         click.echo(json.dumps({"mesh": picture.mesh, "pairs": pairs}, indent=2))
         return
-    print_table(*rtt_table(picture))
+    print_table(*rtt_table(picture, nodes))
 
 
 @command.command()
