@@ -254,7 +254,8 @@ class Claims:
         if lease.key != claim.wish.key:
             return
         known.version = max(known.version, lease.version)
-        if verdict.outcome == "conflict" and lease.holder != self._self_id and not lease.released:
+        over = lease.released or verdict.ttl_ms <= 0
+        if verdict.outcome == "conflict" and lease.holder != self._self_id and not over:
             current.holder = NodeId(lease.holder)
             current.held_ms = max(current.held_ms, verdict.ttl_ms)
 
@@ -284,15 +285,14 @@ class Claims:
             return [Schedule(("claims", "renew", key), now.boot_s + RENEW_AGAIN_S)]
         if late:
             return self._deny(claim, current.why, None, UNREACHABLE_RETRY_S, now)
-        if current.holder is not None and current.held_ms > 0:
+        if current.holder is not None:
             return self._deny(claim, "another node holds it", current.holder, current.held_ms / 1000, now)
-        if current.silent and claim.wish.tentative_ok and current.grants and not current.abstained:
-            return self._granted(claim, current, now, tentative=True)
         if self._may_go_on(claim, current):
             claim.phase = "pausing"
-            first = claim.rounds == 1 and current.holder is None
-            pause_s = 0.0 if first else self._randomness.uniform(*RACE_PAUSE_S)
+            pause_s = 0.0 if claim.rounds == 1 else self._randomness.uniform(*RACE_PAUSE_S)
             return [Schedule(("claims", "again", key), now.boot_s + pause_s)]
+        if current.silent and claim.wish.tentative_ok and current.grants and not current.abstained:
+            return self._granted(claim, current, now, tentative=True)
         if current.abstained:
             return self._deny(claim, "too many replicas abstain at present", None, ABSTAIN_RETRY_S, now)
         why = f"too few replicas answered: {current.why}" if current.silent else current.why or "lost a race"

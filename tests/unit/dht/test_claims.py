@@ -141,6 +141,29 @@ def test_who_knows_an_old_version_asks_again_at_once_though_a_replica_is_dead() 
     assert not any(isinstance(event, LeaseDenied) for _, _, event in world.events)
 
 
+def test_a_lease_is_tentative_only_where_no_majority_answers() -> None:
+    """One of four replicas is dead and one lost its disk, so their answers differ: who may take a tentative lease asks
+    again, and gets a majority's."""
+    world = world_of(4)
+    _claim(world, 0)
+    assert world.run_until(lambda: bool(_held(world)), 1)
+    world.event(0, ReleaseLease(LEASE))
+    world.run_for(1)
+    world.kill(1, disk=False)
+    world.start(1)
+    world.run_for(60)
+    world.kill(0)
+    world.run_for(0.1)
+
+    _claim(world, 1, tentative_ok=True)
+
+    assert world.run_until(
+        lambda: any(isinstance(event, LeaseGranted) for _, index, event in world.events if index == 1), 3
+    )
+    granted = [event for _, index, event in world.events if isinstance(event, LeaseGranted) and index == 1]
+    assert not granted[0].proof.tentative
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_majority_leases_never_overlap(seed: int) -> None:
     """Claimants that come and go, restarts with their disk, and cuts: at each moment at most one holder."""
