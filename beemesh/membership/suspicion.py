@@ -36,14 +36,6 @@ ACCUSATION_AGE_MAX_MS = 120_000
 """Older accusations are history: they spread within seconds, and clocks differ by 30 s at most."""
 
 
-ANSWER_AGAIN_S = 5.0
-"""An accuser of the dead is answered no sooner again. Two that hold a member dead show each other the accusations once;
-without a pause, each would take the other's answer for the word of somebody who missed the death, for ever."""
-
-ANSWERED_MAX = 16
-"""Accusers of one dead that are answered within `ANSWER_AGAIN_S`."""
-
-
 def is_fresh(accusation: Suspect, now: Now) -> bool:
     """Whether an accusation is new enough to be believed."""
     return abs(now.wall_ms - accusation.issued_ms) <= ACCUSATION_AGE_MAX_MS
@@ -79,8 +71,8 @@ class Suspicion:
     """Boot time at which this node asked the suspect, so as not to judge one that it reaches."""
     must_ask: bool = False
     """Our own probes of it are history: this node stood still, or was deaf, since."""
-    answered: dict[NodeId, float] = field(default_factory=dict)
-    """Who was shown the accusations of the dead, and when (boot time)."""
+    wondered_s: float = float("-inf")
+    """Boot time at which this node last asked others what they know of the suspect."""
     check_s: float = 0.0
     """Boot time of the next look: when there is somebody to ask, when the time is over, then every probe interval until
     there is a verdict."""
@@ -95,14 +87,6 @@ class Suspicion:
     def start_over(self, now_s: float) -> None:
         """What happened until `now_s` was never heard, so the suspect gets all its time again, and is asked again."""
         self.since_s, self.asked_s, self.must_ask = now_s, None, True
-
-    def may_answer(self, accuser: NodeId, now_s: float) -> bool:
-        """Whether somebody who still accuses the dead is to be answered now; if so, that counts as done."""
-        self.answered = {known: at_s for known, at_s in self.answered.items() if now_s - at_s < ANSWER_AGAIN_S}
-        if accuser in self.answered or len(self.answered) >= ANSWERED_MAX:
-            return False
-        self.answered[accuser] = now_s
-        return True
 
     def evidence(self, asker: NodeId, now: Now) -> tuple[Claim, ...]:
         """The fresh words of accusers other than `asker`."""

@@ -252,23 +252,20 @@ class Swim:
         chosen = self._randomness.random() * len(self._view.alive()) < VERIFIERS
         return self._ping_for_floor(accused, now) if chosen else []
 
-    def _second(self, accusation: Suspect, now: Now) -> Effects:
-        """An accuser that missed a death finds no second one: nobody else probes the dead. Whom it tells itself shows
-        it what others said or, where that is long ago, looks again for it."""
-        member = self.members.get(accusation.accused)
-        if member is None or member.suspicion is None or member.incarnation != accusation.incarnation:
-            return []
-        if self._view.status(member.node_id) != "dead":
-            return []
-        if not member.suspicion.may_answer(accusation.accuser, now.boot_s):
-            return []
-        evidence = member.suspicion.evidence(accusation.accuser, now)
-        if evidence:
-            return [Send(accusation.accuser, Claims(evidence))]
-        if any(probe.target == member.node_id and probe.witness_for for probe in self._probes.values()):
-            return []
-        probe = _Probe(member.node_id, now.boot_s, counts=False, witness_for=accusation.accuser)
-        return self._ping(probe, now, hello=True)[1]
+    def _answer(self, asker: NodeId, asks: tuple[NodeId, ...], now: Now) -> Effects:
+        """Somebody wonders about members: tell it what is known here. Where that is no fresh accusation of a member
+        that we hold dead, look again for it: nobody else probes the dead, and who missed one would wonder for ever."""
+        known = self.members.known_of(asks, asker, now)
+        effects: Effects = [Send(asker, Claims(known))] if known else []
+        for node_id in asks[:ASKED_ABOUT_MAX]:
+            member = self.members.get(node_id)
+            if member is None or member.suspicion is None or self._view.status(node_id) != "dead":
+                continue
+            looking = any(probe.target == node_id and probe.witness_for for probe in self._probes.values())
+            if not looking and not member.suspicion.evidence(asker, now):
+                probe = _Probe(node_id, now.boot_s, counts=False, witness_for=asker)
+                effects += self._ping(probe, now, hello=True)[1]
+        return effects
 
     def _news(self, first: tuple[Claim, ...] = (), to: NodeId | None = None) -> tuple[Claim, ...]:
         """Claims to ride along; whoever is suspected hears of it first from whoever meets it (Lifeguard's buddy)."""

@@ -483,17 +483,6 @@ def test_who_missed_a_death_is_shown_the_accusations() -> None:
     assert shown(3) == []
 
 
-def test_two_that_hold_a_member_dead_do_not_answer_each_other_for_ever() -> None:
-    """Each takes the other's answer for the word of somebody who missed the death: it is told once in five seconds."""
-    swim = _swim(6)
-    _with_dead(swim, 4)
-    answers = 0
-    for tenth in range(400, 500):
-        word = Claims((suspect(3, 4, 1, at_s=40),))
-        answers += len(_sent(swim.handle(Received(IDS[3], word), at(tenth / 10)), Claims))
-    assert answers == 2
-
-
 @pytest.mark.parametrize("answers", [True, False])
 def test_long_after_a_death_a_late_accuser_finds_a_second_one(answers: bool) -> None:
     """Whom it tells looks again, once, and accuses afresh, to it alone; the dead that answers is alive instead."""
