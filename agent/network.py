@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -88,14 +89,10 @@ class AgentNetwork:
 
     def ask(self, effect: Ask) -> None:
         """See `Network.ask`."""
-        self._spawn(self._ask(effect))
+        done = partial(self._answered, effect)
+        self._streams.post(effect.peer, effect.address, effect.message, effect.deadline_s, done)
 
-    async def _ask(self, effect: Ask) -> None:
-        answer, why = None, ""
-        try:
-            answer = await self._streams.ask(effect.peer, effect.address, effect.message, effect.deadline_s)
-        except BeemeshError as error:
-            why = error.message
+    def _answered(self, effect: Ask, answer: msgspec.Struct | None, why: str) -> None:
         node = self._shell.node
         self._shell.carry(node.answer(effect.request_id, effect.peer, answer, why, self._shell.now))
 

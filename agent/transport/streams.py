@@ -7,7 +7,6 @@ bounded in number; a new one costs some 5 ms of CPU on each side.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,14 +14,15 @@ from typing import Any
 
 import msgspec
 
+from agent.transport.connection import AnswerHandler, Connection
 from agent.transport.tls import TlsIdentity
-from beemesh.errors import BeemeshError, InvalidInput, Unreachable, Untrusted
+from beemesh.errors import BeemeshError, Unreachable, Untrusted
 from beemesh.identity.certificates import NotYetValid, Peer
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, short
 from beemesh.membership.messages import Introduction
 from beemesh.membership.roster import Roster
-from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
+from beemesh.wire.framing import Frame, FrameDecoder, FrameKind
 from beemesh.wire.registry import decode_message, encode_message
 
 log = logging.getLogger("beemesh.streams")
@@ -40,159 +40,17 @@ INCOMING_MAX = 1_024
 INCOMING_PER_PEER_MAX = 16
 """Connections that one peer may open: one for requests, and one for each log or call that it follows through us."""
 
-DEADLINE_MAX_S = 600.0
-"""Whatever a peer says, nobody waits longer for one answer."""
-
-OPEN_REQUESTS_MAX = 1_024
-"""Requests of one peer that wait for our answer; past it the peer is told so."""
-
-ANSWER_FRAMES_MAX = 64
-"""Pieces of an answer that wait for their reader; past it the connection stops reading, and the peer sending."""
-
 STRANGERS_MAX = 64
 """Streams of peers whose cards are not known yet, waiting for their introduction: a site that joins at once."""
 
 INTRODUCTION_BYTES_MAX = 16 * 1024
 """A card with many labels; more than this is not read from a stranger."""
 
-READ_BYTES = 64 * 1024
-WRITE_PATIENCE_S = 10.0
-"""A peer that takes nothing for so long is cut off: what waits for it is memory."""
-
 RequestHandler = Callable[[NodeId, int, msgspec.Struct, float], None]
 TellHandler = Callable[[NodeId, msgspec.Struct], None]
 PieceHandler = Callable[[NodeId, msgspec.Struct], AsyncIterator[msgspec.Struct]]
 CardHandler = Callable[[Signed], None]
 LaterHandler = Callable[[NodeId, int], None]
-
-
-class Connection:
-    """One TLS connection with a verified peer, from either side's doing."""
-
-    def __init__(self, peer: NodeId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hub: Streams) -> None:
-        self.peer = peer
-        self._reader = reader
-        self._writer = writer
-        self._hub = hub
-        self._decoder = FrameDecoder()
-        self.early = b""
-        """What was read before it was known who the peer is."""
-        self._next_id = 1
-        self._waiting: dict[int, asyncio.Queue[Frame | None]] = {}
-        self._serving: dict[int, asyncio.Task[None] | None] = {}
-        self._write_lock = asyncio.Lock()
-        self.last_used_s = asyncio.get_running_loop().time()
-        self.is_open = True
-
-    async def send(self, frame: Frame) -> None:
-        """Write one frame; raises `Unreachable` when the connection is gone or the peer takes nothing."""
-        self.last_used_s = asyncio.get_running_loop().time()
-        try:
-            async with self._write_lock:
-                if self._writer.is_closing():  # asyncio's TLS transport breaks when it is written to after its end
-                    raise BrokenPipeError("its other end closed it")
-                self._writer.write(encode_frame(frame))
-                if self._writer.transport.get_write_buffer_size():  # else all of it went to the kernel at once
-                    await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
-        except (OSError, TimeoutError, RuntimeError) as error:
-            self.close()
-            raise Unreachable(f"the stream to {short(self.peer)} broke: {error or 'it takes nothing'}") from error
-
-    @contextlib.asynccontextmanager
-    async def exchange(self, message: msgspec.Struct, deadline_s: float) -> AsyncIterator[asyncio.Queue[Frame | None]]:
-        """Send a request and yield the queue that its answer frames come to (None: the connection ended)."""
-        frame_id, self._next_id = self._next_id, self._next_id + 1
-        queue: asyncio.Queue[Frame | None] = asyncio.Queue(maxsize=ANSWER_FRAMES_MAX)
-        self._waiting[frame_id] = queue
-        code, body = encode_message(message)
-        try:
-            await self.send(Frame(FrameKind.REQUEST, frame_id, code, int(deadline_s * 1000), body))
-            yield queue
-        finally:
-            self._waiting.pop(frame_id, None)
-
-    async def run(self) -> None:
-        """Read frames until the end; never raises."""
-        try:
-            data = self.early or await self._reader.read(READ_BYTES)
-            while data and self.is_open:
-                self.last_used_s = asyncio.get_running_loop().time()
-                for frame in self._decoder.feed(data):
-                    await self._take(frame)
-                data = await self._reader.read(READ_BYTES)
-        except (OSError, ssl.SSLError, BeemeshError, asyncio.IncompleteReadError) as error:
-            log.debug("the stream with %s ended: %s", short(self.peer), error)
-        finally:
-            self.close()
-
-    async def _take(self, frame: Frame) -> None:
-        if frame.kind in (FrameKind.RESPONSE, FrameKind.PIECE, FrameKind.END, FrameKind.ERROR):
-            queue = self._waiting.get(frame.id)
-            if queue is not None:
-                await queue.put(frame)
-            return
-        message = decode_message(frame.type_code, frame.body)
-        if message is None:
-            if frame.kind == FrameKind.REQUEST:
-                await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"this agent does not know such requests"))
-        elif frame.kind == FrameKind.TELL:
-            self._hub.on_tell(self.peer, message)
-        elif frame.id in self._serving:
-            raise InvalidInput(f"request {frame.id} was sent twice")
-        elif len(self._serving) >= OPEN_REQUESTS_MAX:
-            await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"too many requests at once"))
-        else:
-            self._serve(frame, message)
-
-    def _serve(self, frame: Frame, message: msgspec.Struct) -> None:
-        pieces = self._hub.piece_handlers.get(type(message))
-        if pieces is not None:
-            self._serving[frame.id] = asyncio.create_task(self._serve_pieces(frame.id, pieces(self.peer, message)))
-            return
-        self._serving[frame.id] = None
-        token = self._hub.new_token(self, frame.id)
-        self._hub.on_request(self.peer, token, message, min(frame.deadline_ms / 1000, DEADLINE_MAX_S))
-
-    async def _serve_pieces(self, frame_id: int, pieces: AsyncIterator[msgspec.Struct]) -> None:
-        try:
-            async for piece in pieces:
-                code, body = encode_message(piece)
-                await self.send(Frame(FrameKind.PIECE, frame_id, code, 0, body))
-            await self.send(Frame(FrameKind.END, frame_id, 0, 0, b""))
-        except BeemeshError as error:
-            with contextlib.suppress(Unreachable):
-                await self.send(Frame(FrameKind.ERROR, frame_id, 0, 0, error.message.encode()))
-        finally:
-            self._serving.pop(frame_id, None)
-
-    async def answer(self, frame_id: int, message: msgspec.Struct) -> None:
-        """Send the answer to a peer's request, unless it no longer waits."""
-        if frame_id in self._serving:
-            del self._serving[frame_id]
-            code, body = encode_message(message)
-            with contextlib.suppress(Unreachable):
-                await self.send(Frame(FrameKind.RESPONSE, frame_id, code, 0, body))
-
-    async def refuse(self, frame_id: int, why: str) -> None:
-        """Send an error instead of an answer."""
-        if self._serving.pop(frame_id, 0) is None:
-            with contextlib.suppress(Unreachable):
-                await self.send(Frame(FrameKind.ERROR, frame_id, 0, 0, why.encode()))
-
-    def close(self) -> None:
-        """End the connection; whoever waits for an answer learns it."""
-        if not self.is_open:
-            return
-        self.is_open = False
-        self._writer.close()
-        for queue in self._waiting.values():
-            with contextlib.suppress(asyncio.QueueFull):
-                queue.put_nowait(None)
-        for task in self._serving.values():
-            if task is not None:
-                task.cancel()
-        self._serving.clear()
-        self._hub.forget(self)
 
 
 async def _introduction(reader: asyncio.StreamReader) -> tuple[Introduction, bytes]:
@@ -345,7 +203,7 @@ class Streams:
             writer.close()
             raise
         connection = Connection(peer, reader, writer, self)
-        self._spawn(connection.run())
+        self.spawn(connection.run())
         if self._card is not None:
             code, body = encode_message(Introduction(self._card))
             await connection.send(Frame(FrameKind.TELL, 0, code, 0, body))
@@ -366,9 +224,29 @@ class Streams:
             async with asyncio.timeout(deadline_s):
                 connection = await self.connection(peer, address)
                 async with connection.exchange(message, deadline_s) as answers:
-                    return self._answer(peer, await answers.get())
+                    return self.answer_in(peer, await answers.get())
         except TimeoutError:
-            raise Unreachable(f"{self._name(peer)} did not answer within {deadline_s:g} s") from None
+            raise Unreachable(f"{self.name(peer)} did not answer within {deadline_s:g} s") from None
+
+    def post(
+        self, peer: NodeId, address: tuple[str, int], message: msgspec.Struct, deadline_s: float, done: AnswerHandler
+    ) -> None:
+        """The same for somebody who does not wait: `done` is called once, with the answer or why there is none."""
+        connection = self._outgoing.get(peer)
+        if connection is not None and connection.takes_at_once:
+            connection.post(message, deadline_s, done)
+        else:
+            self.spawn(self._ask_for(peer, address, message, deadline_s, done))
+
+    async def _ask_for(
+        self, peer: NodeId, address: tuple[str, int], message: msgspec.Struct, deadline_s: float, done: AnswerHandler
+    ) -> None:
+        try:
+            answer = await self.ask(peer, address, message, deadline_s)
+        except BeemeshError as error:
+            done(None, error.message)
+        else:
+            done(answer, "")
 
     async def pieces(
         self, peer: NodeId, address: tuple[str, int], message: msgspec.Struct, deadline_s: float
@@ -382,24 +260,26 @@ class Streams:
                     try:
                         frame = await asyncio.wait_for(answers.get(), deadline_s or None)
                     except TimeoutError:
-                        raise Unreachable(f"{self._name(peer)} sent nothing for {deadline_s:g} s") from None
+                        raise Unreachable(f"{self.name(peer)} sent nothing for {deadline_s:g} s") from None
                     if frame is not None and frame.kind == FrameKind.END:
                         return
-                    yield self._answer(peer, frame)
+                    yield self.answer_in(peer, frame)
         finally:
             connection.close()
 
-    def _answer(self, peer: NodeId, frame: Frame | None) -> msgspec.Struct:
+    def answer_in(self, peer: NodeId, frame: Frame | None) -> msgspec.Struct:
+        """What a peer answered; raises `Unreachable` where that is no answer."""
         if frame is None:
-            raise Unreachable(f"the stream to {self._name(peer)} ended before it answered")
+            raise Unreachable(f"the stream to {self.name(peer)} ended before it answered")
         if frame.kind == FrameKind.ERROR:
-            raise Unreachable(f"{self._name(peer)} refused: {frame.body.decode(errors='replace')}")
+            raise Unreachable(f"{self.name(peer)} refused: {frame.body.decode(errors='replace')}")
         message = decode_message(frame.type_code, frame.body)
         if message is None:
-            raise Unreachable(f"{self._name(peer)} answered with something this agent does not know")
+            raise Unreachable(f"{self.name(peer)} answered with something this agent does not know")
         return message
 
-    def _name(self, peer: NodeId) -> str:
+    def name(self, peer: NodeId) -> str:
+        """What to call a peer in a message to people."""
         member = self._roster.member(peer)
         return member.name if member else short(peer)
 
@@ -426,13 +306,13 @@ class Streams:
         """Answer a request; a token that is unknown (the peer is gone) is nobody's loss."""
         place = self._tokens.pop(token, None)
         if place is not None and place[0].is_open:
-            self._spawn(place[0].answer(place[1], message))
+            place[0].answer(place[1], message)
 
     def refuse(self, token: int, why: str) -> None:
         """Tell the asker that its request is not answered here; its place is free for the next one."""
         place = self._tokens.pop(token, None)
         if place is not None and place[0].is_open:
-            self._spawn(place[0].refuse(place[1], why))
+            place[0].refuse(place[1], why)
 
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
@@ -460,7 +340,8 @@ class Streams:
                 if connection.last_used_s < oldest_s:
                     connection.close()
 
-    def _spawn(self, work: Awaitable[Any]) -> None:
+    def spawn(self, work: Awaitable[Any]) -> None:
+        """Do something beside all else, until it ends or all streams are closed."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -143,3 +143,63 @@ def test_a_node_far_in_the_past_learns_of_the_time_by_the_certificates_of_others
     assert said_by == late.node_id
     assert abs(said_ms - NOW_MS) <= 1_000
     assert late.later == []
+
+
+def posted(server: Side, client: Side, count: int, deadline_s: float = 5.0) -> list[tuple[object, str]]:
+    """What comes of some questions that nobody awaits: the first opens the stream, the others find it open."""
+
+    async def run() -> list[tuple[object, str]]:
+        loop = asyncio.get_running_loop()
+        answers: list[tuple[object, str]] = []
+        async with listening(server) as address:
+            for _ in range(count):
+                done: asyncio.Future[tuple[object, str]] = loop.create_future()
+                client.streams.post(
+                    server.node_id,
+                    address,
+                    FetchMembers(()),
+                    deadline_s,
+                    lambda *words, to=done: to.set_result(words),  # type: ignore[misc]
+                )
+                assert not done.done(), "nobody hears of it while the question is being put"
+                answers.append(await asyncio.wait_for(done, 10))
+            await client.streams.close()
+        return answers
+
+    return asyncio.run(run())
+
+
+def test_questions_that_nobody_awaits_are_answered() -> None:
+    """Each is answered once, whether it had to open the stream or not."""
+    answers = posted(Side("n1", "n1", "n2"), Side("n2", "n1", "n2"), 3)
+
+    assert [(type(answer), why) for answer, why in answers] == [(IntentRecords, "")] * 3
+
+
+def test_a_question_that_nobody_awaits_ends_in_time() -> None:
+    """A peer that does not answer costs no more than the deadline, on an open stream too."""
+    server = Side("n1", "n1", "n2")
+    server.streams.on_request = lambda *_: None
+
+    answers = posted(server, Side("n2", "n1", "n2"), 2, deadline_s=0.3)
+
+    assert [answer for answer, _ in answers] == [None, None]
+    assert all("did not answer within 0.3 s" in why for _, why in answers)
+
+
+def test_questions_that_nobody_awaits_end_with_their_stream() -> None:
+    """When the peer ends the stream, whoever put a question on it hears so at once."""
+    server = Side("n1", "n1", "n2")
+    asked = iter(range(9))
+
+    def answer_the_first(_peer: NodeId, token: int, *_: object) -> None:
+        if next(asked):
+            server.streams.close_peer(NodeId(keys("n2").signer_id))
+        else:
+            server.streams.reply(token, IntentRecords(()))
+
+    server.streams.on_request = answer_the_first
+
+    answers = posted(server, Side("n2", "n1", "n2"), 2)
+
+    assert "ended before it answered" in answers[1][1]

@@ -38,7 +38,8 @@ from agent.runtime.podman_state import (
     with_details,
 )
 from agent.runtime.process_state import read_json
-from agent.transport.streams import OPEN_REQUESTS_MAX, Connection, Streams, _introduction
+from agent.transport.connection import OPEN_REQUESTS_MAX, Connection
+from agent.transport.streams import Streams, _introduction
 from beemesh.errors import BeemeshError
 from beemesh.events import PutIntent
 from beemesh.identity.requests import NONCE_BYTES, sign_request

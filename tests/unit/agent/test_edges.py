@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.api.relay import serve_relayed
-from agent.transport.streams import Connection, Streams
+from agent.transport.connection import Connection
+from agent.transport.streams import Streams
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import GetLease
 from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame

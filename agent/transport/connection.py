@@ -1,0 +1,249 @@
+"""One connection between two agents: frames both ways, requests with answers, and answers in many pieces.
+
+Most messages are small and fit what the kernel takes: they are written at once and their answers are handed on as they
+are read, without a task of their own. Whoever waits for pieces, or writes to a peer that takes them slowly, awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from beemesh.errors import BeemeshError, InvalidInput, Unreachable
+from beemesh.ids import NodeId, short
+from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
+from beemesh.wire.registry import decode_message, encode_message
+
+if TYPE_CHECKING:
+    from agent.transport.streams import Streams
+
+log = logging.getLogger("beemesh.streams")
+
+DEADLINE_MAX_S = 600.0
+"""Whatever a peer says, nobody waits longer for one answer."""
+
+OPEN_REQUESTS_MAX = 1_024
+"""Requests of one peer that wait for our answer; past it the peer is told so."""
+
+ANSWER_FRAMES_MAX = 64
+"""Pieces of an answer that wait for their reader; past it the connection stops reading, and the peer sending."""
+
+READ_BYTES = 64 * 1024
+WRITE_PATIENCE_S = 10.0
+"""A peer that takes nothing for so long is cut off: what waits for it is memory."""
+
+AnswerHandler = Callable[[msgspec.Struct | None, str], None]
+"""Takes the answer to a question, or None and why there is none."""
+
+
+class _Posted(NamedTuple):
+    """A question that was written, and nobody awaits."""
+
+    done: AnswerHandler
+    deadline: asyncio.TimerHandle
+
+
+class Connection:
+    """One TLS connection with a verified peer, from either side's doing."""
+
+    def __init__(self, peer: NodeId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hub: Streams) -> None:
+        self.peer = peer
+        self._reader = reader
+        self._writer = writer
+        self._hub = hub
+        self._decoder = FrameDecoder()
+        self.early = b""
+        """What was read before it was known who the peer is."""
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Queue[Frame | None]] = {}
+        self._posted: dict[int, _Posted] = {}
+        self._serving: dict[int, asyncio.Task[None] | None] = {}
+        self._write_lock = asyncio.Lock()
+        self.last_used_s = asyncio.get_running_loop().time()
+        self.is_open = True
+
+    async def send(self, frame: Frame) -> None:
+        """Write one frame; raises `Unreachable` when the connection is gone or the peer takes nothing."""
+        self.last_used_s = asyncio.get_running_loop().time()
+        try:
+            async with self._write_lock:
+                if self._writer.is_closing():  # asyncio's TLS transport breaks when it is written to after its end
+                    raise BrokenPipeError("its other end closed it")
+                self._writer.write(encode_frame(frame))
+                if self._writer.transport.get_write_buffer_size():  # else all of it went to the kernel at once
+                    await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
+        except (OSError, TimeoutError, RuntimeError) as error:
+            self.close()
+            raise Unreachable(f"the stream to {short(self.peer)} broke: {error or 'it takes nothing'}") from error
+
+    @property
+    def takes_at_once(self) -> bool:
+        """Whether a small frame can be written without waiting for anybody."""
+        writer = self._writer
+        return (
+            self.is_open
+            and not self._write_lock.locked()
+            and not writer.is_closing()
+            and not writer.transport.get_write_buffer_size()
+        )
+
+    def _put(self, frame: bytes) -> None:
+        """Write a frame while the connection `takes_at_once`; what the kernel leaves over is seen to."""
+        self.last_used_s = asyncio.get_running_loop().time()
+        try:
+            self._writer.write(frame)
+        except (OSError, RuntimeError):
+            self.close()
+        else:
+            if self._writer.transport.get_write_buffer_size():
+                self._hub.spawn(self._drained())
+
+    async def _drained(self) -> None:
+        """Hold later writers back until the peer took what was written; a peer that takes nothing is cut off."""
+        try:
+            async with self._write_lock:
+                await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
+        except (OSError, TimeoutError, RuntimeError):
+            self.close()
+
+    def post(self, message: msgspec.Struct, deadline_s: float, done: AnswerHandler) -> None:
+        """Send a request while the connection `takes_at_once`; `done` is called once, later, never from in here."""
+        loop = asyncio.get_running_loop()
+        frame_id, self._next_id = self._next_id, self._next_id + 1
+        code, body = encode_message(message)
+        try:
+            frame = encode_frame(Frame(FrameKind.REQUEST, frame_id, code, int(deadline_s * 1000), body))
+        except InvalidInput as error:
+            loop.call_soon(done, None, error.message)
+            return
+        self._posted[frame_id] = _Posted(done, loop.call_later(deadline_s, self._late, frame_id, deadline_s))
+        self._put(frame)
+
+    def _late(self, frame_id: int, deadline_s: float) -> None:
+        self._posted.pop(frame_id).done(None, f"{self._hub.name(self.peer)} did not answer within {deadline_s:g} s")
+
+    def _posted_answer(self, posted: _Posted, frame: Frame) -> None:
+        posted.deadline.cancel()
+        try:
+            answer = self._hub.answer_in(self.peer, frame)
+        except Unreachable as error:
+            posted.done(None, error.message)
+        else:
+            posted.done(answer, "")
+
+    @contextlib.asynccontextmanager
+    async def exchange(self, message: msgspec.Struct, deadline_s: float) -> AsyncIterator[asyncio.Queue[Frame | None]]:
+        """Send a request and yield the queue that its answer frames come to (None: the connection ended)."""
+        frame_id, self._next_id = self._next_id, self._next_id + 1
+        queue: asyncio.Queue[Frame | None] = asyncio.Queue(maxsize=ANSWER_FRAMES_MAX)
+        self._waiting[frame_id] = queue
+        code, body = encode_message(message)
+        try:
+            await self.send(Frame(FrameKind.REQUEST, frame_id, code, int(deadline_s * 1000), body))
+            yield queue
+        finally:
+            self._waiting.pop(frame_id, None)
+
+    async def run(self) -> None:
+        """Read frames until the end; never raises."""
+        try:
+            data = self.early or await self._reader.read(READ_BYTES)
+            while data and self.is_open:
+                self.last_used_s = asyncio.get_running_loop().time()
+                for frame in self._decoder.feed(data):
+                    await self._take(frame)
+                data = await self._reader.read(READ_BYTES)
+        except (OSError, ssl.SSLError, BeemeshError, asyncio.IncompleteReadError) as error:
+            log.debug("the stream with %s ended: %s", short(self.peer), error)
+        finally:
+            self.close()
+
+    async def _take(self, frame: Frame) -> None:
+        if frame.kind in (FrameKind.RESPONSE, FrameKind.PIECE, FrameKind.END, FrameKind.ERROR):
+            posted = self._posted.pop(frame.id, None)
+            if posted is not None:
+                self._posted_answer(posted, frame)
+            elif (queue := self._waiting.get(frame.id)) is not None:
+                await queue.put(frame)
+            return
+        message = decode_message(frame.type_code, frame.body)
+        if message is None:
+            if frame.kind == FrameKind.REQUEST:
+                await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"this agent does not know such requests"))
+        elif frame.kind == FrameKind.TELL:
+            self._hub.on_tell(self.peer, message)
+        elif frame.id in self._serving:
+            raise InvalidInput(f"request {frame.id} was sent twice")
+        elif len(self._serving) >= OPEN_REQUESTS_MAX:
+            await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"too many requests at once"))
+        else:
+            self._serve(frame, message)
+
+    def _serve(self, frame: Frame, message: msgspec.Struct) -> None:
+        pieces = self._hub.piece_handlers.get(type(message))
+        if pieces is not None:
+            self._serving[frame.id] = asyncio.create_task(self._serve_pieces(frame.id, pieces(self.peer, message)))
+            return
+        self._serving[frame.id] = None
+        token = self._hub.new_token(self, frame.id)
+        self._hub.on_request(self.peer, token, message, min(frame.deadline_ms / 1000, DEADLINE_MAX_S))
+
+    async def _serve_pieces(self, frame_id: int, pieces: AsyncIterator[msgspec.Struct]) -> None:
+        try:
+            async for piece in pieces:
+                code, body = encode_message(piece)
+                await self.send(Frame(FrameKind.PIECE, frame_id, code, 0, body))
+            await self.send(Frame(FrameKind.END, frame_id, 0, 0, b""))
+        except BeemeshError as error:
+            with contextlib.suppress(Unreachable):
+                await self.send(Frame(FrameKind.ERROR, frame_id, 0, 0, error.message.encode()))
+        finally:
+            self._serving.pop(frame_id, None)
+
+    def answer(self, frame_id: int, message: msgspec.Struct) -> None:
+        """Send the answer to a peer's request, unless it no longer waits."""
+        if frame_id in self._serving:
+            del self._serving[frame_id]
+            code, body = encode_message(message)
+            self._reply(Frame(FrameKind.RESPONSE, frame_id, code, 0, body))
+
+    def refuse(self, frame_id: int, why: str) -> None:
+        """Send an error instead of an answer."""
+        if self._serving.pop(frame_id, 0) is None:
+            self._reply(Frame(FrameKind.ERROR, frame_id, 0, 0, why.encode()))
+
+    def _reply(self, frame: Frame) -> None:
+        if not self.takes_at_once:
+            self._hub.spawn(self.send(frame))
+            return
+        try:
+            self._put(encode_frame(frame))
+        except InvalidInput as error:
+            log.error("an answer to %s was lost: %s", short(self.peer), error.message)
+
+    def close(self) -> None:
+        """End the connection; whoever waits for an answer learns it."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._writer.close()
+        for queue in self._waiting.values():
+            with contextlib.suppress(asyncio.QueueFull):
+                queue.put_nowait(None)
+        posted, self._posted = self._posted, {}
+        for each in posted.values():
+            each.deadline.cancel()
+            why = f"the stream to {self._hub.name(self.peer)} ended before it answered"
+            asyncio.get_running_loop().call_soon(partial(each.done, None, why))
+        for task in self._serving.values():
+            if task is not None:
+                task.cancel()
+        self._serving.clear()
+        self._hub.forget(self)
