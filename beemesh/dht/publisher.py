@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ PER_S, BURST = 16.0, 32.0
 """Records sent out: a node that starts with thousands of them takes minutes rather than the network."""
 
 TICK_S = 0.5
+STALE_MAX = 64
+"""Entries of the heap that may mean nothing any more, besides as many as there are records."""
 OWN_MAX = 20_000
 
 OwnKey = tuple[RecordType, str]
@@ -41,6 +43,8 @@ class Own:
     subject: str
     value: bytes
     due_s: float
+    number: int
+    """Counts what was added: the youngest leaves first, so what is new does not wait behind all that a start renews."""
     is_unsure: bool = False
     """Whether others may still keep it fresh, from before this node started."""
     tries: int = 0
@@ -54,7 +58,12 @@ class Publisher:
         self._domain = domain
         self._crypto = crypto
         self._randomness = randomness
-        self._own: OrderedDict[OwnKey, Own] = OrderedDict()
+        self._own: dict[OwnKey, Own] = {}
+        self._later: list[tuple[float, int, OwnKey]] = []
+        """A heap of (due, number, key). Entries of records that are due at another time by now mean nothing."""
+        self._ready: list[tuple[int, OwnKey]] = []
+        """A heap of (-number, key): what is due and was not sent out yet."""
+        self._added = 0
         self._rates = Rates(PER_S, BURST)
         self._seq = 0
 
@@ -69,9 +78,17 @@ class Publisher:
             return False
         if before is not None and before.value == wish.value:
             return False
-        self._own[key] = Own(wish.type, wish.subject, wish.value, at_s, wish.is_old)
-        self._own.move_to_end(key, last=False)  # what is due now stands in front
+        self._added += 1
+        own = self._own[key] = Own(wish.type, wish.subject, wish.value, at_s, self._added, wish.is_old)
+        self._set_due(own, at_s)
         return True
+
+    def _set_due(self, own: Own, due_s: float) -> None:
+        own.due_s = due_s
+        heapq.heappush(self._later, (due_s, own.number, (own.type, own.subject)))
+        if len(self._later) > 2 * len(self._own) + STALE_MAX:
+            self._later = [(each.due_s, each.number, key) for key, each in self._own.items()]
+            heapq.heapify(self._later)
 
     def withdraw(self, key: OwnKey) -> None:
         """Publish it no longer."""
@@ -79,16 +96,36 @@ class Publisher:
 
     def due(self, now: Now) -> Iterator[Own]:
         """Those that leave now; each is due again at half of its life."""
-        for own in [own for own in self._own.values() if own.due_s <= now.boot_s]:
-            if not self._rates.take(self._self_id, now.boot_s):
-                return
-            own.due_s = now.boot_s + TTL_MS / 1000 * self._randomness.uniform(*RENEW)
-            yield own
+        while self._later and self._later[0][0] <= now.boot_s:
+            due_s, number, key = heapq.heappop(self._later)
+            if self._stands(number, key, due_s) is not None:
+                heapq.heappush(self._ready, (-number, key))
+        while self._ready:
+            own = self._stands(-self._ready[0][0], self._ready[0][1])
+            if own is not None and own.due_s <= now.boot_s:
+                if not self._rates.take(self._self_id, now.boot_s):
+                    return
+                self._set_due(own, now.boot_s + TTL_MS / 1000 * self._randomness.uniform(*RENEW))
+                heapq.heappop(self._ready)
+                yield own
+            else:
+                heapq.heappop(self._ready)
+
+    def _stands(self, number: int, key: OwnKey, due_s: float | None = None) -> Own | None:
+        """The record that an entry means, unless that changed, or is due at another time by now."""
+        own = self._own.get(key)
+        return own if own is not None and own.number == number and due_s in (None, own.due_s) else None
 
     def next_s(self, now: Now) -> float | None:
         """When to look again; None when there is nothing to publish."""
-        first_s = min((own.due_s for own in self._own.values()), default=None)
-        return None if first_s is None else max(now.boot_s + TICK_S, first_s)
+        if self._ready:
+            return now.boot_s + TICK_S
+        while self._later:
+            due_s, number, key = self._later[0]
+            if self._stands(number, key, due_s) is not None:
+                return max(now.boot_s + TICK_S, due_s)
+            heapq.heappop(self._later)
+        return None
 
     def sign(self, own: Own, now: Now) -> tuple[Record, Signed]:
         """The record as it leaves: newer than whatever this node signed before."""
@@ -118,7 +155,8 @@ class Publisher:
         """Enough others keep the record for so long: it is due then."""
         own = self._own.get(key)
         if own is not None:
-            own.due_s, own.tries = now.boot_s + fresh_s, 0
+            own.tries = 0
+            self._set_due(own, now.boot_s + fresh_s)
 
     def settled(self, key: OwnKey, now: Now, *, well: bool) -> None:
         """How a publication went: `well` when most of those that should keep it do, and all were known."""
@@ -130,4 +168,4 @@ class Publisher:
             return
         pause_s = RETRY_S * 2.0 ** min(own.tries, 10) * self._randomness.uniform(0.8, 1.2)
         own.tries += 1
-        own.due_s = min(own.due_s, now.boot_s + pause_s)
+        self._set_due(own, min(own.due_s, now.boot_s + pause_s))
