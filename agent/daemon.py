@@ -38,7 +38,7 @@ from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import compose
 from beemesh.events import ClockAgreed, ClockTestimony, IntentChanged, LeaveMesh, PutIntent, SeedIntents
-from beemesh.ids import BOOT_ID_BYTES, BootId
+from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.membership.swim import ROSTER_KINDS
 from beemesh.settings import parse_endpoint
 from beemesh.settings.model import Log
@@ -89,6 +89,7 @@ class Agent:
             loaded.crypto,
             random.SystemRandom(),
             BootId(os.urandom(BOOT_ID_BYTES)),
+            is_warm=self._is_warm,
         )
         self._runtime = runtime_for(settings)
         self._shell = Shell(self._composition.node, self._store, self._clock, self._start_job, self._observe)
@@ -130,6 +131,9 @@ class Agent:
         """Who hears, besides the API, what the protocols tell."""
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
+
+    def _is_warm(self, node_id: NodeId) -> bool:
+        return self._streams.is_open(node_id)
 
     def _start_job(self, effect: Any) -> None:
         self._jobs.start(effect)

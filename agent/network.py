@@ -16,7 +16,7 @@ from agent.transport.udp import UdpSocket
 from beemesh.effects import Reply
 from beemesh.errors import BeemeshError, Unreachable
 from beemesh.ids import NodeId
-from beemesh.node import Ask, Tell
+from beemesh.node import Ask, Tell, Warm
 
 log = logging.getLogger("beemesh.network")
 
@@ -95,6 +95,16 @@ class AgentNetwork:
     def _answered(self, effect: Ask, answer: msgspec.Struct | None, why: str) -> None:
         node = self._shell.node
         self._shell.carry(node.answer(effect.request_id, effect.peer, answer, why, self._shell.now))
+
+    def warm(self, effect: Warm) -> None:
+        """See `Network.warm`."""
+        self._spawn(self._warm(effect))
+
+    async def _warm(self, effect: Warm) -> None:
+        try:
+            await self._streams.connection(effect.peer, effect.address)
+        except BeemeshError as error:
+            log.debug("a stream was not opened: %s", error.message)
 
     def reply(self, effect: Reply) -> None:
         """See `Network.reply`."""

@@ -15,7 +15,7 @@ from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
-from beemesh.node import Ask, Node, Outward, Tell, Transmit
+from beemesh.node import Ask, Node, Outward, Tell, Transmit, Warm
 
 log = logging.getLogger("beemesh.shell")
 
@@ -33,6 +33,10 @@ class Network(Protocol):
 
     def ask(self, effect: Ask) -> None:
         """Send a request over a stream; the answer, or the lack of one, is handed to the node."""
+        ...
+
+    def warm(self, effect: Warm) -> None:
+        """Open a stream, without any promise."""
         ...
 
     def reply(self, effect: Reply) -> None:
@@ -148,6 +152,8 @@ class Shell:
                 self._network.ask(effect)
             case Reply():
                 self._network.reply(effect)
+            case Warm():
+                self._network.warm(effect)
             case Run():
                 self._run_job(effect)
             case Notify(event=event):

@@ -37,7 +37,7 @@ from beemesh.membership.self_summary import SelfSummary
 from beemesh.membership.settings import SelfFacts, SwimSettings
 from beemesh.membership.swim import Swim
 from beemesh.membership.view import View
-from beemesh.node import Node
+from beemesh.node import Node, is_cold
 from beemesh.scheduling.bidding import Bidder
 from beemesh.scheduling.executor import Executor
 from beemesh.scheduling.journal import Journal
@@ -100,8 +100,10 @@ def compose(
     crypto: Crypto,
     randomness: Randomness,
     boot_id: BootId,
+    *,
+    is_warm: Callable[[NodeId], bool] = is_cold,
 ) -> Composition:
-    """All protocols of one node, not started. `card` is the signed record of `membership`."""
+    """All protocols of one node, not started. `card` is the signed record of `membership`; `is_warm` see `Node`."""
     roster = Roster(settings.mesh, ca_key)
     view = View(membership.node_id, roster)
     intents = IntentMap(crypto, roster)
@@ -132,7 +134,7 @@ def compose(
     facts = SelfFacts(settings.runtime.engine, __version__, membership.api_port)
     topics = Topics(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
     journal = Journal(shared.self_id, roster, crypto)
-    executor, bidder, steward = _scheduling(shared)
+    placing = executor, bidder, steward = _scheduling(shared)
     directory = directory_of(shared)
     participants: tuple[Participant, ...] = (
         IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id, swim.partners),
@@ -143,9 +145,7 @@ def compose(
         topics,
         directory,
         *_leases_and_custody(shared),
-        executor,
-        bidder,
-        steward,
+        *placing,
         journal,
     )
     node = Node(
@@ -158,6 +158,7 @@ def compose(
         participants=participants,
         broadcaster=topics,
         clock_skew_ms=settings.scheduler.clock_skew_ms,
+        is_warm=is_warm,
     )
     return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim, keyring, directory)
 

@@ -6,21 +6,25 @@ streams are messages, since the shell authenticates the peer of a stream by its 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import msgspec
 
 from beemesh.crypto import Crypto
+from beemesh.dht.messages import Answer, Question
 from beemesh.dispatch import Broadcaster, Dispatcher, Participant
 from beemesh.effects import (
     Answered,
     Asked,
+    Cancel,
     Effects,
     Notify,
     Now,
     Received,
+    Reply,
     Request,
+    Schedule,
     Send,
     TimerFired,
 )
@@ -32,11 +36,12 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.wire.admission import Admission, Refusal, Refused
 from beemesh.wire.datagram import BODY_BYTES_MAX, DatagramSealer
+from beemesh.wire.questions import Questions
 from beemesh.wire.registry import encode_message
 
 Address = tuple[str, int]
 Outward = list[Any]
-"""Effects that leave the node: those of `beemesh.effects` without Send, Request and Broadcast, and the three below."""
+"""Effects that leave the node: those of `beemesh.effects` without Send, Request and Broadcast, and the four below."""
 
 COUNTED = {reason: Notify(Observed("datagrams_refused", {"reason": reason.value})) for reason in Refusal}
 """What tells of each refusal, made once: under a flood there is one for every datagram."""
@@ -70,6 +75,22 @@ class Ask(msgspec.Struct, frozen=True):
     deadline_s: float
 
 
+class Warm(msgspec.Struct, frozen=True):
+    """Open a stream to a member, if none is open, without any promise: it is asked often."""
+
+    peer: NodeId
+    address: Address
+
+
+QUESTION = "question"
+"""First element of the keys of the node's own timers: no room has this name."""
+
+
+def is_cold(_peer: NodeId) -> bool:
+    """No stream is ever known to be open."""
+    return False
+
+
 class Node:
     """One member of the mesh, without any I/O."""
 
@@ -85,8 +106,10 @@ class Node:
         participants: Iterable[Participant],
         broadcaster: Broadcaster,
         clock_skew_ms: int = 30_000,
+        is_warm: Callable[[NodeId], bool] = is_cold,
     ) -> None:
-        """`participants` include the broadcaster; their order is that of their start."""
+        """`participants` include the broadcaster; their order is that of their start. `is_warm` tells whether a stream
+        to a member is open: small requests go to others in datagrams."""
         self.self_id = self_id
         self.boot_id = boot_id
         self.roster = roster
@@ -99,6 +122,7 @@ class Node:
             crypto, roster, ring, lambda message: isinstance(message, FLOORLESS), clock_skew_ms=clock_skew_ms
         )
         self._sealer = DatagramSealer(crypto, self_id, boot_id, ring)
+        self._questions = Questions(boot_id, is_warm)
         self.admitted = 0
         """Datagrams that passed every check since the start."""
         self._arriving: tuple[NodeId, BootId, int] | None = None
@@ -135,7 +159,7 @@ class Node:
         self.admitted += 1
         self._arriving = (judged.sender, judged.boot_id, judged.counter)
         try:
-            effects = self._run_event(Received(judged.sender, judged.message), now)
+            effects = self._received(judged.sender, judged.message, now)
             if not judged.has_floor and isinstance(judged.message, Ping):
                 effects += self._run([Notify(FloorWanted(judged.sender))], now)
         finally:
@@ -160,6 +184,8 @@ class Node:
 
     def timer(self, key: Hashable, now: Now) -> Outward:
         """A timer is due."""
+        if isinstance(key, tuple) and key[0] == QUESTION:
+            return self._question(key[1], now)
         return self._run_event(TimerFired(key), now)
 
     def event(self, event: Any, now: Now) -> Outward:
@@ -189,8 +215,13 @@ class Node:
                     address = self.view.address(to)
                     if address is None:
                         out += self.answer(request_id, to, None, "its address is not known here", now)
+                    elif (number := self._questions.ask(effect, now)) is not None:
+                        out += self._question(number, now)
+                        out += [Warm(to, address)] if self._questions.is_often(to, now) else []
                     else:
                         out.append(Ask(request_id, to, address, message, deadline_s))
+                case Reply(token=token, message=message) if put := self._questions.reply(token, message):
+                    out += self._send(*put, now)
                 case Notify(event=RingChanged(ring=ring)):
                     self._admission.use(ring)
                     self._sealer.use(ring)
@@ -200,6 +231,41 @@ class Node:
                 case _:
                     out.append(effect)
         return out
+
+    # --- questions in datagrams -----------------------------------------------------------------------------------
+
+    def _received(self, sender: NodeId, message: msgspec.Struct, now: Now) -> Outward:
+        """What a datagram says, which may be a request or its answer."""
+        match message:
+            case Question():
+                asked = self._questions.asked(sender, message, now)
+                return self._run_event(Asked(sender, *asked), now) if asked is not None else []
+            case Answer(number=number) if self._questions.needs_stream(sender, message):
+                return [Cancel((QUESTION, number)), *self._over_stream(number, now)]
+            case Answer(number=number):
+                answered = self._questions.answered(sender, message)
+                if answered is None:
+                    return []
+                done = self.answer(answered[0].request_id, sender, answered[1], "", now)
+                return [Cancel((QUESTION, number)), *done]
+        return self._run_event(Received(sender, message), now)
+
+    def _question(self, number: int, now: Now) -> Outward:
+        """Put a question, for the first time or again; in the end over a stream."""
+        sent = self._questions.send(number, now)
+        if sent is None:
+            return self._over_stream(number, now)
+        put, back_s = sent
+        return [*self._send(*put, now), Schedule((QUESTION, number), back_s)]
+
+    def _over_stream(self, number: int, now: Now) -> Outward:
+        request = self._questions.give_up(number, now)
+        if request is None:
+            return []
+        address = self.view.address(request.to)
+        if address is None or request.deadline_s <= 0:
+            return self.answer(request.request_id, request.to, None, "it did not answer in time", now)
+        return [Ask(request.request_id, request.to, address, request.message, request.deadline_s)]
 
     def _noticed(self, event: Any, now: Now) -> Outward:
         """Notifications that concern the node itself."""

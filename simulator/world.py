@@ -24,7 +24,7 @@ from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key
-from beemesh.node import Ask, Tell, Transmit
+from beemesh.node import Ask, Tell, Transmit, Warm
 from beemesh.wire.datagram import DATAGRAM_BYTES_MAX
 from beemesh.wire.registry import decode_message, encode_message
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
@@ -85,6 +85,7 @@ class World:
             Transmit: self._transmit,
             Tell: self._tell,
             Ask: self._ask,
+            Warm: lambda _machine, _effect: None,
             Reply: self._reply,
             Run: self._run,
             Notify: self._notify,

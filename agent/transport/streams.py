@@ -164,6 +164,11 @@ class Streams:
         own = sum(connection.peer == peer for connection in self._incoming)
         return len(self._incoming) >= INCOMING_MAX or own >= INCOMING_PER_PEER_MAX
 
+    def is_open(self, peer: NodeId) -> bool:
+        """Whether a small request to a peer would leave at once."""
+        connection = self._outgoing.get(peer)
+        return connection is not None and connection.takes_at_once
+
     async def connection(self, peer: NodeId, address: tuple[str, int]) -> Connection:
         """The open connection to a peer, or a new one; raises `Unreachable` or `Untrusted`."""
         existing = self._outgoing.get(peer)

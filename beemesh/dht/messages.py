@@ -1,4 +1,5 @@
-"""Messages of the record DHT (streams): store a record near its key, and find records and nearer nodes."""
+"""Messages of the record DHT (datagrams where they fit, else streams): store a record near its key, find records and
+nearer nodes; and the form in which such questions and answers travel in datagrams."""
 
 from __future__ import annotations
 
@@ -46,3 +47,20 @@ class FoundRecords(msgspec.Struct, frozen=True, omit_defaults=True):
     nodes: tuple[bytes, ...] = ()
     cards: tuple[Signed, ...] = ()
     """Membership records of `nodes`, for an asker that may not know them."""
+
+
+class Question(msgspec.Struct, frozen=True, array_like=True):
+    """A request in a datagram: a message by its type's number and its body. Asked again under the same `number` it is
+    the same question, so only requests that may be handled twice are put so (`beemesh.wire.questions`)."""
+
+    number: int
+    code: int
+    body: bytes
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to the question of that number; `code` 0 says that it takes a stream."""
+
+    number: int
+    code: int = 0
+    body: bytes = b""

@@ -47,6 +47,8 @@ TYPES: dict[int, type[msgspec.Struct]] = {
     35: records.RecordStored,
     36: records.FindRecords,
     37: records.FoundRecords,
+    38: records.Question,
+    39: records.Answer,
     40: intents.IntentNews,
     41: intents.FetchIntents,
     42: intents.FetchMembers,
