@@ -367,16 +367,10 @@ class Members:
     def _next_look_s(self, suspicion: Suspicion, now: Now) -> float:
         """When there is somebody to ask, or else the time is over."""
         wonders_s = suspicion.wonders_from_s(self._patience_s)
-        look_s = self._ready_s(suspicion)
-        if self._is_hearsay(suspicion) and suspicion.asked_s is None:
-            look_s = suspicion.due_s - self._patience_s
+        look_s = suspicion.due_s
+        if self._is_hearsay(suspicion):
+            look_s = suspicion.next_question_s(self._settings.probe_interval_s, self._patience_s)
         return max(now.boot_s, look_s if wonders_s is None else min(look_s, wonders_s))
-
-    def _ready_s(self, suspicion: Suspicion) -> float:
-        """When the suspicion time is over, and a probe's time since the suspect was asked, where that must be."""
-        if not self._is_hearsay(suspicion) or suspicion.asked_s is None:
-            return suspicion.due_s
-        return max(suspicion.due_s, suspicion.asked_s + self._patience_s)
 
     def _is_hearsay(self, suspicion: Suspicion) -> bool:
         """Whether no probe of our own, made since we hear well, speaks against the suspect."""
@@ -402,8 +396,8 @@ class Members:
             suspicion.start_over(self.ear.since_s)
         if self._next_look_s(suspicion, now) > now.boot_s:
             return self._look_later(suspicion, node_id, now)
-        unasked = self._is_hearsay(suspicion) and suspicion.asked_s is None
-        if unasked or self._ready_s(suspicion) > now.boot_s:
+        asked = not self._is_hearsay(suspicion) or suspicion.had_its_say(now.boot_s, self._patience_s)
+        if not asked or suspicion.due_s > now.boot_s:
             return [*self._ask_around(suspicion, node_id, now), *self._look_later(suspicion, node_id, now)]
         rows = (self._table[failing] for failing in self._failing)
         failed = {row.node_id: row.failed_since_s for row in rows if row.failed_since_s is not None}
@@ -419,17 +413,19 @@ class Members:
             self.view.set_status(node_id, "alive")
             return self._clear_suspicion(member)
         self._accuse_again(suspicion, node_id)
-        asked = self._ask_around(suspicion, node_id, now)
+        effects = self._ask_around(suspicion, node_id, now)
         suspicion.check_s = now.boot_s + self._settings.probe_interval_s
-        return [*asked, Schedule(("swim", "suspicion", node_id), suspicion.check_s)]
+        return [*effects, Schedule(("swim", "suspicion", node_id), suspicion.check_s)]
 
     def _ask_around(self, suspicion: Suspicion, node_id: NodeId, now: Now) -> Effects:
         """Ask the suspect itself, where we know it by hearsay, and others for what we missed: a few of all that tell of
         an accusation or of its end tell everybody but one."""
         effects: Effects = []
         if self._is_hearsay(suspicion):
-            suspicion.asked_s = now.boot_s
+            suspicion.ask(now.boot_s)
             effects = self.ask(node_id, now)
+        if now.boot_s < suspicion.wondered_s + self._patience_s:
+            return effects
         suspicion.wondered_s = now.boot_s
         question = Claims(tuple(suspicion.accusers.values()), (node_id,))
         peers = self.some_present(ASKED_AROUND, unsuspected=True)

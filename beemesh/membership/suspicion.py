@@ -68,7 +68,8 @@ class Suspicion:
     accusers: dict[NodeId, Claim] = field(default_factory=dict)
     """Each counts once, however often it accuses."""
     asked_s: float | None = None
-    """Boot time at which this node asked the suspect, so as not to judge one that it reaches."""
+    """Boot time at which this node first asked the suspect, so as not to judge one that it reaches."""
+    asked_last_s: float = 0.0
     must_ask: bool = False
     """Our own probes of it are history: this node stood still, or was deaf, since."""
     wondered_s: float = float("-inf")
@@ -87,6 +88,21 @@ class Suspicion:
     def start_over(self, now_s: float) -> None:
         """What happened until `now_s` was never heard, so the suspect gets all its time again, and is asked again."""
         self.since_s, self.asked_s, self.must_ask = now_s, None, True
+
+    def ask(self, now_s: float) -> None:
+        """The suspect is asked now."""
+        self.asked_s, self.asked_last_s = now_s if self.asked_s is None else self.asked_s, now_s
+
+    def next_question_s(self, every_s: float, patience_s: float) -> float:
+        """Boot time of the next look at hearsay: the suspect is asked from `patience_s` before its time is over, and
+        from then on `every_s`. A node that is unwell has much patience, and its suspect may come back meanwhile."""
+        if self.asked_s is None:
+            return self.due_s - patience_s
+        return min(self.asked_last_s + every_s, max(self.due_s, self.asked_s + patience_s))
+
+    def had_its_say(self, now_s: float, patience_s: float) -> bool:
+        """Whether the suspect had all its time, and `patience_s` to answer."""
+        return self.asked_s is not None and now_s >= max(self.due_s, self.asked_s + patience_s)
 
     def evidence(self, asker: NodeId, now: Now) -> tuple[Claim, ...]:
         """The fresh words of accusers other than `asker`."""

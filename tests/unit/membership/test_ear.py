@@ -117,5 +117,5 @@ def test_own_probes_from_before_the_deafness_are_history() -> None:
             members.hear(IDS[1], at(tenth / 10))
         members.suspicion_due(IDS[4], at(tenth / 10))
 
-    assert len(asked) == 1 and 22.0 <= asked[0] <= 23.0
+    assert asked == [22.0, 23.0]
     assert members.view.status(IDS[4]) == "dead"
