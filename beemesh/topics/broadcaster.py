@@ -212,7 +212,7 @@ class Topics:
         message = self._decode(wrapped.body) if sound else None
         if message is None:
             if sound:  # the id names this very content: nobody has a better one
-                self.wants.arrived(wrapped.id, sender)
+                self.wants.arrived(wrapped.id, sender, now.boot_s)
                 self.store.see(wrapped.id)
             return [Notify(Observed("topic_refused", {"reason": "content"}))]
         return self._accept(sender, wrapped, message, now)
@@ -227,7 +227,7 @@ class Topics:
         return effects + self._post(self.tree.repeated(message.id, sender, first, now.boot_s), now)
 
     def _accept(self, sender: NodeId, wrapped: TopicMessage, message: msgspec.Struct, now: Now) -> Effects:
-        holders, asked = self.wants.arrived(wrapped.id, sender)
+        holders, asked = self.wants.arrived(wrapped.id, sender, now.boot_s)
         own = sender == self._self_id
         pushed = not own and sender not in asked
         wrapped = msgspec.structs.replace(wrapped, straight=own or (wrapped.straight and self.tree.is_branch(sender)))
@@ -262,7 +262,8 @@ class Topics:
         if self._on_tree:
             return eager if wrapped.straight else []
         own = sender == self._self_id
-        gossip = push_targets(self._view, self._randomness, self._self_id, sender, own=own)
+        small = not is_chunked(wrapped)
+        gossip = push_targets(self._view, self._randomness, self._self_id, sender, own=own, small=small)
         return list(dict.fromkeys([*gossip, *eager]))
 
     # --- repair ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,6 +19,12 @@ ASK_AGAIN_S = 0.1
 ASKED_TIMES_MAX = 16
 """Half of all requests succeed at 30 % loss: all of these fail once in a hundred thousand times, and the next mention
 starts anew."""
+ASKED_QUICKLY = 6
+"""Requests for one message after which the pauses double, up to `ASK_SLOWLY_S`, unless some of the last answers came
+within a pause: to a node that hears slowly all answers are on their way already, and would come again and again."""
+ASK_SLOWLY_S = 1.6
+ANSWERS_TIMED = 8
+"""Answers whose delays are remembered: at 30 % loss at least one of so many came at the first request."""
 HOLDERS_MAX = 4
 """Members remembered for a missing message, newest first."""
 
@@ -35,6 +41,8 @@ class _Missing:
     holders: list[NodeId]
     asked: int
     again_s: float
+    asked_s: float = 0.0
+    """Boot time of the first request."""
 
 
 class Wants:
@@ -45,6 +53,7 @@ class Wants:
         self._open: dict[NodeId, int] = {}
         self._unanswered: dict[NodeId, int] = {}
         self._shunned: dict[NodeId, float] = {}
+        self._delays_s: deque[float] = deque(maxlen=ANSWERS_TIMED)
 
     def __len__(self) -> int:
         return len(self._missing)
@@ -79,7 +88,7 @@ class Wants:
             if sender not in missing.holders:
                 missing.holders = [sender, *missing.holders][:HOLDERS_MAX]
             if missing.asked == 0 and patience_s <= 0.0:
-                missing.asked, missing.again_s = 1, now_s + ASK_AGAIN_S
+                missing.asked, missing.again_s, missing.asked_s = 1, now_s + self._pause_s(1), now_s
                 at_once.append(key)
         return at_once
 
@@ -94,10 +103,12 @@ class Wants:
         missing.again_s = max(missing.again_s, until_s)
         self._unanswered.pop(sender, None)
 
-    def arrived(self, key: bytes, sender: NodeId) -> tuple[tuple[NodeId, ...], tuple[NodeId, ...]]:
+    def arrived(self, key: bytes, sender: NodeId, now_s: float) -> tuple[tuple[NodeId, ...], tuple[NodeId, ...]]:
         """The message is here; (who said that they have it, who of them was asked for it)."""
         self._unanswered.pop(sender, None)
         missing = self._forget(key)
+        if missing is not None and missing.asked_s:
+            self._delays_s.append(now_s - missing.asked_s)
         if missing is None:
             return (), ()
         return tuple(missing.holders), tuple(missing.holders) if missing.asked else ()
@@ -117,7 +128,8 @@ class Wants:
                 self._forget(key)
                 continue
             holder = missing.holders[missing.asked % len(missing.holders)]
-            missing.asked, missing.again_s = missing.asked + 1, now_s + ASK_AGAIN_S
+            missing.asked_s = missing.asked_s or now_s
+            missing.asked, missing.again_s = missing.asked + 1, now_s + self._pause_s(missing.asked + 1)
             questions.setdefault(holder, []).append(key)
             if missing.asked > 1:
                 again.setdefault(holder, []).append(key)
@@ -140,6 +152,13 @@ class Wants:
                 missing.holders.remove(member)
                 if not missing.holders:
                     self._forget(key)
+
+    def _pause_s(self, asked: int) -> float:
+        """How long to wait for the answer to the request of that number."""
+        delay_s = min(self._delays_s, default=ASK_AGAIN_S)
+        if self._delays_s and delay_s <= ASK_AGAIN_S:
+            return ASK_AGAIN_S
+        return min(ASK_SLOWLY_S, max(ASK_AGAIN_S * 2.0 ** max(0, asked - ASKED_QUICKLY), 1.5 * delay_s))
 
     def _is_room(self, sender: NodeId) -> bool:
         return len(self._missing) < MISSING_MAX and self._open.get(sender, 0) < MISSING_PER_MEMBER_MAX

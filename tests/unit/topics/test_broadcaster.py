@@ -17,7 +17,7 @@ from beemesh.ids import NodeId
 from beemesh.topics.away import AWAY_BYTES_MAX, AWAY_S
 from beemesh.topics.broadcaster import BODY_BYTES_MAX, HOPS_MAX, RELAY_BURST, Topics
 from beemesh.topics.chunks import CHUNK_BYTES, CHUNKED_BYTES_MAX
-from beemesh.topics.gossip import FANOUT
+from beemesh.topics.gossip import FANOUT, PUSH_ALL_UP_TO, RELAY_TO
 from beemesh.topics.messages import Chunk, ChunkWant, IHave, IWant, TopicMessage
 from beemesh.topics.store import KEPT_BYTES_MAX, message_id
 from tests.unit.membership.cast import WALL_MS
@@ -155,6 +155,19 @@ def test_a_small_mesh_pushes_once() -> None:
     mesh.run(0.1)
 
     assert mesh.sent["TopicMessage"] == 7
+
+
+def test_a_mesh_of_a_site_is_reached_in_one_hop() -> None:
+    """Up to 33 members the publisher tells each of them: nobody has to wait for a repair because chance passed it by.
+    Whoever hears of it tells two others, for what was lost on the way."""
+    for seed in range(5):
+        mesh = Mesh(PUSH_ALL_UP_TO, seed)
+        mesh.publish(0, "a")
+        mesh.run(0.1)
+
+        assert all(counted["a"] == 1 for counted in mesh.delivered.values())
+        assert mesh.sent["TopicMessage"] <= (PUSH_ALL_UP_TO - 1) * (1 + RELAY_TO)
+        assert mesh.sent["IHave"] == 0
 
 
 def test_a_large_mesh_pushes_to_a_few() -> None:

@@ -43,7 +43,7 @@ def test_whoever_never_delivers_is_not_believed() -> None:
         wants.mentioned(LIAR, _ids(1, start=number), now_s)
         wants.mentioned(HONEST, _ids(1, start=10**6 + number), now_s)
         if number % 10 == 0:
-            wants.arrived(_ids(1, start=10**6 + number)[0], HONEST)
+            wants.arrived(_ids(1, start=10**6 + number)[0], HONEST, now_s)
         asked += LIAR in wants.due(now_s)[0]
 
     assert wants.is_shunned(LIAR, now_s)
@@ -68,3 +68,32 @@ def test_an_id_of_the_wrong_length_is_ignored() -> None:
     wants = Wants()
     assert wants.mentioned(LIAR, [b"", b"x" * 17], 0.0) == []
     assert len(wants) == 0
+
+
+def _requests(wants: Wants, key: list[bytes], from_s: float, until_s: float) -> int:
+    """How often a message is asked for between two moments, when it does not come."""
+    count = len(wants.mentioned(HONEST, key, from_s))
+    now_s = wants.next_s()
+    while now_s is not None and now_s < until_s:
+        count += len(wants.due(now_s)[0])
+        now_s = wants.next_s()
+    return count
+
+
+def test_a_node_that_hears_slowly_asks_slowly() -> None:
+    """Answers that take longer than a pause are on their way: asking again and again brings each many times over."""
+    wants = Wants()
+    assert _requests(wants, _ids(1), 1.0, 4.0) <= 9
+    wants.arrived(_ids(1)[0], HONEST, 4.0)
+
+    assert _requests(wants, _ids(1, start=1), 10.0, 13.0) <= 3
+
+
+def test_losses_alone_slow_no_repair() -> None:
+    """Where some answers come at once, a message that does not come is asked for as quickly as ever."""
+    wants = Wants()
+    for number in range(4):
+        wants.mentioned(HONEST, _ids(1, start=number), 1.0)
+        wants.arrived(_ids(1, start=number)[0], HONEST, 1.6 if number else 1.02)
+
+    assert _requests(wants, _ids(1, start=9), 2.0, 3.45) >= 14
