@@ -36,7 +36,7 @@ from agent.store import Store
 from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
-from beemesh.composition import compose
+from beemesh.composition import Composition, compose
 from beemesh.events import ClockAgreed, ClockTestimony, IntentChanged, LeaveMesh, PutIntent, SeedIntents
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.membership.swim import ROSTER_KINDS
@@ -142,6 +142,11 @@ class Agent:
     def shell(self) -> Shell:
         """What carries this node's effects out."""
         return self._shell
+
+    @property
+    def composition(self) -> Composition:
+        """The node and its protocols."""
+        return self._composition
 
     def stop(self) -> None:
         """Let `run` end, in order."""

@@ -29,7 +29,21 @@ START_PATIENCE_S = 10.0
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handlers: the agent decides when to stop."""
+    """Uvicorn without its own signal handlers: the agent decides when to stop, and until then nothing wakes it: uvicorn
+    itself looks ten times a second, on each listener of each agent, whether it should."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Stop listening; open requests are waited for, for a while."""
+        self.should_exit = True
+        self._ended.set()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # sets the headers of all answers; without a date in them they never change
+        await self._ended.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -58,7 +72,7 @@ class ApiServer:
     def __init__(self, app: ASGIApp, tls: TlsIdentity) -> None:
         self._app = app
         self._tls = tls
-        self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+        self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
         self._unix_path: Path | None = None
 
     async def start(self, host: str, port: int, unix_path: Path) -> None:
@@ -118,7 +132,7 @@ class ApiServer:
     async def close(self) -> None:
         """Stop listening; open requests get two seconds."""
         for server, _ in self._servers:
-            server.should_exit = True
+            server.end()
         for _, task in self._servers:
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
                 await asyncio.wait_for(task, 4)
