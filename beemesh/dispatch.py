@@ -153,32 +153,34 @@ class Dispatcher:
     def _settle(self, origin: Participant | None, effects: Effects, now: Now) -> Effects:
         """Breadth first: an event that a participant causes is handled after what was already decided."""
         out: Effects = []
-        waiting: deque[tuple[Participant | None, Any]] = deque((origin, effect) for effect in effects)
+        waiting: deque[tuple[Participant | None, Effects]] = deque([(origin, effects)])
         for _ in range(EVENTS_PER_CALL_MAX):
             if not waiting:
                 return out
-            source, effect = waiting.popleft()
-            if type(effect) in LEAVES:
-                out.append(effect)
-                continue
-            event, leaves = self._inside(source, effect, now)
-            out += leaves
-            if event is None:
-                continue
-            if isinstance(effect, Broadcast):
-                waiting.extend((self._broadcaster, inner) for inner in event)
-                continue
-            for target in self._targets(event):
-                waiting.extend((target, inner) for inner in target.handle(event, now))
+            source, decided = waiting.popleft()
+            for effect in decided:
+                if type(effect) in LEAVES or (type(effect) is Send and effect.to != self._self_id):
+                    out.append(effect)
+                    continue
+                event, leaves = self._inside(source, effect, now)
+                out += leaves
+                if event is None:
+                    continue
+                if isinstance(effect, Broadcast):
+                    waiting.append((self._broadcaster, event))
+                    continue
+                for target in self._targets(event):
+                    if caused := target.handle(event, now):
+                        waiting.append((target, caused))
         raise RuntimeError(f"more than {EVENTS_PER_CALL_MAX} events from one: protocols answer each other in a circle")
 
     def _inside(self, source: Participant | None, effect: Any, now: Now) -> tuple[Any, Effects]:
         """(what happens inside the node because of `effect`, what leaves the node)."""
         match effect:
-            case Broadcast(topic=topic, message=message):
-                return self._broadcaster.publish(topic, message, now), []
             case Notify(event=event):
                 return event, [effect]
+            case Broadcast(topic=topic, message=message):
+                return self._broadcaster.publish(topic, message, now), []
             case Send(to=to, message=message) if to == self._self_id:
                 return Received(sender=self._self_id, message=message), []
             case Request(request_id=request_id) if source is not None:

@@ -13,7 +13,7 @@ import msgspec
 
 from beemesh.crypto import Crypto
 from beemesh.dht.messages import Answer, Question
-from beemesh.dispatch import Broadcaster, Dispatcher, Participant
+from beemesh.dispatch import LEAVES, Broadcaster, Dispatcher, Participant
 from beemesh.effects import (
     Answered,
     Asked,
@@ -34,7 +34,7 @@ from beemesh.ids import BootId, NodeId
 from beemesh.membership.messages import Ack, Nack, Ping
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.wire.admission import Admission, Refusal, Refused
+from beemesh.wire.admission import Admission, Admitted, Refusal
 from beemesh.wire.datagram import BODY_BYTES_MAX, DatagramSealer
 from beemesh.wire.questions import Questions
 from beemesh.wire.registry import encode_message
@@ -45,6 +45,9 @@ Outward = list[Any]
 
 COUNTED = {reason: Notify(Observed("datagrams_refused", {"reason": reason.value})) for reason in Refusal}
 """What tells of each refusal, made once: under a flood there is one for every datagram."""
+
+OWN = frozenset({RingChanged, PingEchoed, MemberDown})
+"""Notifications that concern the node itself."""
 
 FLOORLESS = (Ping, Ack, Nack)
 """What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor."""
@@ -147,7 +150,7 @@ class Node:
     def datagram(self, data: bytes, source: Address, now: Now) -> Outward:
         """A datagram from anybody; what is not admitted is counted, and changes nothing."""
         judged = self._admission.admit(data, now, source)
-        if isinstance(judged, Refused):
+        if not isinstance(judged, Admitted):
             counted = COUNTED[judged.reason]
             if judged.reason is Refusal.NO_FLOOR and judged.sender is not None:
                 return self._run([counted, Notify(FloorWanted(judged.sender))], now)
@@ -208,6 +211,9 @@ class Node:
         """Turn what leaves the protocols into what the shell can carry out."""
         out: Outward = []
         for effect in effects:
+            if type(effect) in LEAVES:
+                out.append(effect)
+                continue
             match effect:
                 case Send(to=to, message=message):
                     out += self._send(to, message, now)
@@ -222,12 +228,8 @@ class Node:
                         out.append(Ask(request_id, to, address, message, deadline_s))
                 case Reply(token=token, message=message) if put := self._questions.reply(token, message):
                     out += self._send(*put, now)
-                case Notify(event=RingChanged(ring=ring)):
-                    self._admission.use(ring)
-                    self._sealer.use(ring)
-                case Notify(event=event):
-                    out += self._noticed(event, now)
-                    out.append(effect)
+                case Notify(event=event) if type(event) in OWN:
+                    out += self._noticed(effect)
                 case _:
                     out.append(effect)
         return out
@@ -267,15 +269,19 @@ class Node:
             return self.answer(request.request_id, request.to, None, "it did not answer in time", now)
         return [Ask(request.request_id, request.to, address, request.message, request.deadline_s)]
 
-    def _noticed(self, event: Any, now: Now) -> Outward:
-        """Notifications that concern the node itself."""
-        match event:
+    def _noticed(self, effect: Notify) -> Outward:
+        """What the node itself does about a notification; and what leaves of it."""
+        match effect.event:
+            case RingChanged(ring=ring):
+                self._admission.use(ring)
+                self._sealer.use(ring)
+                return []
             case PingEchoed(node_id=node_id):
                 if self._arriving is not None and self._arriving[0] == node_id:
                     self._admission.set_floor(*self._arriving)
             case MemberDown(node_id=node_id) if self.roster.member(node_id) is None:
                 self._admission.forget(node_id)  # it was revoked, or removed
-        return []
+        return [effect]
 
     def _send(self, to: NodeId, message: msgspec.Struct, now: Now) -> Outward:
         address = self.view.address(to)

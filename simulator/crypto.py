@@ -120,13 +120,17 @@ class FakeDatagramCipher:
         return _open(self._key, counter.to_bytes(8, "big") + associated, ciphertext)
 
 
+def _tag(key: bytes, associated: bytes, plaintext: bytes) -> bytes:
+    return hashlib.blake2b(associated + plaintext, key=key, digest_size=TAG_BYTES).digest()
+
+
 def _seal(key: bytes, associated: bytes, plaintext: bytes) -> bytes:
-    return hashlib.blake2b(associated + plaintext, key=key, digest_size=TAG_BYTES).digest() + plaintext
+    return _tag(key, associated, plaintext) + plaintext
 
 
 def _open(key: bytes, associated: bytes, sealed: bytes) -> bytes | None:
-    tag, plaintext = sealed[:TAG_BYTES], sealed[TAG_BYTES:]
-    return plaintext if _seal(key, associated, plaintext)[:TAG_BYTES] == tag else None
+    plaintext = sealed[TAG_BYTES:]
+    return plaintext if sealed.startswith(_tag(key, associated, plaintext)) else None
 
 
 def _tables() -> tuple[list[int], list[int]]:

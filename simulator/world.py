@@ -137,7 +137,8 @@ class World:
 
     def now_of(self, machine: Machine) -> Now:
         """This moment by a machine's own clocks."""
-        return machine.now(self.now_s, self.wall_ms)
+        now_s = self.now_s
+        return machine.now(now_s, START_WALL_MS + int(now_s * 1000))
 
     def start(self, index: int, *, knows: list[Signed] | None = None) -> None:
         """Start the agent of a machine; `knows` are the records of its seed file (all, unless told)."""
@@ -261,7 +262,7 @@ class World:
         self._stream(machine, effect.peer, partial(self._told, machine, effect.peer, effect.message))
 
     def _notify(self, machine: Machine, effect: Notify) -> None:
-        if isinstance(effect.event, ClockAgreed):
+        if type(effect.event) is ClockAgreed:
             now_s = self.now_s + machine.boot_offset_s
             machine.clock.move_on(effect.event.wall_ms, self.wall_ms + machine.skew_ms, now_s)
         elif self.watch is not None:
@@ -334,8 +335,8 @@ class World:
     def _told(self, source: Machine, peer: NodeId, message: msgspec.Struct) -> None:
         target = self._by_id[peer]
         if target.composition is not None:
-            copied = _copied(message)
-            self._note(target, encode_message(message)[1])
+            copied, body = _copied(message)
+            self._note(target, body)
             self.carry(target, target.composition.node.told(source.membership.node_id, copied, self.now_of(target)))
 
     def _ask(self, machine: Machine, ask: Ask) -> None:
@@ -353,10 +354,11 @@ class World:
                 return
             self._count += 1
             token = self._count
-            self._replies[token] = lambda message: self._answer_back(target, machine, _copied(message), answer)
+            self._replies[token] = lambda message: self._answer_back(target, machine, _copied(message)[0], answer)
             node = target.composition.node
-            self._note(target, encode_message(ask.message)[1])
-            self.carry(target, node.asked(machine.membership.node_id, token, _copied(ask.message), self.now_of(target)))
+            copied, body = _copied(ask.message)
+            self._note(target, body)
+            self.carry(target, node.asked(machine.membership.node_id, token, copied, self.now_of(target)))
 
         reached = self._stream(machine, ask.peer, deliver)
         patience_s = ask.deadline_s if reached else min(ask.deadline_s, self._delay_s(machine, machine))
@@ -451,12 +453,13 @@ def _resources(spec: MachineSpec) -> ResourcesObserved:
 
 def _is_refused(effects: list[Any]) -> bool:
     """Whether a node told nothing of a datagram but that it refused it."""
-    first = effects[0].event if effects and isinstance(effects[0], Notify) else None
-    return isinstance(first, Observed) and first.metric == "datagrams_refused"
+    first = effects[0].event if effects and type(effects[0]) is Notify else None
+    return type(first) is Observed and first.metric == "datagrams_refused"
 
 
-def _copied(message: msgspec.Struct) -> msgspec.Struct:
-    """The message as the far side decodes it."""
-    decoded = decode_message(*encode_message(message))
+def _copied(message: msgspec.Struct) -> tuple[msgspec.Struct, bytes]:
+    """The message as the far side decodes it, and what it decodes."""
+    code, body = encode_message(message)
+    decoded = decode_message(code, body)
     assert decoded is not None, f"{type(message).__name__} does not survive its own encoding"
-    return decoded
+    return decoded, body

@@ -94,7 +94,7 @@ class KeeperHistory:
         if self._roster.version == self._roster_version or self._roster.member(self._self_id) is None:
             return []
         self._roster_version = self._roster.version
-        keepers = tuple(card.node_id for card in self._roster.keepers())
+        keepers = self._roster.keeper_ids()
         if keepers == self._current:
             return []
         self._newborn = not self._restored and not self._distrusted and self._is_newborn_mesh(now)

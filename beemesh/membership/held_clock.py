@@ -50,8 +50,9 @@ class HeldClock:
         return True
 
     def _held_ms(self, boot_s: float) -> int:
-        ran_s = 0.0 if self._agreed_s is None else boot_s - self._agreed_s
-        return self._floor_ms + int(ran_s * 1000)
+        if self._agreed_s is None:
+            return self._floor_ms
+        return self._floor_ms + int((boot_s - self._agreed_s) * 1000)
 
 
 class ClockWitnesses:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from itertools import islice
 
 from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Schedule, Send
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
@@ -123,13 +124,14 @@ class Members:
         whoever was drawn first, if it did not echo: somebody has to tell it too."""
         drawn = self._drawn(count, unsuspected=True)
         newcomer = drawn[0] if drawn and not self._has_echoed(drawn[0]) else None
-        return sorted(drawn, key=lambda peer: not self._has_echoed(peer))[:count], newcomer
+        first = list(islice(filter(self._has_echoed, drawn), count))
+        return [*first, *(peer for peer in drawn if peer not in first)][:count], newcomer
 
     def _drawn(self, count: int, unsuspected: bool) -> list[NodeId]:
         alive = self.view.alive()
         drawn = self._randomness.sample(alive, min(len(alive), count + SPARES))
         fit = [peer for peer in drawn if peer != self.self_id]
-        if unsuspected:
+        if unsuspected and self.view.has_suspects:
             healthy = [peer for peer in fit if self.view.status(peer) == "alive"]
             if len(healthy) < count < len(alive) - 1:  # many are suspected
                 all_healthy = [peer for peer in self.present() if self.view.status(peer) == "alive"]
@@ -192,14 +194,14 @@ class Members:
         if statement is None:
             return [_count("swim_claims_refused", "shape")]
         match statement:
-            case Alive():
-                return self._take_alive(statement, claim, now)
-            case Leave():
-                return self._take_leave(statement, claim, now)
-            case Suspect():
-                return self._take_suspect(statement, claim, now)
             case Summary():
                 return self._take_summary(statement, claim)
+            case Alive():
+                return self._take_alive(statement, claim, now)
+            case Suspect():
+                return self._take_suspect(statement, claim, now)
+            case Leave():
+                return self._take_leave(statement, claim, now)
 
     def _signed(self, claim: Claim, statement: Statement) -> bool:
         return self.desk.holds(claim, author_of(statement))

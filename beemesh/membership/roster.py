@@ -35,7 +35,8 @@ class Roster:
         self._revoked: dict[bytes, Revocation] = {}
         self._members: tuple[Membership, ...] = ()
         self._keepers: tuple[Membership, ...] = ()
-        self._by_id: dict[NodeId, Membership] = {}
+        self._keeper_ids: tuple[NodeId, ...] = ()
+        self._by_id: dict[bytes, Membership] = {}
         self._by_name: dict[str, Membership] = {}
         self._operators: dict[OperatorId, Grant] = {}
         self._digest = hashlib.sha256().digest()
@@ -62,7 +63,7 @@ class Roster:
 
     def member(self, node_id: bytes) -> Membership | None:
         """The unrevoked card of a node."""
-        return self._by_id.get(NodeId(node_id))
+        return self._by_id.get(node_id)
 
     def named(self, name: str) -> Membership | None:
         """The unrevoked card of the node that bears `name`."""
@@ -77,6 +78,11 @@ class Roster:
         """Those that hold records and shares, sorted by node ID."""
         self._sort()
         return self._keepers
+
+    def keeper_ids(self) -> tuple[NodeId, ...]:
+        """The IDs of the keepers, sorted."""
+        self._sort()
+        return self._keeper_ids
 
     def grant(self, operator_id: bytes) -> Grant | None:
         """The unrevoked grant of an operator; the caller looks at its expiry."""
@@ -132,12 +138,15 @@ class Roster:
         self._sorted_at = self.version
         self._members = tuple(self._by_id[node_id] for node_id in sorted(self._by_id))
         self._keepers = tuple(card for card in self._members if card.is_keeper)
-        self._digest = hashlib.sha256(b"".join(card.node_id for card in self._keepers)).digest()
+        self._keeper_ids = tuple(card.node_id for card in self._keepers)
+        self._digest = hashlib.sha256(b"".join(self._keeper_ids)).digest()
 
     def _derive(self) -> None:
         self.version += 1
         self.removals += 1
-        live = {card.node_id: card for _, card in sorted(self._cards.items()) if card.node_id not in self._revoked}
+        live: dict[bytes, Membership] = {
+            card.node_id: card for _, card in sorted(self._cards.items()) if card.node_id not in self._revoked
+        }
         self._by_id = live
         self._by_name = {live[node_id].name: live[node_id] for node_id in sorted(live)}
         self._operators = {

@@ -119,8 +119,8 @@ class Rumours:
     def _by_urgency(self) -> Iterator[tuple[Key, Claim, int]]:
         """The least told first, of those the newest."""
         for level, claims in enumerate(self._levels):
-            for key in reversed(claims):
-                yield key, claims[key], level
+            for key, claim in reversed(claims.items()):
+                yield key, claim, level
 
     def _put(self, key: Key, claim: Claim, told: int) -> None:
         while len(self._levels) <= told:

@@ -216,9 +216,11 @@ class Swim:
     def _received(self, sender: NodeId, message: msgspec.Struct, now: Now) -> Effects:
         member = self.members.get(sender)
         # A ping from a boot that never echoed may be a recording: it is answered, and proves nothing.
-        proven = not isinstance(message, Ping) or (member is not None and member.echoed)
+        proven = type(message) is not Ping or (member is not None and member.echoed)
         effects = self.members.hear(sender, now) if proven else []
-        match message:
+        match message:  # what comes most often first
+            case Claims(claims=claims, asks=asks):
+                effects += self._take(sender, claims, now) + self._answer(sender, asks, now)
             case Ping(nonce=nonce, claims=claims, hello=hello):
                 effects += self._take(sender, claims, now)
                 own = self.members.own.claim
@@ -232,8 +234,6 @@ class Swim:
                 probe = self._probes.get(nonce)
                 if probe is not None and sender in probe.helpers:
                     probe.nacks.add(sender)
-            case Claims(claims=claims, asks=asks):
-                effects += self._take(sender, claims, now) + self._answer(sender, asks, now)
         return effects
 
     def _take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:

@@ -42,6 +42,7 @@ class View:
         self._alive: tuple[NodeId, ...] = (self_id,)
         self._removals = roster.removals
         self._absent: dict[NodeId, None] = {}
+        self._suspects: set[NodeId] = set()
         self._begun: Mapping[NodeId, Status] = {}
         self._unknown: dict[NodeId, None] = {}
         """Members that were never heard of, as of `_unknown_at`: a version of the roster."""
@@ -67,6 +68,11 @@ class View:
             others = (card.node_id for card in self._roster.members() if card.node_id not in self._absent)
             self._unknown = dict.fromkeys(node_id for node_id in others if self.status(node_id) == "unknown")
         return [*(node_id for node_id in self._absent if self._roster.member(node_id) is not None), *self._unknown]
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether somebody may be suspected; False says that all of `alive()` have the status of that name."""
+        return bool(self._suspects)
 
     def status(self, node_id: bytes) -> Status:
         """`unknown` for whoever is not in the roster, or was never heard of."""
@@ -99,7 +105,7 @@ class View:
         self, statuses: Mapping[NodeId, Status], alive: tuple[NodeId, ...], unknown: tuple[NodeId, ...]
     ) -> None:
         """Start from statuses that many views of one process share, `alive` (sorted) being those that are present and
-        `unknown` those without a status: what this view learns itself is its own."""
+        `unknown` those without a status, and nobody a suspect: what this view learns itself is its own."""
         self._begun, self._alive = statuses, alive
         self._unknown, self._unknown_at = dict.fromkeys(unknown), self._roster.version
         self.version += 1
@@ -112,6 +118,10 @@ class View:
             self._absent[node_id] = None
         else:
             self._absent.pop(node_id, None)
+        if status == "suspect":
+            self._suspects.add(node_id)
+        else:
+            self._suspects.discard(node_id)
         if status != "unknown":
             self._unknown.pop(node_id, None)
         if (self._status.get(node_id) or self._begun.get(node_id)) != status:
@@ -146,4 +156,5 @@ class View:
         self._place(node_id, present=False)
         for table in (self._status, self._summaries, self._rtt_s, self._addresses, self._absent):
             table.pop(node_id, None)
+        self._suspects.discard(node_id)
         self.version += 1

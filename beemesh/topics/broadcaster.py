@@ -152,6 +152,8 @@ class Topics:
                 self.links.heard(sender, now.boot_s)
                 self.tree.heard(sender)
                 return self._received(sender, message, now)
+            case TimerFired(key=key):
+                return self._timer(key, now)
             case MemberUp(node_id=node_id):
                 missed = self._away.returned(node_id, now.boot_s)
                 onward = [msgspec.structs.replace(message, hops=HOPS_MAX) for message in missed]
@@ -166,8 +168,6 @@ class Topics:
                 self.outbox.forget(node_id)
                 self.wants.forget_member(node_id)
                 return [*self._switch(now), *self._follow_links(now)]
-            case TimerFired(key=key):
-                return self._timer(key, now)
         return []
 
     def _timer(self, key: Any, now: Now) -> Effects:

@@ -142,7 +142,7 @@ class Wants:
 
     def next_s(self) -> float | None:
         """Boot time of the next question; None when nothing is missing."""
-        return min((missing.again_s for missing in self._missing.values()), default=None)
+        return min([missing.again_s for missing in self._missing.values()], default=None)
 
     def forget_member(self, member: NodeId) -> None:
         """A member is gone: it answers nothing, and is not to blame."""

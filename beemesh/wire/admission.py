@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
 
@@ -75,7 +74,7 @@ class Refusal(StrEnum):
     UNDECODED = "undecoded"
 
 
-class Admitted(NamedTuple):
+class Admitted(msgspec.Struct, frozen=True):
     """A datagram that is its sender's word, said lately and for the first time."""
 
     sender: NodeId
@@ -86,7 +85,7 @@ class Admitted(NamedTuple):
     """False: it may be a recording from before our own start, so only types that bear that are let in."""
 
 
-class Refused(NamedTuple):
+class Refused(msgspec.Struct, frozen=True):
     """A datagram that changes nothing; `sender` is who it claims to be from, where that is worth a look.
 
     `said_ms` is the wall time that the sender signed, if that is far ahead of ours and was verified: our own clock may

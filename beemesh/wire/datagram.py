@@ -9,7 +9,6 @@ without that an insider could wrap somebody's envelope anew under another boot o
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 import msgspec
 
@@ -36,7 +35,7 @@ BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES - ENVELOPE_OVERHE
 """What a message may take encoded; a larger one goes over a stream."""
 
 
-class Header(NamedTuple):
+class Header(msgspec.Struct, frozen=True):
     """The clear part. `epoch` names the gossip key; (`boot_id`, `counter`) never repeats for a sender."""
 
     epoch: int
@@ -72,7 +71,7 @@ def read_header(data: bytes) -> Header | None:
     if not HEADER_BYTES + TAG_BYTES < len(data) <= DATAGRAM_BYTES_MAX:
         return None
     version, *fields = _HEADER.unpack_from(data)
-    return Header._make(fields) if version == VERSION else None
+    return Header(*fields) if version == VERSION else None
 
 
 def cipher_of(crypto: Crypto, gossip_key: bytes, header: Header) -> DatagramCipher:

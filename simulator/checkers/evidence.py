@@ -28,6 +28,8 @@ class EvidenceChecker:
         self._incarnations: dict[tuple[int, int, int], int] = {}
         """(observer, its life, observed) → the highest incarnation seen there."""
         self._looked_s = 0.0
+        self._rows: dict[tuple[int, int, int], tuple[Any, ...]] = {}
+        """(observer, its life, observed) → what was last found there: what stays as it was needs no second look."""
         self._genuine: set[bytes] = set()
         """Signatures that were checked."""
 
@@ -67,6 +69,10 @@ class EvidenceChecker:
                 if row is None:
                     continue
                 place = (machine.index, machine.life, other.index)
+                found = (row.incarnation, row.alive, row.leave, row.summary)
+                if row.suspicion is None and self._rows.get(place) == found:
+                    continue
+                self._rows[place] = found
                 before = self._incarnations.get(place, 0)
                 if row.incarnation < before:
                     blame(f"n{machine.index} went back from incarnation {before} of n{other.index}")
