@@ -35,9 +35,10 @@ SETTLING_S = 1.0
 just found others compares again soon, with the same one, which costs no handshake."""
 
 PUSH_PULL_PATIENCE_S = 5.0
-KNOWN_MAX = 8_000
+KNOWN_MAX = 40_000
+"""Members in one comparison, some 50 bytes each: half of a stream message. Whoever is left out is told of each time."""
 CLAIMS_PER_ANSWER_MAX = 2_000
-"""Claims in one push-pull answer, some 250 bytes each: half of a stream message."""
+"""Claims in one push-pull answer, some 250 bytes each: an eighth of a stream message."""
 
 STRETCH_FROM = 32
 """Above so many members, states are compared less often, by the logarithm of the size (memberlist)."""

@@ -13,7 +13,8 @@ from beemesh.effects import Answered, Asked, Effects, Notify, Received, Reply, R
 from beemesh.events import EmitEvent, FloorWanted, IntentChanged, LeaveMesh, MemberUp, PingEchoed, PutIntent
 from beemesh.ids import BootId, NodeId
 from beemesh.intents.messages import FetchMembers, IntentRecords
-from beemesh.membership.claims import ClaimDesk, decode
+from beemesh.membership.claims import COUNTER_MAX, ClaimDesk, decode
+from beemesh.membership.exchange import KNOWN_MAX
 from beemesh.membership.messages import (
     Ack,
     Alive,
@@ -31,6 +32,7 @@ from beemesh.membership.summaries import SUMMARY_BODY_BYTES_MAX, Summary
 from beemesh.membership.swim import Swim
 from beemesh.membership.view import View
 from beemesh.wire.datagram import BODY_BYTES_MAX
+from beemesh.wire.framing import FRAME_BYTES_MAX
 from tests.unit.membership.cast import IDS, KEYS, WALL_MS, alive, at, membership, roster, signed_card, suspect, told
 
 
@@ -423,6 +425,13 @@ def test_states_are_compared_by_what_differs() -> None:
     assert answered(everything) == set()
     assert answered((*everything[:3], Known(IDS[4], 3, 6))) == {("Summary", IDS[4])}
     assert answered((Known(IDS[1], 3, 7), Known(IDS[2], 2, 7), *everything[2:])) == {("Alive", IDS[2])}
+
+
+def test_a_comparison_of_the_largest_mesh_fits_a_stream_message() -> None:
+    """With the largest numbers its lines take half of what a stream carries at once."""
+    line = msgspec.msgpack.encode(Known(IDS[1], COUNTER_MAX, COUNTER_MAX))
+
+    assert len(line) * KNOWN_MAX <= FRAME_BYTES_MAX / 2
 
 
 def test_a_member_that_is_known_there_and_not_here_is_asked_for() -> None:
