@@ -24,7 +24,7 @@ from beemesh.dht.messages import (
     StoreRecord,
 )
 from beemesh.dht.publisher import Own, OwnKey, Publisher
-from beemesh.dht.records import Domain, Record, open_record, point_of
+from beemesh.dht.records import Domain, Record, check_record, open_record, point_of, read_record
 from beemesh.dht.region import Choice, Region
 from beemesh.dht.store import RecordStore
 from beemesh.effects import (
@@ -53,7 +53,7 @@ from beemesh.events import (
     SeedIntents,
     WithdrawRecord,
 )
-from beemesh.identity.signing import Signed, decode_body
+from beemesh.identity.signing import Signed
 from beemesh.ids import NODE_ID_BYTES, NodeId, to_text
 from beemesh.rates import Rates
 
@@ -193,10 +193,12 @@ class Directory:
                 raise Untrusted(f"this node keeps no records of {store.domain}")
             if not self._rates.take(sender, now.boot_s):
                 raise Untrusted(f"more than {STORES_PER_S:g} records a second")
-            if self.store.has(decode_body(store.record, Record).point, store.record, now):
+            record = read_record(store.record)
+            point = record.point
+            if self.store.has(point, store.record, now):
                 return [Reply(token, RecordStored(True)), _count("records_kept", outcome="had")]
-            record = open_record(self._crypto, self._domain, store.record, now.wall_ms)
-            if not self._is_near(record.point):
+            check_record(self._crypto, self._domain, store.record, record, now.wall_ms)
+            if not self._is_near(point):
                 raise Untrusted("the record belongs to nodes nearer to its key")
         except Untrusted as error:
             return [Reply(token, RecordStored(False, error.message)), _count("records_kept", outcome="refused")]

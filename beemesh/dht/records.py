@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from beemesh.errors import Untrusted
-from beemesh.identity.signing import Signed, Verifier, decode_body, open_statement
+from beemesh.identity.signing import Signed, Verifier, check_statement, decode_body
 from beemesh.ids import to_text
 
 RECORD_KIND = "record"
@@ -82,9 +82,20 @@ class Domain:
 
 def open_record(verifier: Verifier, domain: Domain, signed: Signed, wall_ms: int) -> Record:
     """The record inside, if its writer may say that in this domain and it has not expired; raises `Untrusted`."""
+    claimed = read_record(signed)
+    check_record(verifier, domain, signed, claimed, wall_ms)
+    return claimed
+
+
+def read_record(signed: Signed) -> Record:
+    """What `signed` claims, without any check but of its size; raises `Untrusted` when it is no record."""
     if len(signed.body) > RECORD_BYTES_MAX:
         raise Untrusted(f"a record takes {RECORD_BYTES_MAX} bytes at most")
-    claimed = decode_body(signed, Record)
+    return decode_body(signed, Record)
+
+
+def check_record(verifier: Verifier, domain: Domain, signed: Signed, claimed: Record, wall_ms: int) -> None:
+    """Raises `Untrusted` unless `claimed`, read from `signed`, is its writer's word, lawful here and not expired."""
     if claimed.domain != domain.name or claimed.type not in domain.types:
         raise Untrusted(f"a record of {claimed.domain}/{claimed.type} does not belong to {domain.name}")
     if claimed.writer != signed.signer:
@@ -95,7 +106,7 @@ def open_record(verifier: Verifier, domain: Domain, signed: Signed, wall_ms: int
     objection = _objection(claimed, wall_ms)
     if objection:
         raise Untrusted(objection)
-    return open_statement(verifier, signed, RECORD_KIND, key, Record)
+    check_statement(verifier, signed, RECORD_KIND, key)
 
 
 def _objection(record: Record, wall_ms: int) -> str:

@@ -58,7 +58,8 @@ class RecordStore:
 
     def put(self, record: Record, signed: Signed, now: Now) -> Verdict:
         """Keep a record, unless a newer one of its writer stands or a bound is met."""
-        here = self._by_point.get(record.point, {})
+        point = record.point
+        here = self._by_point.get(point, {})
         before = here.get(record.writer)
         if before is not None and before.until_s > now.boot_s:
             if before.record.version > record.version:
@@ -69,10 +70,10 @@ class RecordStore:
             refusal = self._no_room(here, record.writer)
             if refusal:
                 return Verdict(False, refusal)
-            self._by_writer.setdefault(record.writer, set()).add(record.point)
+            self._by_writer.setdefault(record.writer, set()).add(point)
             self._count += 1
         until_s = now.boot_s + left_ms(record, now.wall_ms) / 1000
-        self._by_point.setdefault(record.point, {})[record.writer] = Kept(record, signed, until_s)
+        self._by_point.setdefault(point, {})[record.writer] = Kept(record, signed, until_s)
         return Verdict(True)
 
     def _no_room(self, here: dict[bytes, Kept], writer: bytes) -> str:

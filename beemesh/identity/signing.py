@@ -64,11 +64,16 @@ def sign_statement(signer: Signer, kind: str, statement: msgspec.Struct) -> Sign
 
 def open_statement(verifier: Verifier, signed: Signed, kind: str, public_key: bytes, body_type: type[Body]) -> Body:
     """The statement inside `signed`, once its kind and signature hold; raises `Untrusted` otherwise."""
+    check_statement(verifier, signed, kind, public_key)
+    return decode_body(signed, body_type)
+
+
+def check_statement(verifier: Verifier, signed: Signed, kind: str, public_key: bytes) -> None:
+    """Raises `Untrusted` unless the kind and the signature of `signed` hold, whose body the caller has decoded."""
     if signed.kind != kind:
         raise Untrusted(f"expected a signed {kind}, got a signed {signed.kind}")
     if not verifier.verify(public_key, payload_of(kind, signed.body), signed.signature):
         raise Untrusted(f"the signature of a {kind} does not verify under the key of its signer")
-    return decode_body(signed, body_type)
 
 
 def decode_body(signed: Signed, body_type: type[Body]) -> Body:
