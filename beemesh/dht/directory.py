@@ -64,6 +64,10 @@ LOOKUPS_MAX = 128
 FIRST_S = (1.0, 2.0)
 """From the start to the first publication: by then a node has heard who is there."""
 
+SPARE_AFTER_S = 0.02
+"""From when those whom a reader asks keep a record to when the rest of its region gets it: whoever waits for the first
+is told before."""
+
 FRESH_SHARE = 0.75
 """Of those that a reader asks: when so many keep a record fresh it is not published again."""
 
@@ -140,6 +144,8 @@ class Directory:
         self._questions: dict[int, str] = {}
         self._publications: dict[int, _Publication] = {}
         self._copies: set[int] = set()
+        self._spare: dict[OwnKey, _Publication] = {}
+        """Those that readers ask keep these; the rest of the region is yet to get them."""
         self._rates = Rates(STORES_PER_S, STORES_BURST)
         self._tick_s = float("inf")
         self._sounded = 0
@@ -323,6 +329,13 @@ class Directory:
         self._publications.update(dict.fromkeys(publication.waiting, publication))
         return list(requests)
 
+    def _store_rest(self, publication: _Publication | None) -> Effects:
+        """To those whom a reader asks only when others fail; None when something newer took its place."""
+        if publication is None:
+            return []
+        rest, publication.rest = publication.rest, ()
+        return self._store(publication, rest)
+
     def _stored(self, publication: _Publication, event: Answered, now: Now) -> Effects:
         outcome = _outcome(event)
         publication.kept += outcome == "kept"
@@ -334,8 +347,8 @@ class Directory:
             publication.is_told = True
             effects.append(Notify(RecordPublished(*publication.key, publication.kept, publication.asked)))
         if publication.rest:
-            rest, publication.rest = publication.rest, ()
-            return [*effects, *self._store(publication, rest)]
+            self._spare[publication.key] = publication
+            return [*effects, Schedule((self.room, "spare", *publication.key), now.boot_s + SPARE_AFTER_S)]
         well = publication.full and 2 * publication.kept > publication.asked
         self.published.settled(publication.key, now, well=well)
         next_s = self.published.next_s(now)
@@ -456,6 +469,8 @@ class Directory:
             case (_, "publish"):
                 self._tick_s = float("inf")
                 return self._publish_due(now)
+            case (_, "spare", type_, subject):
+                return self._store_rest(self._spare.pop((type_, subject), None))
             case (_, "sweep"):
                 self.store.sweep(now)
                 return [Schedule((self.room, "sweep"), now.boot_s + SWEEP_EVERY_S)]
