@@ -34,7 +34,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A member's request over a stream; answer it with `Reply(token, …)` exactly once, at once or later."""
+    """A member's request; answer it with `Reply(token, …)` exactly once, at once or later."""
 
     sender: NodeId
     token: int
@@ -82,7 +82,7 @@ class Broadcast(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Ask a member over a stream; `Answered(request_id, …)` always follows, at the latest `deadline_s` seconds on."""
+    """Ask a member; `Answered(request_id, …)` always follows, at the latest `deadline_s` seconds on."""
 
     request_id: int
     to: NodeId
