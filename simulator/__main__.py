@@ -14,6 +14,7 @@ from pathlib import Path
 from beemesh.errors import BeemeshError
 from simulator.batch import HUNT_SECONDS, hunt, one, outcomes
 from simulator.golden import difference, play, rewrite
+from simulator.tally import Tally, read
 
 NODES, SECONDS = 20, 60.0
 
@@ -87,40 +88,25 @@ def _play(files: Sequence[Path], *, rewritten: bool) -> int:
 
 
 def _run(seeds: range, options: argparse.Namespace) -> int:
-    nodes, seconds, done = options.nodes, options.seconds, options.done
-    finished, before = _traces(done), _traces(options.again)
-    waiting = [seed for seed in seeds if seed not in finished and (options.again is None or seed in before)]
+    nodes, seconds = options.nodes, options.seconds
+    finished = {seed: row for seed, row in read(options.done).items() if seed in seeds}
+    tally = Tally(options.done, read(options.again), dict(finished))
+    waiting = [seed for seed in seeds if seed not in finished and (options.again is None or seed in tally.before)]
     started = time.monotonic()
-    events, cpu_s = 0, 0.0
-    failed: list[int] = []
-    differ: list[int] = []
     for outcome in outcomes(waiting, nodes, seconds, options.jobs):
-        events, cpu_s = events + outcome.events, cpu_s + outcome.cpu_s
-        if before.get(outcome.seed, outcome.trace) != outcome.trace:
-            differ.append(outcome.seed)
-            print(f"seed {outcome.seed}: its trace was {before[outcome.seed]}, and is {outcome.trace} now")
+        tally.add(outcome)
+        if outcome.seed in tally.differ:
+            was = tally.before[outcome.seed].trace
+            print(f"seed {outcome.seed}: its trace was {was}, and is {outcome.trace} now", flush=True)
         if outcome.violations:
-            failed.append(outcome.seed)
             print(f"seed {outcome.seed} {outcome.trace}: {len(outcome.violations)} violations, first of them:")
             print(f"  {outcome.violations[0]}")
             again = f"python -m simulator replay {outcome.seed} --nodes {nodes} --seconds {seconds:g}"
             print(f"  see it again: {again}", flush=True)
-        elif done is not None:
-            with done.open("a") as file:
-                file.write(f"{outcome.seed} {outcome.trace}\n")
-    wall_s = time.monotonic() - started
-    report = {
-        "seeds": len(waiting),
-        "nodes": nodes,
-        "simulated_s": seconds,
-        "failed": sorted(failed),
-        "other_traces": sorted(differ),
-        "wall_s": round(wall_s, 1),
-        "events": events,
-        "events_per_core_second": round(events / cpu_s) if cpu_s else 0,
-    }
-    print(json.dumps(report))
-    return 1 if failed or differ else 0
+    wall_s = round(time.monotonic() - started, 1)
+    now = {"nodes": nodes, "simulated_s": seconds, "tried_now": len(waiting), "wall_s": wall_s}
+    print(json.dumps({**now, **tally.report()}))
+    return 1 if tally.failed or tally.differ else 0
 
 
 def _hunt(seeds: range, seconds: float) -> int:
@@ -129,14 +115,6 @@ def _hunt(seeds: range, seconds: float) -> int:
     again = f"python -m simulator replay {prey.seed} --nodes {prey.nodes} --seconds {prey.seconds:g}"
     print(json.dumps({**asdict(prey), "again": again if prey.violation else ""}))
     return 0 if prey.violation else 1
-
-
-def _traces(done: Path | None) -> dict[int, str]:
-    """Seed → trace, of the trials that a file tells of."""
-    if done is None or not done.is_file():
-        return {}
-    rows = (line.split() for line in done.read_text().splitlines() if line.strip())
-    return {int(seed): trace for seed, trace in rows}
 
 
 if __name__ == "__main__":

@@ -57,3 +57,13 @@ class Panel:
         """All faults are over, and the time to recover is too."""
         for checker in self._checkers:
             checker.at_end(self._world, self._blames[checker.name])
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nobody would blame anything, were this the end."""
+        found: list[str] = []
+        for checker in self._checkers:
+            checker.at_end(self._world, found.append)
+            if found:
+                return False
+        return True

@@ -16,6 +16,7 @@ from beemesh.dht import claims
 from simulator.__main__ import main
 from simulator.batch import outcomes
 from simulator.plan import draw
+from simulator.tally import Row, read
 from simulator.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,18 +70,38 @@ def test_trials_run_on_several_cores_and_go_on_where_they_stopped(tmp_path: Path
         ).stdout)
         for _ in range(2)
     ]  # fmt: skip
-    assert [report["seeds"] for report in reports] == [4, 0]
-    traces = dict(line.split() for line in done.read_text().splitlines())
-    assert traces == {str(seed): Trial(seed, 3, 2).run().trace for seed in range(4)}
+    assert [report["tried_now"] for report in reports] == [4, 0]
+    assert [report["seeds"] for report in reports] == [4, 4]
+    traces = {seed: row.trace for seed, row in read(done).items()}
+    assert traces == {seed: Trial(seed, 3, 2).run().trace for seed in range(4)}
+
+
+def test_a_trial_that_was_cut_off_is_tried_again(tmp_path: Path) -> None:
+    """Power fails while a row is written: half a row is no row."""
+    done = tmp_path / "done"
+    done.write_text(f"{Row(1, 'aa', 10, 1.0, 20.0)}\n2 bb 10")
+    assert list(read(done)) == [1]
+
+
+def test_healing_ends_when_all_is_well_or_waits_for_what_comes_late() -> None:
+    """Most trials end soon after all is well; some wait for the whole time that recovery may take."""
+    lasted = {}
+    for seed in range(12):
+        trial = Trial(seed, 3, 2)
+        outcome = trial.run()
+        assert not outcome.violations
+        lasted[seed] = trial.world.now_s
+        assert outcome.healed_s < 60
+    assert min(lasted.values()) < 90 < 120 < max(lasted.values())
 
 
 def test_a_trace_that_differs_from_before_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the seeds of the file are tried again, and one that comes out differently fails the run."""
     trace = Trial(1, 3, 2).run().trace
     words = ["run", "--seeds", "0..9", "--nodes", "3", "--seconds", "2", "--jobs", "1", "--again", str(tmp_path / "f")]
-    (tmp_path / "f").write_text(f"1 {trace}\n")
+    (tmp_path / "f").write_text(f"{Row(1, trace)}\n")
     assert main(words) == 0
-    (tmp_path / "f").write_text(f"1 {trace}\n2 {trace}\n")
+    (tmp_path / "f").write_text(f"{Row(1, trace)}\n{Row(2, trace)}\n")
     assert main(words) == 1
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["seeds"], report["other_traces"]) == (2, [2])

@@ -20,6 +20,7 @@ from beemesh.membership.claims import CLAIM_OVERHEAD_BYTES
 from beemesh.membership.rumours import GOSSIP_BYTES_MAX
 from beemesh.membership.summaries import SUMMARY_BODY_BYTES_MAX
 from beemesh.scheduling import messages as scheduling
+from beemesh.topics.chunks import is_chunked, split
 from beemesh.topics.messages import IHave, IWant, TopicMessage
 from beemesh.wire.datagram import BODY_BYTES_MAX
 from beemesh.wire.registry import CODES, TYPES, decode_message, encode_message
@@ -194,12 +195,14 @@ def test_claims_within_their_budget_fit_a_datagram() -> None:
     assert len(body) <= BODY_BYTES_MAX
 
 
-def test_a_record_inside_its_news_fits_a_datagram() -> None:
-    """A signed record of the size that is sent inline fits, with the longest key and the topic's wrapping around it."""
+def test_a_record_inside_its_news_goes_in_a_few_datagrams() -> None:
+    """A signed record of the size that is sent inline, with the longest key and the topic's wrapping around it, is
+    chunked and needs no stream."""
     entry = intents.IntentEntry(f"workload/deployment/{'n' * 63}/{'n' * 63}", IntentVersion(HUGE, HUGE, bytes(32)))
     record = Signed("intent", b"", bytes(32), bytes(64))
     padding = intents.INLINE_BYTES_MAX - len(msgspec.msgpack.encode(record)) - 1
     record = Signed("intent", bytes(padding), bytes(32), bytes(64))
     assert len(msgspec.msgpack.encode(record)) == intents.INLINE_BYTES_MAX
-    _, body = encode_message(_on_topic(intents.IntentNews(entry, record), intents.TOPIC_INTENTS))
-    assert len(body) <= BODY_BYTES_MAX
+    message = _on_topic(intents.IntentNews(entry, record), intents.TOPIC_INTENTS)
+    assert is_chunked(message)
+    assert len(split(message)) <= 6
