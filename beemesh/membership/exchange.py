@@ -1,5 +1,7 @@
 """Push-pull: whole states compared over a stream, with one random member from time to time, and to join.
 
+In a large mesh hashes come first, and lines only of the parts that differ.
+
 It also finds out who somebody is: a claim by a node that the roster does not know waits here while its card is fetched
 from whoever relayed the claim.
 """
@@ -17,6 +19,7 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.membership.claims import author_of, decode
+from beemesh.membership.digests import ALL_PARTS, LISTED_MAX, PARTS, differing, part_of, parts_of
 from beemesh.membership.members import Members
 from beemesh.membership.messages import Alive, Claim, Claims, Known, PushPull, PushPullAnswer
 from beemesh.membership.partners import Partners
@@ -84,6 +87,8 @@ class Exchange:
         self.partners = Partners(members.view, randomness)
         self._partner: NodeId | None = None
         """With whom states were compared last: there is a stream to it."""
+        self._hashed: NodeId | None = None
+        """Who was sent hashes, and may ask for the lines of parts, once."""
         self._asking = False
         self._found_s: float | None = None
         """When this node, alone before, noticed that it is not any more."""
@@ -114,11 +119,17 @@ class Exchange:
             peers = [row.node_id for row in self._members.others()]
             chosen = self._randomness.sample(peers, min(JOIN_TRIES, len(peers)))
         own = self._members.own.claim
-        question = PushPull(self._known(), (own,) if own is not None else (), (self._card,))
+        claims, introduction = (own,) if own is not None else (), (self._card,)
+        known = self._known()
+        if partner is None or settling or len(known) <= LISTED_MAX:
+            question = PushPull(known, claims, introduction)
+        else:
+            question = PushPull((), claims, introduction, hashes=parts_of(known, without=partner))
+            self._hashed = partner
         return [Request(self._new_request_id(), peer, question, PUSH_PULL_PATIENCE_S) for peer in chosen]
 
-    def _known(self) -> tuple[Known, ...]:
-        rows = self._members.others()
+    def _known(self, parts: bytes = ALL_PARTS) -> tuple[Known, ...]:
+        rows = (row for row in self._members.others() if part_of(row.node_id) in parts)
         return tuple(Known(row.node_id, row.incarnation, self._summary_seq(row)) for row in rows)[:KNOWN_MAX]
 
     def _summary_seq(self, row: Member) -> int:
@@ -130,11 +141,17 @@ class Exchange:
         effects: Effects = [Notify(PutIntent(record)) for record in question.introduction[:1]]
         effects += self.take(sender, question.claims[:1], now)
         self._partner = sender
-        known = {line.node_id: line for line in question.known[:KNOWN_MAX]}
         own = self._members.own
         claims = [claim for claim in (own.claim, own.summary) if claim is not None]
+        if question.hashes:
+            differ = differing(parts_of(self._known(), without=sender), question.hashes)
+            return [*effects, Reply(token, PushPullAnswer(tuple(claims), (), (self._card,), differ))]
+        known = {line.node_id: line for line in question.known[:KNOWN_MAX]}
+        parts = question.parts or ALL_PARTS
         wanted = []
         for row in self._members.others():
+            if part_of(row.node_id) not in parts:
+                continue
             line = known.get(row.node_id) or Known(row.node_id, 0)
             claims += self._newer(row, line)
             if line.incarnation > row.incarnation or line.summary_seq > self._summary_seq(row):
@@ -165,7 +182,13 @@ class Exchange:
             row = self._members.get(node_id)
             if row is not None:
                 wanted += self._newer(row, Known(node_id, 0))
-        return [*effects, Send(peer, Claims(tuple(wanted)))] if wanted else effects
+        if wanted:
+            effects.append(Send(peer, Claims(tuple(wanted))))
+        if answer.differ and peer == self._hashed:
+            self._hashed = None
+            question = PushPull(self._known(answer.differ), parts=answer.differ[:PARTS])
+            effects.append(Request(self._new_request_id(), peer, question, PUSH_PULL_PATIENCE_S))
+        return effects
 
     # --- claims, also by strangers --------------------------------------------------------------------------------
 

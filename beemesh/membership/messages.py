@@ -130,6 +130,10 @@ class PushPull(msgspec.Struct, frozen=True):
     known: tuple[Known, ...]
     claims: tuple[Claim, ...] = ()
     introduction: tuple[Signed, ...] = ()
+    hashes: bytes = b""
+    """Instead of lines: those of all parts (see `beemesh.membership.digests`)."""
+    parts: bytes = b""
+    """The numbers of the parts of which `known` tells; empty: of all."""
 
 
 class PushPullAnswer(msgspec.Struct, frozen=True):
@@ -138,3 +142,5 @@ class PushPullAnswer(msgspec.Struct, frozen=True):
     claims: tuple[Claim, ...] = ()
     wanted: tuple[NodeId, ...] = ()
     introduction: tuple[Signed, ...] = ()
+    differ: bytes = b""
+    """The numbers of the parts that are not the same here, where hashes were asked about."""

@@ -25,7 +25,7 @@ MESH = "test"
 CA = FakeCrypto(b"ca")
 WALL_MS = 1_800_000_000_000
 FAR_MS = 10**15
-KEYS = [FakeCrypto(f"member {index}".encode()) for index in range(8)]
+KEYS = [FakeCrypto(f"member {index}".encode()) for index in range(80)]
 IDS = [NodeId(keys.signer_id) for keys in KEYS]
 STRANGER = FakeCrypto(b"nobody")
 
