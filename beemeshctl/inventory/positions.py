@@ -5,6 +5,7 @@ The resolver is that of YAML 1.1 (`yes` and `no` are booleans), because Ansible 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,9 @@ def _too_deep(file: str) -> InvalidInput:
     return InvalidInput(f"{file} is nested too deeply to be read", hint="an inventory has some ten levels")
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 class _Builder:
     """Plain data from composed nodes, noting places on the way."""
 
@@ -147,6 +151,8 @@ class _Builder:
             return self._mapping(node, path)
         if kind == "SequenceNode":
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+        if self._is_half(node, path):
+            return None
         try:
             return self._scalar(node)
         except (ValueError, TypeError) as error:
@@ -167,6 +173,8 @@ class _Builder:
             if key is None:
                 self._complain(key_node, path, "a key must be plain text", "")
                 continue
+            if self._is_half(key_node, path):
+                continue
             inner = (*path, key)
             if key in result:
                 first = self._document.keys[inner]
@@ -176,6 +184,13 @@ class _Builder:
             self._document.values.pop(inner, None)
             result[key] = self.build(value_node, inner)
         return {**merged, **result}
+
+    def _is_half(self, node: Any, path: YamlPath) -> bool:
+        """Whether a text holds half of a surrogate pair, as an escape can: it has no encoding."""
+        half = isinstance(node.value, str) and _SURROGATE.search(node.value)
+        if half:
+            self._complain(node, path, f"{node.value!r} holds half of a surrogate pair", "remove the escape")
+        return bool(half)
 
     def _scalar(self, node: Any) -> Any:
         if node.value in _NO_BOOLEANS:

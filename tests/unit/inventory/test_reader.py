@@ -228,3 +228,10 @@ def test_the_example_passes_the_kept_schema() -> None:
 
     data: Any = YAML(typ="safe", pure=True).load((ROOT / "inventory.example.yaml").read_text())
     jsonschema.Draft202012Validator(json.loads((ROOT / "schemas/inventory.schema.json").read_text())).validate(data)
+
+
+def test_half_of_a_surrogate_pair_is_shown_where_it_stands(tmp_path: Path) -> None:
+    """An escape can stand for what no file and no message can hold."""
+    told = _problems(tmp_path, 'all:\n  hosts: {a: {}}\n  vars: {beemesh_mesh: "\\udc1d"}\n')
+    assert "inventory.yaml:3:24" in told
+    assert "half of a surrogate pair" in told
