@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,12 @@ NEEDS = {"podman": _why_no_podman, "machines": cache(why_unavailable), "molecule
 def _rank(item: pytest.Item) -> int:
     folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and so would every command that a test starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
