@@ -206,7 +206,10 @@ class Bootstrap:
                 with _Blaming(host, self._progress):
                     await work(host)
 
-        await asyncio.gather(*(one(host) for host in self._alive()))
+        # Unlike gather, a group that is interrupted waits until all have ended the processes that they had started.
+        async with asyncio.TaskGroup() as group:
+            for host in self._alive():
+                group.create_task(one(host))
 
 
 class _Blaming:
