@@ -17,10 +17,11 @@ from typing import Any
 
 from agent import files as node_files
 from agent import heap, resources
-from agent.api.app import Api
+from agent.api.app import make_app
 from agent.api.auth import Gate
 from agent.api.mesh import MeshReader
 from agent.api.relay import Relay, serve_relayed
+from agent.api.seam import Backend
 from agent.api.server import ApiServer
 from agent.clock import Clock
 from agent.door import Door
@@ -218,7 +219,7 @@ class Agent:
         )
         gate = Gate(composition.roster, self._files.crypto, lambda: self._clock.now().wall_ms)
         relay = Relay(self._streams, composition.view)
-        app = Api(mesh, gate, relay, self._door).app()
+        app = make_app(Backend(mesh, gate, relay, self._door))
         self._door.mesh = mesh
         self._streams.piece_handlers[RelayedRequest] = serve_relayed(app)
         server = ApiServer(app, self._tls)

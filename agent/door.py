@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agent.api.app import ReadingAnswer
 from agent.api.mesh import MeshReader
+from agent.api.seam import ReadingAnswer
 from agent.clock import Clock
 from agent.files import NodeFiles
 from agent.metrics import Metrics
@@ -51,7 +51,7 @@ DIGITS_MAX = 12
 
 
 class Door:
-    """See `agent.api.app.AgentDoor`."""
+    """See `agent.api.seam.AgentDoor`."""
 
     def __init__(
         self,

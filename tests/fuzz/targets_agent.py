@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent import files as node_files
-from agent.api.app import Api, ReadingBody, SubmissionBody
+from agent.api.app import make_app
 from agent.api.auth import Gate
 from agent.api.mesh import MeshReader
 from agent.api.relay import Relay, serve_relayed
+from agent.api.seam import Backend, ReadingBody, SubmissionBody
 from agent.daemon import Agent
 from agent.runtime.archive import build, look_into, unpack
 from agent.runtime.contract import RuntimeFailure
@@ -86,7 +87,7 @@ class _Host:
         )
         agent._door.mesh = mesh
         gate = Gate(composition.roster, agent._files.crypto, lambda: agent._clock.now().wall_ms)
-        return Api(mesh, gate, Relay(agent._streams, composition.view), agent._door).app()
+        return make_app(Backend(mesh, gate, Relay(agent._streams, composition.view), agent._door))
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run something on this agent's loop; raises `TimeoutError` when it does not end."""

@@ -1,0 +1,92 @@
+"""Answering for one kind: the list, one object, or a watch of either."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from agent.api.answers import json_answer
+from agent.api.auth import require_read
+from agent.api.resources import Resource
+from agent.api.seam import Backend, Json
+from beemesh.errors import NotFound
+from beemesh.identity.grants import Grant
+from beemesh.workloads import kubeshape
+
+WATCH_EVERY_S = 0.25
+WATCH_MAX_S = 3_600.0
+"""A watch ends after an hour at the latest, and clients open it again."""
+
+
+async def answer(api: Backend, resource: Resource, request: Request) -> Response:
+    """What the request asks of the kind, as far as its operator may read it."""
+    grant = await api.gate.operator(request)
+    namespace = request.path_params.get("namespace", "")
+    require_read(grant, namespace)
+    name = request.path_params.get("name", "")
+
+    async def items() -> list[Json]:
+        found = [item for item in await resource.lister(api, namespace) if _visible(item, grant)]
+        selector = request.query_params.get("labelSelector", "")
+        return [item for item in found if _selected(item, name, selector)]
+
+    if request.query_params.get("watch") in ("true", "1"):
+        return StreamingResponse(_watch(items), media_type="application/json")
+    found = await items()
+    if name:
+        if not found:
+            raise NotFound(f'{resource.plural} "{name}" not found')
+        return json_answer(found[0])
+    limit = _number(request.query_params.get("limit", ""), len(found))
+    kind = f"{found[0]['kind']}List" if found else "List"
+    version = api.mesh.resource_version()
+    return json_answer(kubeshape.object_list(found[-limit:] if limit else [], kind=kind, resource_version=version))
+
+
+async def _watch(items: Callable[[], Awaitable[list[Json]]]) -> AsyncIterator[bytes]:
+    """ADDED, MODIFIED and DELETED lines from repeated looks; ends by itself after `WATCH_MAX_S`."""
+    known: dict[tuple[str, str], bytes] = {}
+    objects: dict[tuple[str, str], Json] = {}
+    for _ in range(int(WATCH_MAX_S / WATCH_EVERY_S)):
+        seen = set()
+        for item in await items():
+            key = (item["metadata"].get("namespace", ""), item["metadata"]["name"])
+            seen.add(key)
+            encoded = msgspec.json.encode(item)
+            if known.get(key) != encoded:
+                kind = "MODIFIED" if key in known else "ADDED"
+                known[key], objects[key] = encoded, item
+                yield msgspec.json.encode({"type": kind, "object": item}) + b"\n"
+        for key in [key for key in known if key not in seen]:
+            del known[key]
+            yield msgspec.json.encode({"type": "DELETED", "object": objects.pop(key)}) + b"\n"
+        await asyncio.sleep(WATCH_EVERY_S)
+
+
+def _visible(item: Json, grant: Grant) -> bool:
+    namespace = item["metadata"].get("namespace", "")
+    return not namespace or grant.may_read(namespace)
+
+
+def _selected(item: Json, name: str, selector: str) -> bool:
+    if name and item["metadata"]["name"] != name:
+        return False
+    labels = item["metadata"].get("labels", {})
+    return all(_matches(labels, term.strip()) for term in selector.split(",") if term.strip())
+
+
+def _matches(labels: dict[str, str], term: str) -> bool:
+    """`key=value`, `key==value`, `key!=value`, `key` and `!key`."""
+    for operator in ("!=", "==", "="):
+        if operator in term:
+            key, value = term.split(operator, 1)
+            return (labels.get(key.strip()) == value.strip()) is (operator != "!=")
+    return term.removeprefix("!") in labels if not term.startswith("!") else term[1:] not in labels
+
+
+def _number(text: str, default: int) -> int:
+    return int(text) if text.isdecimal() and len(text) < 10 and int(text) else default

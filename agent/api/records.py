@@ -1,0 +1,93 @@
+"""Signed records: read, submitted, and read back by their operators. Also the story of a task."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agent.api.answers import failure, json_answer
+from agent.api.auth import bounded_body
+from agent.api.seam import Backend, ReadingBody, SubmissionBody
+from beemesh.errors import InvalidInput, NotAllowed
+from beemesh.identity.signing import decode_body
+from beemesh.intents.entitlement import namespace_of
+from beemesh.intents.record import Intent
+from beemesh.undecodable import UNDECODABLE
+
+TRANSFER_TYPE = "application/msgpack"
+
+
+async def intents(api: Backend, request: Request) -> Response:
+    """Signed records, for operators who apply."""
+    grant = await api.gate.operator(request)
+    kind, key = request.query_params.get("kind", ""), request.query_params.get("key", "")
+    items = [
+        {
+            "key": intent.key,
+            "kind": intent.kind,
+            "epoch": intent.epoch,
+            "seq": intent.seq,
+            "record": base64.b64encode(msgspec.msgpack.encode(signed)).decode("ascii"),
+        }
+        for intent, signed in api.mesh.intents.items()
+        if (not kind or intent.kind == kind)
+        and (not key or intent.key == key)
+        and (not namespace_of(intent.key) or grant.may_read(namespace_of(intent.key)))
+    ]
+    return json_answer({"items": items})
+
+
+async def roster(api: Backend, request: Request) -> Response:
+    """The signed memberships, and who is alive."""
+    await api.gate.operator(request)
+    items = []
+    for member in api.mesh.roster.members():
+        found = api.mesh.intents.get(f"node/{member.name}")
+        if found is not None:
+            record = base64.b64encode(msgspec.msgpack.encode(found[1])).decode("ascii")
+            items.append({"record": record, "status": api.mesh.view.status(member.node_id)})
+    roster = api.mesh.roster
+    return json_answer({"mesh": roster.mesh, "items": items, "digest": roster.digest().hex()})
+
+
+async def submissions(api: Backend, request: Request) -> Response:
+    """Accept a signed record, with what it seals."""
+    grant = await api.gate.operator(request)
+    body = await _decoded(request, SubmissionBody)
+    intent = decode_body(body.record, Intent)
+    namespace = namespace_of(intent.key)
+    if grant.role == "viewer" or (namespace and not grant.may_write(namespace)):
+        raise NotAllowed(f"operator {grant.name} ({grant.role}) may not write {intent.key}")
+    if request.query_params.get("dryRun"):
+        api.door.check_record(body.record)
+        return json_answer({"accepted": True, "dryRun": True})
+    outcome = await api.door.submit(body.record, body.ciphertext, body.boxes)
+    if outcome.accepted:
+        return json_answer({"accepted": True})
+    hint = "read it again and apply again" if outcome.conflict else "apply again; nothing was changed"
+    return failure(409 if outcome.conflict else 422, outcome.reason, hint=hint)
+
+
+async def readings(api: Backend, request: Request) -> Response:
+    """Gather what an operator needs to read a sealed manifest back."""
+    await api.gate.operator(request)
+    body = await _decoded(request, ReadingBody)
+    answer = await api.door.gather(body.request)
+    return Response(msgspec.msgpack.encode(answer), media_type=TRANSFER_TYPE)
+
+
+async def explanation(api: Backend, request: Request) -> Response:
+    """Every bid, silence, lease and event of a task."""
+    await api.gate.operator(request)
+    return json_answer(await api.door.explain(request.path_params["name"].upper()))
+
+
+async def _decoded(request: Request, kind: type[Any]) -> Any:
+    try:
+        return msgspec.msgpack.decode(await bounded_body(request), type=kind)
+    except UNDECODABLE as error:
+        raise InvalidInput(f"the request's body is no {kind.__name__}: {error}") from error

@@ -1,0 +1,84 @@
+"""The kinds that can be listed, read and watched: one row each. A row is all that a new kind needs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from agent.api.seam import Backend, Json
+from beemesh.workloads import kubeshape
+
+BEEMESH_GROUP = "beemesh.io/v1alpha1"
+EVENTS_LISTED_MAX = 1_000
+
+Lister = Callable[[Backend, str], Awaitable[list[Json]]]
+"""All objects of a kind, in one namespace or (for the empty one) in all, shaped as Kubernetes shapes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One kind: where it stands in Kubernetes' API, and who lists it."""
+
+    version: str
+    """Group and version, such as `apps/v1`; `v1` for the core group."""
+    plural: str
+    kind: str
+    lister: Lister
+    namespaced: bool = True
+    short: tuple[str, ...] = ()
+    is_named_anywhere: bool = False
+    """Whether one object is also found by its name without a namespace, because its name is unique in the mesh."""
+
+    @property
+    def prefix(self) -> str:
+        """The path below which the kind is found."""
+        return f"/apis/{self.version}" if "/" in self.version else f"/api/{self.version}"
+
+    def paths(self) -> list[str]:
+        """The paths of the list, of a namespace's list, and of one object."""
+        found = [f"{self.prefix}/{self.plural}"]
+        if not self.namespaced or self.is_named_anywhere:
+            found.append(f"{self.prefix}/{self.plural}/{{name}}")
+        if self.namespaced:
+            inside = f"{self.prefix}/namespaces/{{namespace}}/{self.plural}"
+            found += [inside, f"{inside}/{{name}}"]
+        return found
+
+
+async def _nodes(api: Backend, _namespace: str) -> list[Json]:
+    return [kubeshape.node(view) for view in api.mesh.nodes(api.door.wall_ms())]
+
+
+async def _pods(api: Backend, namespace: str) -> list[Json]:
+    return [kubeshape.pod(view) for view in await api.mesh.pods(namespace)]
+
+
+async def _deployments(api: Backend, namespace: str) -> list[Json]:
+    return [kubeshape.deployment(view) for view in await api.mesh.deployments(namespace)]
+
+
+async def _configmaps(api: Backend, namespace: str) -> list[Json]:
+    return [kubeshape.config(view) for view in api.mesh.configs("ConfigMap", namespace)]
+
+
+async def _secrets(api: Backend, namespace: str) -> list[Json]:
+    return [kubeshape.config(view) for view in api.mesh.configs("Secret", namespace)]
+
+
+async def _events(api: Backend, namespace: str) -> list[Json]:
+    return [kubeshape.event(view) for view in api.mesh.events(namespace)[-EVENTS_LISTED_MAX:]]
+
+
+async def _tasks(api: Backend, namespace: str) -> list[Json]:
+    return [kubeshape.task(view) for view in api.door.tasks() if not namespace or view.namespace == namespace]
+
+
+RESOURCES = (
+    Resource("v1", "nodes", "Node", _nodes, namespaced=False, short=("no",)),
+    Resource("v1", "pods", "Pod", _pods, short=("po",)),
+    Resource("v1", "configmaps", "ConfigMap", _configmaps, short=("cm",)),
+    Resource("v1", "secrets", "Secret", _secrets),
+    Resource("v1", "events", "Event", _events, short=("ev",)),
+    Resource("apps/v1", "deployments", "Deployment", _deployments, short=("deploy",)),
+    Resource(BEEMESH_GROUP, "tasks", "Task", _tasks, is_named_anywhere=True),
+)
