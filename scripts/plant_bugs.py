@@ -204,7 +204,7 @@ BUGS = (
     Bug(
         "unleased-run",
         "what must not run twice runs without a lease",
-        "beemesh/scheduling/executor.py",
+        "beemesh/scheduling/deploying.py",
         "if not placement.task.duplicate_tolerant:",
         "if placement.task is None:",
     ),

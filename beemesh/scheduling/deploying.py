@@ -1,0 +1,251 @@
+"""From a won lease to a running pod: reserve, wait for room and for the right to run, open the manifest, deploy.
+
+A deployment that fails leaves nothing behind, neither a reservation nor a lease; whoever hosts the reconciler decides
+what comes next.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from beemesh.custody.local_copies import LocalCopies
+from beemesh.effects import Cancel, Effects, JobFinished, Notify, Now, Run, Save, Schedule
+from beemesh.events import (
+    DeployPod,
+    LeaseDenied,
+    LeaseGranted,
+    LeaseLost,
+    ManifestDenied,
+    Observed,
+    OpenManifest,
+    ReleaseLease,
+    TaskWon,
+)
+from beemesh.intents.record import workload_key
+from beemesh.scheduling.judging import Judge
+from beemesh.scheduling.pod_keeper import GRACE_S, PodKeeper
+from beemesh.scheduling.pods import TABLE, Deploying, Placement, PodTable, pod_of, restarts_alone
+from beemesh.scheduling.run_leases import RUN_LEASE_WAIT_S, RunLeases
+from beemesh.scheduling.score import Score
+from beemesh.scheduling.tasks import IntentLookup, workload_of
+from beemesh.scheduling.telling import RETRYABLE, Teller
+from beemesh.secret import SecretBytes
+from beemesh.settings.model import NodeSettings
+from beemesh.workloads.observation import ReplicaReport
+
+
+class Deployer:
+    """One node's deployments. Part of the executor, which routes events to it; timers stand under `room`."""
+
+    def __init__(
+        self,
+        room: str,
+        pods: PodTable,
+        settings: NodeSettings,
+        judge: Judge,
+        intent_for: IntentLookup,
+        copies: LocalCopies,
+        tell: Teller,
+        run_leases: RunLeases,
+        keeper: PodKeeper,
+    ) -> None:
+        self._room = room
+        self._pods = pods
+        self._settings = settings
+        self._judge = judge
+        self._intent_for = intent_for
+        self._copies = copies
+        self._tell = tell
+        self._run_leases = run_leases
+        self._keeper = keeper
+
+    def won(self, won: TaskWon, now: Now) -> Effects:
+        """A task is this node's to run."""
+        task = won.task
+        placement = Placement(pod_of(task), task, won.fence, won.proof.tentative)
+        if placement.name in self._pods.deploying or self._pods.active(placement.name):
+            details = {"already": "true"}
+            told = self._tell.about_task("Deployed", task, now, "it runs here already", details)
+            return [Notify(ReleaseLease(won.key)), told]
+        verdict = self._judge.judge(task, (), now.wall_ms)
+        if not isinstance(verdict, Score):
+            why = "; ".join(verdict)
+            return [Notify(ReleaseLease(won.key)), self._tell.about_task("Cancelled", task, now, why)]
+        deploying = Deploying(placement, won.key, won.proof, "queued", now.boot_s)
+        self._pods.deploying[placement.name] = deploying
+        details = {"fence": str(won.fence), "tentative": str(won.proof.tentative).lower()}
+        return [
+            *self._keeper.promise(placement.name, task, started=False),
+            self._tell.about_task("Scheduled", task, now, details=details),
+            *self._begin_next(now),
+        ]
+
+    def _begin_next(self, now: Now) -> Effects:
+        """Begin with queued deployments, as far as the limit on concurrent ones allows."""
+        effects: Effects = []
+        for deploying in tuple(self._pods.deploying.values()):
+            busy = sum(1 for each in self._pods.deploying.values() if each.step != "queued")
+            if busy >= self._settings.runtime.max_concurrent_deployments:
+                break
+            if deploying.step == "queued":
+                effects += self.begin(deploying, now)
+        return effects
+
+    def begin(self, deploying: Deploying, now: Now) -> Effects:
+        """Go on with a deployment: make room, and get the right to run and the manifest."""
+        placement = deploying.placement
+        timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
+        if placement.name in self._pods.seen:
+            deploying.step = "clearing"
+            if placement.name in self._pods.stopping:
+                return []  # it is going already
+            return self._keeper.stop_job(placement.name, "making room for its successor", grace_s=0)
+        if not placement.task.duplicate_tolerant:
+            deploying.step = "leasing"
+            deadline = Schedule((self._room, "deadline", placement.name), now.boot_s + timeout_s + RUN_LEASE_WAIT_S)
+            return [self._run_leases.claim(placement), deadline]
+        return self.open_manifest(deploying, now)
+
+    def open_manifest(self, deploying: Deploying, now: Now) -> Effects:
+        """Have the manifest opened."""
+        deploying.step = "opening"
+        task = deploying.placement.task
+        assert deploying.proof is not None, "a won task comes with the proof of its lease"
+        timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
+        return [
+            Schedule((self._room, "deadline", deploying.placement.name), now.boot_s + timeout_s),
+            Notify(
+                OpenManifest(
+                    ref=task.task_id,
+                    key=workload_key(task.workload_id),
+                    manifest=task.manifest_ref,
+                    revision=task.revision,
+                    replica=task.replica,
+                    proof=deploying.proof,
+                )
+            ),
+        ]
+
+    def opened(self, ref: str, plaintext: SecretBytes) -> Effects:
+        """The manifest is here, in memory."""
+        deploying = self._pods.by_task(ref)
+        if deploying is None or deploying.step != "opening":
+            return []
+        if restarts_alone(deploying.placement.task):
+            deploying.plaintext = plaintext
+        return [Cancel((self._room, "deadline", deploying.placement.name)), *self.deploy(deploying, plaintext)]
+
+    def deploy(self, deploying: Deploying, plaintext: SecretBytes) -> Effects:
+        """Hand the plaintext to the runtime."""
+        deploying.step = "deploying"
+        placement = deploying.placement
+        workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
+        labels = dict(workload.pod_labels) if workload else {}
+        job = DeployPod(placement.pod, placement.task, placement.fence, plaintext, labels)
+        return [Run(self._keeper.job_id("deploy", placement.name), job)]
+
+    def denied(self, denied: ManifestDenied, now: Now) -> Effects:
+        """The manifest cannot be opened now."""
+        deploying = self._pods.by_task(denied.ref)
+        if deploying is None or deploying.step != "opening":
+            return []
+        if denied.alone and (plaintext := self._copies.open_another(deploying.placement.task)) is not None:
+            return self.opened(denied.ref, plaintext)
+        return self._fail(deploying, "ManifestDenied", "; ".join(denied.reasons), now, retryable=denied.retryable)
+
+    def _deployed(self, deploying: Deploying, report: Any, now: Now) -> Effects:
+        placement = deploying.placement
+        name, task = placement.name, placement.task
+        del self._pods.deploying[name]
+        self._pods.placed[name] = placement
+        self._pods.deployed_s[name] = now.boot_s
+        if isinstance(report, ReplicaReport):
+            self._pods.seen[name] = report
+        effects: Effects = [Save(TABLE, name.encode(), msgspec.msgpack.encode(placement))]
+        if deploying.plaintext is not None and deploying.proof is not None:
+            effects += self._copies.keep(name, task, placement.fence, deploying.proof, deploying.plaintext)
+        if deploying.lease:
+            effects.append(Notify(ReleaseLease(deploying.lease)))
+        details = {
+            "pod": placement.pod,
+            "fence": str(placement.fence),
+            "took_ms": str(round(1000 * (now.boot_s - deploying.won_s))),
+            **({"tentative": "true"} if placement.tentative else {}),
+        }
+        return [
+            *effects,
+            *self._keeper.promise(name, task, started=True),
+            self._tell.about_task("Deployed", task, now, details=details),
+            _count("deployments", result="ok"),
+            *self._begin_next(now),
+        ]
+
+    def finished(self, name: str, job: JobFinished, now: Now) -> Effects:
+        """The runtime has done what it was asked for."""
+        deploying = self._pods.deploying.get(name)
+        if deploying is None:
+            return []
+        if deploying.step == "cancelled":
+            if job.error:
+                return self.drop(deploying, now)
+            del self._pods.deploying[name]
+            undo = self._keeper.forget(name) + self._keeper.withdraw(name)
+            return [*undo, *self._keeper.stop_job(name, deploying.why, GRACE_S), *self._begin_next(now)]
+        if job.error:
+            code, _, message = job.error.partition(": ")
+            return self._fail(deploying, code, message or code, now)
+        return self._deployed(deploying, job.result, now)
+
+    def overdue(self, name: str, now: Now) -> Effects:
+        """A step took longer than it may."""
+        deploying = self._pods.deploying.get(name)
+        if deploying is None or deploying.step not in ("opening", "leasing"):
+            return []
+        waited = "the manifest was not opened" if deploying.step == "opening" else "no run lease was granted"
+        return self._fail(deploying, "Timeout", f"{waited} in time", now, retryable=True)
+
+    def lease(self, event: LeaseGranted | LeaseDenied | LeaseLost, now: Now) -> Effects:
+        """News of the lease by which a task was won."""
+        deploying = next((each for each in self._pods.deploying.values() if each.lease == event.key), None)
+        if deploying is None or deploying.step == "cancelled":
+            return []
+        if isinstance(event, LeaseLost):
+            return self.cancel(deploying, f"its lease was lost: {event.reason}", now)
+        if isinstance(event, LeaseGranted):
+            deploying.proof = event.proof
+        return []
+
+    def _fail(self, deploying: Deploying, code: str, message: str, now: Now, *, retryable: bool = False) -> Effects:
+        """Nothing of it is left; whoever hosts the reconciler decides what comes next."""
+        details = {"message": message, "record": deploying.placement.task.record_digest.hex()[:16]}
+        if retryable:
+            details[RETRYABLE] = "true"
+        told = self._tell.about_task("Failed", deploying.placement.task, now, code, details)
+        return [*self.drop(deploying, now), told, _count("deployments", result="failed", reason=code)]
+
+    def cancel(self, deploying: Deploying, why: str, now: Now) -> Effects:
+        """Give a deployment up. What the runtime is busy with is undone when it has finished."""
+        told = self._tell.about_task("Cancelled", deploying.placement.task, now, why)
+        if deploying.step in ("deploying", "clearing"):
+            deploying.step, deploying.why = "cancelled", why
+            return [*self._give_up_placement(deploying), told]
+        return [*self.drop(deploying, now), told]
+
+    def drop(self, deploying: Deploying, now: Now) -> Effects:
+        """Forget a deployment, and give back all that was held for it."""
+        name = deploying.placement.name
+        self._pods.deploying.pop(name, None)
+        effects: Effects = [Cancel((self._room, "deadline", name)), *self._give_up_placement(deploying)]
+        effects += self._run_leases.release(name)
+        if not deploying.lease:
+            effects += self._keeper.forget(name)
+        return [*effects, *self._keeper.withdraw(name), *self._begin_next(now)]
+
+    def _give_up_placement(self, deploying: Deploying) -> Effects:
+        return [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []
+
+
+def _count(metric: str, **labels: str) -> Notify:
+    return Notify(Observed(f"scheduler_{metric}_total", labels))

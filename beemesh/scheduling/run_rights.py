@@ -1,0 +1,55 @@
+"""The right to run, as leases give it and take it: a pod that must not be doubled waits for its run lease, and stops
+before it ends."""
+
+from __future__ import annotations
+
+from beemesh.effects import Effects, Now, Schedule
+from beemesh.events import LeaseDenied, LeaseGranted, LeaseLost
+from beemesh.scheduling.deploying import Deployer
+from beemesh.scheduling.pod_keeper import PodKeeper
+from beemesh.scheduling.pods import PodTable
+from beemesh.scheduling.run_leases import RUN_LEASE_MARGIN_S, RunLeases
+
+
+class RunRights:
+    """Routes news of leases. Part of the executor; timers stand under `room`."""
+
+    def __init__(self, room: str, pods: PodTable, run_leases: RunLeases, keeper: PodKeeper, deployer: Deployer) -> None:
+        self._room = room
+        self._pods = pods
+        self._run_leases = run_leases
+        self._keeper = keeper
+        self._deployer = deployer
+
+    def lease(self, event: LeaseGranted | LeaseDenied | LeaseLost, now: Now) -> Effects:
+        """A lease was granted, renewed, denied or lost."""
+        name = self._run_leases.pod(event.key)
+        if name is None:
+            return self._deployer.lease(event, now)
+        deploying = self._pods.deploying.get(name)
+        match event:
+            case LeaseGranted(expires_boot_s=expires_s):
+                effects: Effects = [Schedule((self._room, "run-end", event.key), expires_s - RUN_LEASE_MARGIN_S)]
+                go_on = deploying is not None and deploying.step == "leasing"
+                return effects + (self._deployer.open_manifest(deploying, now) if deploying and go_on else [])
+            case LeaseDenied(retry_after_s=retry_s):
+                return [Schedule((self._room, "run-again", event.key), now.boot_s + max(0.5, retry_s))]
+            case _:
+                return self.lost(event.key, event.reason, now)
+
+    def lost(self, key: str, reason: str, now: Now) -> Effects:
+        """The right to run ends: stop. The lease is given up only once the pod is gone."""
+        name = self._run_leases.pod(key) or ""
+        deploying = self._pods.deploying.get(name)
+        if deploying is None:
+            return self._keeper.stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
+        if deploying.step == "cancelled":
+            return []
+        return self._deployer.cancel(deploying, f"its run lease was lost: {reason}", now)
+
+    def claim_again(self, key: str) -> Effects:
+        """A claim that was denied is made again."""
+        name = self._run_leases.pod(key) or ""
+        deploying = self._pods.deploying.get(name)
+        placement = deploying.placement if deploying else self._pods.placed.get(name)
+        return [self._run_leases.claim(placement)] if placement else []

@@ -1,0 +1,93 @@
+"""Ending pods: because an operator deleted the workload, or a steward proves its right and the record supports it."""
+
+from __future__ import annotations
+
+from beemesh.effects import Effects, Notify, Now, Reply, Schedule
+from beemesh.events import Observed
+from beemesh.ids import NodeId
+from beemesh.intents.record import workload_key
+from beemesh.scheduling.deploying import Deployer
+from beemesh.scheduling.orders import ProofCheck, objection_to
+from beemesh.scheduling.pod_keeper import PodKeeper
+from beemesh.scheduling.pods import PodTable, name_of
+from beemesh.scheduling.tasks import IntentLookup, workload_of
+from beemesh.workloads.observation import StopAnswer, StopReplica
+
+STOP_AGAIN_S = 5.0
+"""A stop that the runtime could not carry out is tried again."""
+
+
+class Stopper:
+    """One node's stops. Part of the executor, which routes events to it; timers stand under `room`."""
+
+    def __init__(
+        self,
+        room: str,
+        pods: PodTable,
+        intent_for: IntentLookup,
+        check_proof: ProofCheck,
+        keeper: PodKeeper,
+        deployer: Deployer,
+    ) -> None:
+        self._room = room
+        self._pods = pods
+        self._intent_for = intent_for
+        self._check_proof = check_proof
+        self._keeper = keeper
+        self._deployer = deployer
+
+    def deleted(self, workload_id: str, now: Now) -> Effects:
+        """The operator's tombstone is here, signed: no steward is needed to obey it."""
+        effects: Effects = []
+        for deploying in tuple(self._pods.deploying.values()):
+            if deploying.placement.task.workload_id == workload_id and deploying.step != "cancelled":
+                effects += self._deployer.cancel(deploying, "the workload was deleted", now)
+        for name, report in tuple(self._pods.seen.items()):
+            if report.workload_id == workload_id:
+                effects += self._keeper.stop(name, "deleted", now)
+        return effects
+
+    def ordered(self, order: StopReplica, sender: NodeId, token: int, now: Now) -> Effects:
+        """A steward orders one replica to be stopped."""
+        report = next(
+            (
+                each
+                for each in self._pods.seen.values()
+                if (each.workload_id, each.replica) == (order.workload_id, order.replica)
+                and (order.task_id == each.task_id if order.task_id else order.revision == each.revision)
+            ),
+            None,
+        )
+        if report is None:
+            return [Reply(token, StopAnswer(True, "there is no such replica here"))]
+        workload = workload_of(self._intent_for(workload_key(order.workload_id)))
+        against = objection_to(order, sender, self._pods.told(report), workload, self._check_proof, now.wall_ms)
+        if against:
+            return [Reply(token, StopAnswer(False, against)), _count("stops", result="refused")]
+        stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
+        return [Reply(token, StopAnswer(accepted=True)), *stop]
+
+    def stopped(self, name: str, error: str, now: Now) -> Effects:
+        """The runtime has ended a pod, or could not."""
+        deploying = self._pods.deploying.get(name)
+        if error:
+            return [Schedule((self._room, "stop-again", name), now.boot_s + STOP_AGAIN_S)]
+        reason = self._pods.stopping.pop(name, "")
+        report = self._pods.seen.get(name)
+        if deploying is not None:
+            self._pods.seen.pop(name, None)
+            if deploying.step == "cancelled":
+                return self._deployer.drop(deploying, now)
+            return self._deployer.begin(deploying, now)
+        told = [self._keeper.about(report, "Stopped", now, reason)] if report else []
+        return [*self._keeper.gone(name), *told]
+
+    def again(self, name: str) -> Effects:
+        """A stop that failed is tried once more."""
+        if name not in self._pods.stopping:
+            return []
+        return self._keeper.stop_job(name, self._pods.stopping[name], 0)
+
+
+def _count(metric: str, **labels: str) -> Notify:
+    return Notify(Observed(f"scheduler_{metric}_total", labels))
