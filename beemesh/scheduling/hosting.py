@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from beemesh.effects import Notify, Now
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.scheduling.leases import steward_key
-from beemesh.scheduling.messages import Event, LeaseProof
-from beemesh.scheduling.telling import FINAL, FINISHED, RETRYABLE
+from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
+from beemesh.scheduling.telling import FINAL, FINISHED, RETRYABLE, Teller
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
@@ -95,6 +96,21 @@ class Hosted:
         self.unknown.clear()
         self.asked.clear()
         self.stops.clear()
+
+    def tell(
+        self,
+        tell: Teller,
+        status: EventStatus,
+        slot: Slot,
+        now: Now,
+        reason: str,
+        details: dict[str, str],
+        task_id: str = "",
+    ) -> Notify:
+        """Say what happened to one of its replicas, as the one who hosts it."""
+        namespace = self.workload.namespace if self.workload else ""
+        subject = {"task_id": task_id, "workload_id": self.workload_id, "namespace": namespace}
+        return tell.about(status, now, reason, details, **subject, revision=slot[0], replica=slot[1])
 
     def declared(self) -> Declared:
         """What is wanted."""

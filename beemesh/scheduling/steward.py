@@ -14,13 +14,11 @@ from typing import Any
 from beemesh.crypto import Crypto
 from beemesh.effects import (
     Answered,
-    Broadcast,
     Cancel,
     Effects,
     Notify,
     Now,
     Randomness,
-    Request,
     Schedule,
     Send,
     TimerFired,
@@ -41,21 +39,21 @@ from beemesh.events import (
     ReleaseLease,
     TaskHeard,
 )
-from beemesh.identity.signing import Signed, sign_statement
+from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.acting import Acting
+from beemesh.scheduling.hearing import FRESH_SURVEY, Hearing
 from beemesh.scheduling.hosting import Hosted, rank_of
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.ledger import TaskLedger
-from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, Event, EventStatus, SignedTask
-from beemesh.scheduling.pending import Inquiry
-from beemesh.scheduling.tasks import make_task, workload_of
-from beemesh.scheduling.telling import FINAL, Teller
+from beemesh.scheduling.messages import Event, SignedTask
+from beemesh.scheduling.tasks import workload_of
+from beemesh.scheduling.telling import Teller
+from beemesh.scheduling.unplaced import Unplaced
 from beemesh.settings.model import NodeSettings
-from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport, StopReplica
-from beemesh.workloads.reconciler import StartReplica, StopReplicaAction, Wait, is_settled, plan
 
 LEASE_TTL_MS = 15_000
 LEASE_RENEW_MS = 5_000
@@ -71,20 +69,6 @@ SETTLE_S = 3.0
 
 FRESH_RECORD_MS = 30_000
 """A record that was signed so lately, and came while this node was running, is run by nobody yet: no need to ask."""
-
-LIST_S = 2.0
-"""How long a node may take to say what it runs."""
-
-ASKED_MAX = 3
-"""Times that a silent node is asked at a takeover, before the rest goes on without its word."""
-
-POLL_BUSY_S = 0.5
-POLL_SETTLED_S = 10.0
-"""How often those that run a workload are asked again, while it changes and when it is as wanted."""
-
-FRESH_SURVEY = 64
-POLL_SURVEY = 4
-"""Nodes drawn at random that are asked too: of a name that was used before, and while all is as wanted."""
 
 PREFIX = "workload/"
 
@@ -125,15 +109,13 @@ class Steward:
         self._self_id = self_id
         self._roster = roster
         self._view = view
-        self._crypto = crypto
         self._randomness = randomness
-        self._settings = settings
         self._workloads = workloads
-        self._new_request_id = new_request_id
-        self._tell = Teller(self_id, randomness)
-        self._inquiry = Inquiry(self_id, roster, view, new_request_id)
         self._hosted: dict[str, Hosted] = {}
-        self._requests: dict[int, tuple[str, NodeId]] = {}
+        tell = Teller(self_id, randomness)
+        self._hearing = Hearing(view, randomness, self.ledger, new_request_id)
+        self._acting = Acting(self.room, view, crypto, randomness, settings, self.ledger, tell, new_request_id)
+        self._unplaced = Unplaced(self_id, roster, view, self.ledger, self._hosted, tell, new_request_id)
         self._started = False
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
@@ -197,7 +179,7 @@ class Steward:
             return self._withdrawn(hosted)
         self.ledger.drop_untaken(workload_id)  # bidders drop them as well: they name a record that no longer stands
         if hosted.hosting:
-            return self._step(hosted, now)
+            return self._acting.step(hosted, now)
         held = hosted.holder is not None and self._view.is_alive(hosted.holder)
         return self._claim_in_turn(hosted, now, CLAIM_AGAIN_S if held else 0.0 if fresh else SETTLE_S)
 
@@ -259,182 +241,9 @@ class Steward:
         """Hear what runs before anything is decided; of a new record decide at once, and hear for safety's sake."""
         fresh, hosted.fresh = hosted.fresh, False
         if not fresh:
-            self._mark_unknown(hosted)
-            return [_count("takeovers"), *self._ask_unknown(hosted), *self._step(hosted, now)]
-        return [*self._step(hosted, now), *self._survey(hosted, FRESH_SURVEY)]
-
-    def _survey(self, hosted: Hosted, nodes: int) -> Effects:
-        """Ask some live nodes, drawn at random: strays turn up that nobody remembers."""
-        alive = self._view.alive()
-        drawn = self._randomness.sample(alive, min(nodes, len(alive)))
-        return [effect for node_id in drawn for effect in self._ask(hosted, node_id)]
-
-    # --- what runs --------------------------------------------------------------------------------------------------
-
-    def _mark_unknown(self, hosted: Hosted) -> None:
-        """Every live node has to say what it runs before anything is concluded."""
-        hosted.unknown = dict.fromkeys(self._view.alive(), 0)
-
-    def _ask_unknown(self, hosted: Hosted) -> Effects:
-        effects: Effects = []
-        for node_id in tuple(hosted.unknown):
-            if self._view.is_alive(node_id) and hosted.unknown[node_id] < ASKED_MAX:
-                effects += self._ask(hosted, node_id)
-            elif node_id not in hosted.asked:
-                del hosted.unknown[node_id]
-        return effects
-
-    def _ask(self, hosted: Hosted, node_id: NodeId) -> Effects:
-        if node_id in hosted.asked:
-            return []
-        request_id = self._new_request_id()
-        hosted.asked[node_id] = request_id
-        if node_id in hosted.unknown:
-            hosted.unknown[node_id] += 1
-        self._requests[request_id] = (hosted.workload_id, node_id)
-        return [Request(request_id, node_id, ListReplicas(hosted.workload_id), LIST_S)]
-
-    def _answered(self, request_id: int, answer: Answered, now: Now) -> Effects:
-        question = self._requests.pop(request_id, None)
-        if question is None:
-            return self._inquired(request_id, answer, now)
-        workload_id, node_id = question
-        hosted = self._hosted.get(workload_id)
-        if hosted is None or hosted.asked.get(node_id) != request_id:
-            return []  # the answer to a stop, or to a question of before the lease was lost
-        del hosted.asked[node_id]
-        if not isinstance(answer.message, ReplicaList):
-            return [*self._ask_unknown(hosted), *self._step(hosted, now)] if hosted.hosting else []
-        hosted.unknown.pop(node_id, None)
-        mine = tuple(
-            each for each in answer.message.replicas if each.workload_id == workload_id and each.node_id == node_id
-        )
-        hosted.reports[node_id] = mine
-        self._drop_dead_tasks(hosted, node_id, mine, now)
-        return self._step(hosted, now) if hosted.hosting else []
-
-    def _drop_dead_tasks(self, hosted: Hosted, node_id: NodeId, reports: tuple[ReplicaReport, ...], now: Now) -> None:
-        """A node that won a task and knows nothing of it any more has lost it (its agent was killed)."""
-        known = {each.task_id for each in reports}
-        for each in self.ledger.of(hosted.workload_id):
-            settled = now.boot_s - each.held_s > LIST_S
-            if each.holder == node_id and settled and each.task.task_id not in known and now.boot_s >= each.ends_s:
-                self.ledger.drop(each.task)
-
-    def _busy_nodes(self, hosted: Hosted) -> set[NodeId]:
-        """Nodes that run something of the workload, or are about to."""
-        return hosted.runners() | {each.holder for each in self.ledger.of(hosted.workload_id) if each.holder}
-
-    # --- what to do -------------------------------------------------------------------------------------------------
-
-    def _step(self, hosted: Hosted, now: Now) -> Effects:
-        """Compare, and do what is next. Looks again by itself after a while."""
-        if not hosted.hosting:
-            return []
-        if hosted.unknown:
-            return [Schedule((self.room, "step", hosted.workload_id), now.boot_s + POLL_BUSY_S)]
-        self._drop_expired(hosted, now)
-        starting = {(each.task.revision, each.task.replica) for each in self.ledger.of(hosted.workload_id)}
-        observed = hosted.observed(starting, self._view.is_alive)
-        declared = hosted.declared()
-        effects: Effects = []
-        wake_s = now.boot_s + (POLL_SETTLED_S if is_settled(declared, observed) else POLL_BUSY_S)
-        for action in plan(declared, observed, now.boot_s, self._settings.scheduler.max_attempts):
-            match action:
-                case StartReplica():
-                    effects += self._publish(hosted, action, now)
-                case StopReplicaAction():
-                    effects += self._order_stop(hosted, action, now)
-                case Wait():
-                    effects += self._waits(hosted, action, now)
-        return [*effects, Schedule((self.room, "step", hosted.workload_id), wake_s)]
-
-    def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
-        assert hosted.workload is not None, "nothing is started of a deleted workload"
-        facts = (hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
-        task = make_task(*facts, tentative=hosted.tentative)
-        signed = sign_statement(self._crypto, TASK_KIND, task)
-        self.ledger.heard(task, signed, now.boot_s)
-        timing = self._settings.scheduler
-        patience_s = (timing.selection_window_ms + timing.selection_jitter_ms) / 1000
-        return [
-            Broadcast(TOPIC_TASKS, SignedTask(signed)),
-            Schedule((self.room, "bids", task.task_id), now.boot_s + patience_s),
-            _count("tasks_published"),
-        ]
-
-    def _order_stop(self, hosted: Hosted, action: StopReplicaAction, now: Now) -> Effects:
-        report, instead = action.report, action.instead
-        if not hosted.may_stop(report, now.boot_s):
-            return []
-        hosted.stops[report.node_id, report.task_id] = now.boot_s
-        request_id = self._new_request_id()
-        self._requests[request_id] = (hosted.workload_id, report.node_id)
-        order = StopReplica(
-            workload_id=report.workload_id,
-            replica=report.replica,
-            revision=report.revision,
-            task_id=report.task_id,
-            reason=action.reason,
-            proof=hosted.proof,
-            instead=instead.node_id if instead else None,
-            instead_fence=instead.fence if instead else 0,
-            instead_tentative=instead.tentative if instead else False,
-        )
-        return [Request(request_id, report.node_id, order, LIST_S), _count("stops_ordered", reason=action.reason)]
-
-    def _waits(self, hosted: Hosted, wait: Wait, now: Now) -> Effects:
-        slot = (wait.revision, wait.replica)
-        if not wait.exhausted or slot in hosted.exhausted:
-            return []
-        hosted.exhausted.add(slot)
-        details = {FINAL: "true", "attempts": str(wait.attempts), "message": "; ".join(dict.fromkeys(wait.reasons))}
-        return [self._about(hosted, "Failed", slot, now, f"all {wait.attempts} attempts failed", details)]
-
-    def _drop_expired(self, hosted: Hosted, now: Now) -> None:
-        """Tasks whose time is over without anybody at work on them."""
-        for each in self.ledger.of(hosted.workload_id):
-            working = each.holder is not None and self._view.is_alive(each.holder)
-            if now.boot_s >= each.ends_s and not working:
-                self.ledger.drop(each.task)
-
-    # --- why nothing happens ----------------------------------------------------------------------------------------
-
-    def _no_bids(self, task_id: str, now: Now) -> Effects:
-        """The window is over: if nobody spoke, ask why."""
-        each = self.ledger.find(task_id)
-        hosted = self._hosted.get(each.task.workload_id) if each else None
-        if each is None or hosted is None or not hosted.hosting or each.bids or each.holder:
-            return []
-        return self._inquiry.ask(task_id)
-
-    def _inquired(self, request_id: int, answer: Answered, now: Now) -> Effects:
-        done = self._inquiry.answered(request_id, answer)
-        each = self.ledger.find(done[0]) if done else None
-        hosted = self._hosted.get(each.task.workload_id) if each else None
-        if done is None or each is None or hosted is None or not hosted.hosting or each.bids or each.holder:
-            return []
-        details = done[1]
-        slot = (each.task.revision, each.task.replica)
-        text = "; ".join(f"{name}: {reason}" for name, reason in sorted(details.items()))
-        if not hosted.should_tell(slot, text, now.boot_s):
-            return []
-        reason = f"no node takes it: {text}" if text else "no node answered"
-        return [self._about(hosted, "Pending", slot, now, reason, details, task_id=each.task.task_id)]
-
-    def _about(
-        self,
-        hosted: Hosted,
-        status: EventStatus,
-        slot: tuple[int, int],
-        now: Now,
-        reason: str,
-        details: dict[str, str],
-        task_id: str = "",
-    ) -> Notify:
-        namespace = hosted.workload.namespace if hosted.workload else ""
-        subject = {"task_id": task_id, "workload_id": hosted.workload_id, "namespace": namespace}
-        return self._tell.about(status, now, reason, details, **subject, revision=slot[0], replica=slot[1])
+            self._hearing.mark_unknown(hosted)
+            return [_count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
+        return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
 
     # --- what happens elsewhere -------------------------------------------------------------------------------------
 
@@ -448,7 +257,7 @@ class Steward:
             return []
         if event.status == "Deployed":
             hosted.deployed(event)
-        return [*self._ask(hosted, event.node_id), *self._step(hosted, now)]
+        return [*self._hearing.ask(hosted, event.node_id), *self._acting.step(hosted, now)]
 
     def _member_up(self, node_id: NodeId, now: Now) -> Effects:
         """It may run something, and it may have room for what is pending."""
@@ -459,7 +268,7 @@ class Steward:
                     effects.append(Send(node_id, SignedTask(each.signed)))
             hosted.hope()
             hosted.unknown.setdefault(node_id, 0)
-            effects += self._ask(hosted, node_id)
+            effects += self._hearing.ask(hosted, node_id)
         return effects
 
     def _member_down(self, node_id: NodeId, now: Now) -> Effects:
@@ -469,31 +278,30 @@ class Steward:
             hosted.unknown.pop(node_id, None)
             hosted.asked.pop(node_id, None)
             if hosted.hosting:
-                effects += self._step(hosted, now)
+                effects += self._acting.step(hosted, now)
             elif hosted.holder in (None, node_id):
                 hosted.holder = None
                 effects += self._claim_in_turn(hosted, now)
         return effects
 
+    def _answered(self, request_id: int, answer: Answered, now: Now) -> Effects:
+        question = self._hearing.question(request_id)
+        if question is None:
+            return self._unplaced.answered(request_id, answer, now)
+        workload_id, node_id = question
+        hosted = self._hosted.get(workload_id)
+        heard = self._hearing.answered(hosted, node_id, request_id, answer, now) if hosted else None
+        return [*heard, *self._acting.step(hosted, now)] if hosted and heard is not None else []
+
     def _timer(self, what: str, subject: str, now: Now) -> Effects:
         if what == "bids":
-            return self._no_bids(subject, now)
+            return self._unplaced.no_bids(subject)
         hosted = self._hosted.get(subject)
         if hosted is None:
             return []
         if what == "claim":
             return self._claim(hosted)
-        return self._poll(hosted, now)
-
-    def _poll(self, hosted: Hosted, now: Now) -> Effects:
-        """Ask again those that matter, then go on."""
-        if not hosted.hosting:
-            return []
-        effects = [*self._ask_unknown(hosted), *self._survey(hosted, POLL_SURVEY)]
-        for node_id in sorted(self._busy_nodes(hosted)):
-            if self._view.is_alive(node_id):
-                effects += self._ask(hosted, node_id)
-        return [*effects, *self._step(hosted, now)]
+        return [*self._hearing.poll(hosted), *self._acting.step(hosted, now)] if hosted.hosting else []
 
 
 def _count(metric: str, **labels: str) -> Notify:

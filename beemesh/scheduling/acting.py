@@ -1,0 +1,125 @@
+"""Acting on what the reconciler says of a hosted workload: tasks, orders to stop, and a word about what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from beemesh.crypto import Crypto
+from beemesh.effects import Broadcast, Effects, Notify, Now, Randomness, Request, Schedule
+from beemesh.events import Observed
+from beemesh.identity.signing import sign_statement
+from beemesh.membership.view import View
+from beemesh.scheduling.hosting import Hosted
+from beemesh.scheduling.ledger import TaskLedger
+from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, SignedTask
+from beemesh.scheduling.tasks import make_task
+from beemesh.scheduling.telling import FINAL, Teller
+from beemesh.settings.model import NodeSettings
+from beemesh.workloads.observation import StopReplica
+from beemesh.workloads.reconciler import StartReplica, StopReplicaAction, Wait, is_settled, plan
+
+ORDER_S = 2.0
+"""How long a node may take to answer an order to stop; the pod's end is heard of when it is listed no more."""
+
+POLL_BUSY_S = 0.5
+POLL_SETTLED_S = 10.0
+"""How often those that run a workload are asked again, while it changes and when it is as wanted."""
+
+
+class Acting:
+    """Carries one node's plans out. Part of the steward, in whose room its timers are."""
+
+    def __init__(
+        self,
+        room: str,
+        view: View,
+        crypto: Crypto,
+        randomness: Randomness,
+        settings: NodeSettings,
+        ledger: TaskLedger,
+        tell: Teller,
+        new_request_id: Callable[[], int],
+    ) -> None:
+        self._room = room
+        self._view = view
+        self._crypto = crypto
+        self._randomness = randomness
+        self._settings = settings
+        self._ledger = ledger
+        self._tell = tell
+        self._new_request_id = new_request_id
+
+    def step(self, hosted: Hosted, now: Now) -> Effects:
+        """Compare, and do what is next. Looks again by itself after a while. Nothing while it is another's to host."""
+        if not hosted.hosting:
+            return []
+        if hosted.unknown:
+            return [Schedule((self._room, "step", hosted.workload_id), now.boot_s + POLL_BUSY_S)]
+        self._drop_expired(hosted, now)
+        starting = {(each.task.revision, each.task.replica) for each in self._ledger.of(hosted.workload_id)}
+        observed = hosted.observed(starting, self._view.is_alive)
+        declared = hosted.declared()
+        effects: Effects = []
+        wake_s = now.boot_s + (POLL_SETTLED_S if is_settled(declared, observed) else POLL_BUSY_S)
+        for action in plan(declared, observed, now.boot_s, self._settings.scheduler.max_attempts):
+            match action:
+                case StartReplica():
+                    effects += self._publish(hosted, action, now)
+                case StopReplicaAction():
+                    effects += self._order_stop(hosted, action, now)
+                case Wait():
+                    effects += self._waits(hosted, action, now)
+        return [*effects, Schedule((self._room, "step", hosted.workload_id), wake_s)]
+
+    def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
+        assert hosted.workload is not None, "nothing is started of a deleted workload"
+        facts = (hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
+        task = make_task(*facts, tentative=hosted.tentative)
+        signed = sign_statement(self._crypto, TASK_KIND, task)
+        self._ledger.heard(task, signed, now.boot_s)
+        timing = self._settings.scheduler
+        patience_s = (timing.selection_window_ms + timing.selection_jitter_ms) / 1000
+        return [
+            Broadcast(TOPIC_TASKS, SignedTask(signed)),
+            Schedule((self._room, "bids", task.task_id), now.boot_s + patience_s),
+            _count("tasks_published"),
+        ]
+
+    def _order_stop(self, hosted: Hosted, action: StopReplicaAction, now: Now) -> Effects:
+        report, instead = action.report, action.instead
+        if not hosted.may_stop(report, now.boot_s):
+            return []
+        hosted.stops[report.node_id, report.task_id] = now.boot_s
+        order = StopReplica(
+            workload_id=report.workload_id,
+            replica=report.replica,
+            revision=report.revision,
+            task_id=report.task_id,
+            reason=action.reason,
+            proof=hosted.proof,
+            instead=instead.node_id if instead else None,
+            instead_fence=instead.fence if instead else 0,
+            instead_tentative=instead.tentative if instead else False,
+        )
+        # Nobody waits for the answer: what counts is what the node lists when it is asked next.
+        request = Request(self._new_request_id(), report.node_id, order, ORDER_S)
+        return [request, _count("stops_ordered", reason=action.reason)]
+
+    def _waits(self, hosted: Hosted, wait: Wait, now: Now) -> Effects:
+        slot = (wait.revision, wait.replica)
+        if not wait.exhausted or slot in hosted.exhausted:
+            return []
+        hosted.exhausted.add(slot)
+        details = {FINAL: "true", "attempts": str(wait.attempts), "message": "; ".join(dict.fromkeys(wait.reasons))}
+        return [hosted.tell(self._tell, "Failed", slot, now, f"all {wait.attempts} attempts failed", details)]
+
+    def _drop_expired(self, hosted: Hosted, now: Now) -> None:
+        """Tasks whose time is over without anybody at work on them."""
+        for each in self._ledger.of(hosted.workload_id):
+            working = each.holder is not None and self._view.is_alive(each.holder)
+            if now.boot_s >= each.ends_s and not working:
+                self._ledger.drop(each.task)
+
+
+def _count(metric: str, **labels: str) -> Notify:
+    return Notify(Observed(f"scheduler_{metric}_total", labels))
