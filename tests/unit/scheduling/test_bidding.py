@@ -27,7 +27,8 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.bidding import BIDS_BURST, Bidder
+from beemesh.scheduling.belief import BIDS_BURST
+from beemesh.scheduling.bidding import Bidder
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     BID_KIND,
