@@ -117,7 +117,9 @@ class Beemesh:
 
     def __init__(self, folder: Path, home: Path) -> None:
         self._folder = folder
-        self._environment = {**os.environ, "BEEMESH_HOME": str(home)}
+        # People's shells let Python keep its byte code; with this, every command would compile all its modules anew.
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self._environment = {**kept, "BEEMESH_HOME": str(home)}
         installed = ROOT / ".venv/bin/beemeshctl"
         self._program = str(installed) if installed.exists() else "beemeshctl"
 
