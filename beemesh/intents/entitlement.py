@@ -12,10 +12,12 @@ from beemesh.identity.signing import Signed, Verifier, decode_body, open_stateme
 from beemesh.ids import node_id_of, to_text
 from beemesh.intents.record import (
     CA_KINDS,
+    MOVES_MAX,
     RECORD_BYTES_MAX,
     SIGNED_KIND,
     Cordon,
     Intent,
+    budget_key,
     cordon_key,
     node_key,
     object_key,
@@ -25,6 +27,7 @@ from beemesh.intents.record import (
 )
 from beemesh.membership.roster import Roster
 from beemesh.undecodable import UNDECODABLE
+from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import SealedObject, Workload
 
 NUMBER_MAX = 1 << 53
@@ -90,9 +93,9 @@ def _check_right(grant: Grant, intent: Intent) -> None:
 
 
 def namespace_of(key: str) -> str:
-    """The namespace in the key of a workload or object (or of their tombstones); empty for other keys."""
+    """The namespace in the key of a workload, object or budget (or of their tombstones); empty for other keys."""
     parts = key.split("/")
-    return parts[2] if len(parts) == 4 and parts[0] in ("workload", "object") and all(parts) else ""
+    return parts[2] if len(parts) == 4 and parts[0] in ("workload", "object", "budget") and all(parts) else ""
 
 
 def check_key(intent: Intent) -> None:
@@ -121,8 +124,12 @@ def _own_key(intent: Intent) -> str:
         case "object":
             item = msgspec.msgpack.decode(intent.body, type=SealedObject)
             return object_key(item.kind, item.namespace, item.name)
+        case "budget":
+            budget = msgspec.msgpack.decode(intent.body, type=Budget)
+            return budget_key(budget.namespace, budget.name) if budget.is_sound() else ""
         case "cordon":
-            return cordon_key(msgspec.msgpack.decode(intent.body, type=Cordon).node)
+            cordon = msgspec.msgpack.decode(intent.body, type=Cordon)
+            return cordon_key(cordon.node) if len(cordon.moves) <= MOVES_MAX else ""
         case "ring":
             turn = msgspec.msgpack.decode(intent.body, type=Rotation)
             return RING_KEY if turn.mesh == intent.mesh and turn.epoch == epoch_of(turn.commitment) else ""

@@ -16,7 +16,7 @@ from beemesh.ids import to_text
 
 SIGNED_KIND = "intent"
 
-IntentKind = Literal["membership", "grant", "revocation", "workload", "object", "tombstone", "cordon", "ring"]
+IntentKind = Literal["membership", "grant", "revocation", "workload", "object", "tombstone", "cordon", "ring", "budget"]
 
 CA_KINDS: frozenset[str] = frozenset({"membership", "grant", "revocation"})
 """Kinds that only the mesh CA may sign; an operator with a fitting grant signs all others."""
@@ -27,8 +27,9 @@ RECORD_BYTES_MAX = 64 * 1024
 
 class Intent(msgspec.Struct, frozen=True, omit_defaults=True):
     """The signed content. `key` is `<map>/<name>`: `node/<name>`, `operator/<name>`, `revoked/<subject>/<id>`,
-    `workload/<workload id>`, `object/<kind>/<namespace>/<name>`, `cordon/<node>`. A tombstone carries the key of what
-    it removes, so it competes with it by `(epoch, seq)`. `body` is the msgpack of the struct that the kind implies."""
+    `workload/<workload id>`, `object/<kind>/<namespace>/<name>`, `budget/poddisruptionbudget/<namespace>/<name>`,
+    `cordon/<node>`. A tombstone carries the key of what it removes, so it competes with it by `(epoch, seq)`. `body` is
+    the msgpack of the struct that the kind implies."""
 
     mesh: str
     kind: IntentKind
@@ -48,12 +49,46 @@ class IntentVersion(msgspec.Struct, frozen=True, array_like=True, order=True):
     digest: bytes
 
 
+class Drain(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything leaves the node, each replica as gently as its workload allows."""
+
+    grace_s: int = -1
+    """Seconds between asking a pod to end and ending it; -1 leaves each pod its own."""
+    force: bool = False
+    """Also what stops before it runs elsewhere, and what has nowhere to go."""
+    requested_ms: int = 0
+
+
+class Move(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One replica leaves the node, for the node named `to` (empty: for whichever takes it)."""
+
+    workload_id: str
+    replica: int
+    to: str = ""
+
+
+MOVES_MAX = 256
+"""Moves in one record: far more than one look at a mesh proposes, and a bound on what every node keeps."""
+
+
 class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Body of kind `cordon`: whether the node takes new work."""
+    """Body of kind `cordon`: whether the node takes new work, and what of its work is to leave it. Stewards carry it
+    out (`beemesh.workloads.moves`); `moves` hold until `moves_until_ms` (wall time) and the node takes none of them
+    back before."""
 
     node: str
     cordoned: bool
     reason: str = ""
+    drain: Drain | None = None
+    moves: tuple[Move, ...] = ()
+    moves_until_ms: int = 0
+
+    def move_of(self, workload_id: str, replica: int, wall_ms: int) -> Move | None:
+        """The move that is ordered of a replica, while it holds."""
+        if wall_ms >= self.moves_until_ms:
+            return None
+        wanted = (workload_id, replica)
+        return next((each for each in self.moves if (each.workload_id, each.replica) == wanted), None)
 
 
 def version_of(intent: Intent, signed: Signed) -> IntentVersion:
@@ -89,3 +124,8 @@ def workload_key(workload_id: str) -> str:
 def object_key(kind: str, namespace: str, name: str) -> str:
     """Map key of a sealed ConfigMap or Secret and of its tombstone."""
     return f"object/{kind.lower()}/{namespace}/{name}"
+
+
+def budget_key(namespace: str, name: str) -> str:
+    """Map key of a PodDisruptionBudget and of its tombstone."""
+    return f"budget/poddisruptionbudget/{namespace}/{name}"

@@ -40,6 +40,7 @@ from beemesh.settings import parse_endpoint
 from beemesh.wire.datagram import Envelope, cipher_of, read_header
 from beemesh.wire.framing import FrameDecoder
 from beemesh.wire.registry import TYPES, decode_message
+from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import SealedObject, Workload
 from tests.fuzz.examples import encoded_example
 from tests.fuzz.target import Call, Target
@@ -152,6 +153,7 @@ def intent_kinds() -> dict[str, type[msgspec.Struct]]:
         "membership": Membership,
         "grant": Grant,
         "revocation": Revocation,
+        "budget": Budget,
         "cordon": Cordon,
         "workload": Workload,
         "object": SealedObject,

@@ -14,6 +14,7 @@ from beemesh.intents.record import (
     SIGNED_KIND,
     Cordon,
     Intent,
+    budget_key,
     cordon_key,
     node_key,
     object_key,
@@ -22,6 +23,7 @@ from beemesh.intents.record import (
     workload_key,
 )
 from beemesh.membership.roster import Roster
+from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Revision, SealedObject, Sealing, Workload
 from simulator.crypto import FakeCrypto
 from tests.unit.membership.cast import CA, FAR_MS, MESH, WALL_MS, card
@@ -71,6 +73,11 @@ def sealed_object(by: FakeCrypto, namespace: str = "default", **changes: Any) ->
 def cordon(by: FakeCrypto, key: str = "", seq: int = 1) -> Signed:
     """A cordon."""
     return record(by, "cordon", key or cordon_key("n1"), Cordon("n1", True), seq)
+
+
+def budget(by: FakeCrypto, namespace: str = "default", **changes: Any) -> Signed:
+    """A disruption budget."""
+    return record(by, "budget", budget_key(namespace, "web"), Budget(namespace, "web", **changes))
 
 
 def tombstone(by: FakeCrypto, key: str, seq: int = 2, **changes: Any) -> Signed:

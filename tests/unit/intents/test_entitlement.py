@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from beemesh.errors import Untrusted
 from beemesh.identity.signing import Signed
 from beemesh.intents.entitlement import verify_intent
-from beemesh.intents.record import RECORD_BYTES_MAX, Intent, node_key, operator_key, workload_key
+from beemesh.intents.record import (
+    MOVES_MAX,
+    RECORD_BYTES_MAX,
+    Cordon,
+    Intent,
+    Move,
+    cordon_key,
+    node_key,
+    operator_key,
+    workload_key,
+)
 from beemesh.membership.roster import Roster
 from simulator.crypto import FakeCrypto
 from tests.unit.intents.cast import (
@@ -19,6 +29,7 @@ from tests.unit.intents.cast import (
     OLD,
     OUTSIDER,
     VIEWER,
+    budget,
     cordon,
     grant,
     intent_map,
@@ -41,6 +52,9 @@ RIGHTS = {
     "removal in default": (lambda by: tombstone(by, "workload/deployment/default/web"), {"ca", "admin"}),
     "removal in shop": (lambda by: tombstone(by, "object/secret/shop/s"), {"ca", "admin", "deployer"}),
     "cordon": (cordon, {"ca", "admin"}),
+    "budget in default": (budget, {"ca", "admin"}),
+    "budget in shop": (lambda by: budget(by, "shop"), {"ca", "admin", "deployer"}),
+    "removal of a budget": (lambda by: tombstone(by, "budget/poddisruptionbudget/default/web"), {"ca", "admin"}),
     "card": (lambda by: member(2, by), {"ca"}),
     "removal of a card": (lambda by: tombstone(by, node_key("n1")), {"ca"}),
     "grant": (lambda by: grant(OLD, "old", "admin", by=by), {"ca"}),
@@ -80,9 +94,21 @@ def test_a_card_names_its_own_key() -> None:
     _refused(member(2, mesh="other"), "about something else")
 
 
+def test_a_budget_that_cannot_be_read_is_refused() -> None:
+    """Stewards compute with its amounts: both at once, or words, stand nowhere."""
+    _refused(budget(ADMIN, min_available="some"), "about something else")
+    _refused(budget(ADMIN, min_available="1", max_unavailable="1"), "about something else")
+
+
+def test_a_cordon_with_too_many_moves_is_refused() -> None:
+    """Every node keeps it, so its size has a bound."""
+    moves = tuple(Move("deployment/default/web", number) for number in range(MOVES_MAX + 1))
+    _refused(record(ADMIN, "cordon", cordon_key("n1"), Cordon("n1", False, moves=moves)), "about something else")
+
+
 def test_a_body_of_another_shape_is_refused() -> None:
     """Whatever a record's body is, merging it raises nothing."""
-    for kind in ("membership", "grant", "revocation", "workload", "object", "cordon"):
+    for kind in ("membership", "grant", "revocation", "workload", "object", "cordon", "budget"):
         for body in (b"", b"\xc1", b"\x01", msgspec.msgpack.encode({"mesh": 5})):
             signed = record(CA, kind, "some/key", body)
             _refused(signed, "its body is no")
