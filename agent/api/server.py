@@ -66,6 +66,24 @@ def _peer_checked(tls: TlsIdentity) -> type[H11Protocol]:
     return PeerCheckedProtocol
 
 
+def tcp_listener(host: str, port: int) -> socket.socket:
+    """A bound socket for the API; raises `BeemeshError` when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends small answers at once only on sockets that say that they are TCP, and accepted ones inherit it:
+    # without, each answer on a connection that is kept waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BeemeshError(
+            f"cannot listen on tcp {host}:{port}: {error.strerror}",
+            hint="another program holds the port, or the address is not this machine's; see listen.api",
+        ) from error
+    return listener
+
+
 class ApiServer:
     """Both listeners over one app."""
 
@@ -77,7 +95,7 @@ class ApiServer:
 
     async def start(self, host: str, port: int, unix_path: Path) -> None:
         """Listen on both; raises `BeemeshError` when the port is taken."""
-        await self._serve(self._tcp_socket(host, port), with_tls=True)
+        await self._serve(tcp_listener(host, port), with_tls=True)
         self._unix_path = unix_path
         await self._serve(self._unix_socket(unix_path), with_tls=False)
 
@@ -87,20 +105,6 @@ class ApiServer:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(path))
         path.chmod(0o600)
-        return listener
-
-    @staticmethod
-    def _tcp_socket(host: str, port: int) -> socket.socket:
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            listener.close()
-            raise BeemeshError(
-                f"cannot listen on tcp {host}:{port}: {error.strerror}",
-                hint="another program holds the port, or the address is not this machine's; see listen.api",
-            ) from error
         return listener
 
     async def _serve(self, listener: socket.socket, *, with_tls: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.api.relay import serve_relayed
+from agent.api.server import tcp_listener
 from agent.transport.connection import Connection
 from agent.transport.streams import Streams
 from beemesh.ids import NodeId
@@ -127,3 +129,29 @@ def test_a_relayed_request_ends_whatever_it_says(target: str, status: int) -> No
 
     assert isinstance(answer[0], RelayedHead)
     assert answer[0].status == status
+
+
+def test_answers_on_a_kept_connection_do_not_wait_for_an_acknowledgement() -> None:
+    """A connection that the API accepts sends small answers at once: otherwise each costs the client 40 ms more."""
+
+    async def accepted() -> int:
+        loop = asyncio.get_running_loop()
+        seen: asyncio.Future[int] = loop.create_future()
+
+        class Accepting(asyncio.Protocol):
+            """Tells how its connection was set up."""
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                connection = transport.get_extra_info("socket")
+                seen.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+        listener = tcp_listener("127.0.0.1", 0)
+        server = await loop.create_server(Accepting, sock=listener)
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        try:
+            return await asyncio.wait_for(seen, 5)
+        finally:
+            writer.close()
+            server.close()
+
+    assert asyncio.run(accepted()) == 1
