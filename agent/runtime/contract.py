@@ -275,7 +275,8 @@ class Runtime(Protocol):
         ...
 
     async def status(self, pod_id: str) -> PodStatus:
-        """How the pod stands; fails with `PodNotFound`."""
+        """How the pod stands; a container that waits for its restart has the reason `Restarting` or, in a pause of its
+        backoff, `CrashLoopBackOff`. Fails with `PodNotFound`."""
         ...
 
     async def list(self) -> Sequence[PodStatus]:
@@ -303,6 +304,13 @@ class Runtime(Protocol):
 
     async def stop(self, pod_id: str, grace_s: float | None = None) -> None:
         """Ask the pod's processes to end, end them after `grace_s`; the pod stays listed until `remove`."""
+        ...
+
+    async def end_container(self, pod_id: str, container: str, grace_s: float) -> None:
+        """End one container as if it had failed, first asking it, after `grace_s` by force; returns when it has ended.
+
+        The engine is the one owner of restarts: whether and when the container runs again follows from its restart
+        policy and from `beemesh.workloads.backoff`, as after an end of its own."""
         ...
 
     async def remove(self, pod_id: str) -> None:

@@ -201,6 +201,12 @@ class MockRuntime:
         self._pod(pod_id)
         self.finish(pod_id, exit_code=0, stopped=True)
 
+    async def end_container(self, pod_id: str, container: str, grace_s: float) -> None:
+        """See `Runtime.end_container`."""
+        if container not in {item.name for item in self._pod(pod_id).status.containers}:
+            raise RuntimeFailure(FailureReason.POD_NOT_FOUND, f"pod {pod_id} has no container {container!r}")
+        self.finish(pod_id, exit_code=143, container=container)
+
     async def remove(self, pod_id: str) -> None:
         """See `Runtime.remove`."""
         gone = self.host.pods.pop(pod_id, None)
@@ -233,8 +239,8 @@ class MockRuntime:
         await self.close()
         self.host.pods.clear()
 
-    def finish(self, pod_id: str, *, exit_code: int, stopped: bool = False) -> None:
-        """Let every container of a pod end, as if its process had; the restart policy counts."""
+    def finish(self, pod_id: str, *, exit_code: int, stopped: bool = False, container: str = "") -> None:
+        """Let a container of a pod (or all) end, as if its process had; the restart policy counts, without pauses."""
         pod = self._pod(pod_id)
         again = will_restart(pod.spec.restart_policy, exit_code) and not stopped
         now_ms = self._wall_ms()
@@ -248,12 +254,14 @@ class MockRuntime:
                 finished_at_ms=now_ms,
                 reason="" if again else exit_reason(exit_code, oom=False, stopped=stopped),
             )
+            if container in ("", item.name)
+            else item
             for item in pod.status.containers
         )
         reason = next((item.reason for item in made if item.reason), "")
         pod.status = replace(pod.status, containers=made, phase=phase_of(made), reason=reason)
         kind = EventKind.RESTARTED if again else EventKind.EXITED
-        for item in made:
+        for item in made if not container else [item for item in made if item.name == container]:
             self._hub.publish(RuntimeEvent(kind, pod_id, pod.status, item.name))
 
     def print_line(self, pod_id: str, line: bytes, container: str = "") -> None:

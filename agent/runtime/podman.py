@@ -60,7 +60,7 @@ from agent.runtime.volumes import write_files
 FRESH_S = 0.5  # how old an answer of `list` may be
 START_WORDS = ("kube", "play")
 SLOW_LOOK_S = 30.0  # how often podman is asked when no process ended; some 30 ms of a core each time
-DEBOUNCE_S = 0.25  # a container that ends is started again by conmon's call of podman, which takes about that long
+DEBOUNCE_S = 0.05  # the containers of a pod that is stopped end together
 RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after an end whose restart is still to come
 LOCK_TIMEOUT_S = 120.0  # a load of a large image comes first
 CONMON_END_S = 2.0  # for conmon's own clean-up after a container's end, which takes some 100 ms
@@ -85,7 +85,7 @@ class PodmanRuntime:
         self._pids = PidWatch(self._process_ended)
         self._wake = asyncio.Event()
         self._refreshing = asyncio.Lock()
-        self._table = PodmanTable(self._podman, settings.call_timeout_s)
+        self._table = PodmanTable(self._podman, settings.call_timeout_s, self.setup.root / "restarts")
         self._pods: dict[str, PodStatus] = {}
         self._looked_at_s = -FRESH_S
         self._ended_since_look = True
@@ -103,6 +103,7 @@ class PodmanRuntime:
         await asyncio.to_thread(end_orphans, START_WORDS, self.setup.mark)
         infra = await self.images.prepare()
         await self.setup.make(infra)
+        self._table.read_restarts()
         await self._refresh()
         await self._sweep()
         if self._watcher is None:
@@ -191,6 +192,17 @@ class PodmanRuntime:
         if result.exit_code and "no such pod" not in result.error_text:
             raise start_failure(pod_id, result.error_text)
         await self._refresh()
+
+    async def end_container(self, pod_id: str, container: str, grace_s: float) -> None:
+        """See `Runtime.end_container`."""
+        found = await self._container(await self.status(pod_id), container)
+        grace = int(max(grace_s, 0))
+        words = ["stop", "-t", str(grace), found.container_id]
+        result = await self._podman(words, timeout_s=grace + self.settings.call_timeout_s)
+        if result.exit_code and "no such container" not in result.error_text:
+            raise start_failure(pod_id, result.error_text)
+        self._ended_since_look = True
+        self._wake.set()
 
     async def remove(self, pod_id: str) -> None:
         """See `Runtime.remove`."""
@@ -367,7 +379,7 @@ class PodmanRuntime:
             before = time.monotonic()
             self._touched.clear()
             try:
-                found = await self._table.look()
+                found = await self._table.look(self._left_alone())
             except RuntimeFailure:
                 self._ended_since_look = True
                 raise
@@ -400,7 +412,7 @@ class PodmanRuntime:
             with suppress(RuntimeFailure):
                 await self._refresh()
                 await self._clean_dirty()
-                if await self._table.tend(self._stopped(), self._starting):
+                if await self._table.tend(self._left_alone()):
                     self._wake.set()
             if not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
                 rechecks = ()
@@ -452,6 +464,9 @@ class PodmanRuntime:
             disk=self.setup.disk_volumes / pod_id,
             memory=self.setup.memory_volumes / pod_id,
         )
+
+    def _left_alone(self) -> set[str]:
+        return self._stopped() | self._starting
 
     @property
     def _stopped_marks(self) -> Path:

@@ -90,6 +90,8 @@ class PodmanContainer:
     restarts: int = 0
     oom: bool = False
     ip: str = ""
+    last_exit_code: int | None = None
+    """How its run before this one ended, where it was started again."""
 
     @property
     def pod_id(self) -> str:
@@ -202,7 +204,7 @@ def _container_status(
     member: PodmanContainer, pod_id: str, note: EngineNote, stopped: bool, resting: bool
 ) -> ContainerStatus:
     name = member.name.removeprefix(f"{pod_id}-")
-    ran = member.state in ("exited", "stopped", "dead") or member.restarts > 0
+    ended = member.state in ("exited", "stopped", "dead")
     state, reason = ContainerState.EXITED, ""
     if member.state in ("running", "paused", "stopping"):
         state = ContainerState.RUNNING
@@ -216,10 +218,10 @@ def _container_status(
         name=name,
         image=note.images.get(name, ""),
         state=state,
-        exit_code=member.exit_code if ran else None,
+        exit_code=member.exit_code if ended else member.last_exit_code,
         restarts=member.restarts,
         started_at_ms=member.started_at_ms,
-        finished_at_ms=member.finished_at_ms if ran else 0,
+        finished_at_ms=member.finished_at_ms if ended or member.restarts else 0,
         reason=reason,
         pid=member.pid if state is ContainerState.RUNNING else 0,
     )

@@ -1,14 +1,15 @@
-"""What the podman engine knows of its containers, how it learns it with few calls, and how it tends those that fail."""
+"""What the podman engine knows of its containers, how it learns it with few calls, and how it restarts those that end.
+
+Podman is told never to restart anything: this table is the one owner of restarts, by `beemesh.workloads.backoff`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
-from agent.runtime.brake import Brake
 from agent.runtime.command import CallResult
 from agent.runtime.contract import PodStatus
 from agent.runtime.podman_state import (
@@ -18,15 +19,13 @@ from agent.runtime.podman_state import (
     parse_inspect,
     parse_ps,
     pod_statuses,
-    restarts_of,
     start_failure,
     will_restart,
     with_details,
 )
+from agent.runtime.restarts import RestartBook
 
 NEVER_S = float("inf")
-STOP_ATTEMPTS = 6  # each works two times out of three, so one in some 700 is left to the next look
-RESTART_S = 0.4  # within which podman starts a container again if it does so at all
 
 
 class PodmanCall(Protocol):
@@ -40,30 +39,36 @@ class PodmanCall(Protocol):
 class PodmanTable:
     """The containers of one store as they were seen last."""
 
-    def __init__(self, podman: PodmanCall, timeout_s: float) -> None:
-        """`timeout_s` is the deadline of each call."""
+    def __init__(self, podman: PodmanCall, timeout_s: float, restarts: Path) -> None:
+        """`timeout_s` is the deadline of each call; `restarts` the folder, in memory, that counts them."""
         self.containers: dict[str, PodmanContainer] = {}
         self._podman = podman
         self._timeout_s = timeout_s
-        self._brake = Brake()
+        self._book = RestartBook(restarts)
 
-    async def look(self) -> Sequence[PodmanContainer]:
-        """Ask podman for all containers."""
+    async def look(self, left_alone: Set[str] = frozenset()) -> Sequence[PodmanContainer]:
+        """Ask podman for all containers. Those of the pods `left_alone` (stopped, being started) are not restarted."""
         result = await self._podman(["ps", "-a", "--format", "json"], timeout_s=self._timeout_s)
         if result.exit_code:
             raise start_failure("list", result.error_text)
         found = await self._with_details(parse_ps(result.stdout))
         self.containers = {item.container_id: item for item in found}
-        self._brake.keep(set(self.containers))
+        self._book.keep(self.containers.keys())
+        for item in found:
+            if item.pod_id not in left_alone and _is_to_run_again(item):
+                self._book.ended(item.container_id)
+            else:
+                self._book.runs(item.container_id)
         return found
 
     def statuses(self, stopped: Iterable[str]) -> dict[str, PodStatus]:
         """The pods as of the last look; `stopped` names those that were asked to stop."""
         counted = (
-            replace(item, restarts=item.restarts + self._brake.earlier_restarts(item.container_id))
+            replace(item, restarts=item.restarts + sheet.restarts, last_exit_code=sheet.exit_code)
             for item in self.containers.values()
+            for sheet in (self._book.sheet(item.container_id),)
         )
-        resting = {key for key in self.containers if self._brake.is_paused(key)}
+        resting = {key for key in self.containers if self._book.is_resting(key)}
         return pod_statuses(counted, stopped, resting)
 
     def members(self, pod_id: str) -> dict[str, PodmanContainer]:
@@ -75,52 +80,25 @@ class PodmanTable:
         """Forget a pod that was removed."""
         self.containers = {key: item for key, item in self.containers.items() if item.pod_id != pod_id}
 
+    def read_restarts(self) -> None:
+        """Take back what an earlier agent counted."""
+        self._book.read()
+
     def next_start_s(self) -> float:
-        """Seconds until a resting container is to be started."""
-        at = self._brake.next_s()
-        return NEVER_S if at is None else max(at - time.monotonic(), 0.0)
+        """Seconds until an ended container is to be started."""
+        at = self._book.next_s()
+        return NEVER_S if at is None else at
 
-    async def tend(self, stopped: Iterable[str], starting: Iterable[str]) -> bool:
-        """Rest containers that end again and again, start those that should run and do not; True if it did anything."""
+    async def tend(self, left_alone: Set[str]) -> bool:
+        """Start again what ended and is due; True if it did anything."""
         did = False
-        left_alone = {*stopped, *starting}
         for item in list(self.containers.values()):
-            if item.infra or not item.pod_id or item.pod_id in left_alone:
+            if item.pod_id in left_alone or not self._book.is_due(item.container_id):
                 continue
-            policy = EngineNote.decode(item.labels.get(LABEL_ENGINE, "")).restart_policy
-            key, now_s = item.container_id, time.monotonic()
-            if self._brake.counts(key, item.restarts, now_s):
-                await self._rest(item)
-                did = True
-            elif item.state == "running":
-                self._brake.runs(key)
-            elif item.state in ("exited", "stopped") and will_restart(policy, item.exit_code):
-                did |= await self._start_when_due(item, now_s)
+            self._book.restarted(item.container_id, item.exit_code)
+            await self._podman(["start", item.container_id], timeout_s=self._timeout_s)
+            did = True
         return did
-
-    async def _start_when_due(self, item: PodmanContainer, now_s: float) -> bool:
-        if not self._brake.ended(item.container_id, now_s):
-            return False
-        self._brake.started(item.container_id, item.restarts, now_s)
-        await self._podman(["start", item.container_id], timeout_s=self._timeout_s)
-        return True
-
-    async def _rest(self, item: PodmanContainer) -> None:
-        """Stop a container in a way that podman does not start it again.
-
-        Podman notes a wish to stop only in the moments in which the container runs, so it is looked whether it took.
-        """
-        for _ in range(STOP_ATTEMPTS):
-            await self._podman(["stop", "-t", "0", item.container_id], timeout_s=self._timeout_s)
-            before = await self._restarts(item.container_id)
-            await asyncio.sleep(RESTART_S)
-            if before == await self._restarts(item.container_id):
-                self._brake.paused(item.container_id, time.monotonic())
-                return
-
-    async def _restarts(self, container_id: str) -> int:
-        result = await self._podman(["container", "inspect", container_id], timeout_s=self._timeout_s)
-        return restarts_of(parse_inspect(result.stdout).get(container_id, {}))
 
     async def _with_details(self, found: Sequence[PodmanContainer]) -> Sequence[PodmanContainer]:
         """Ask more about those that are new or changed: that is one call for all of them, and seldom."""
@@ -145,3 +123,10 @@ class PodmanTable:
                 if container_id in merged:
                     merged[container_id] = with_details(merged[container_id], details)
         return tuple(merged.values())
+
+
+def _is_to_run_again(item: PodmanContainer) -> bool:
+    if item.infra or not item.pod_id or item.state not in ("exited", "stopped"):
+        return False
+    policy = EngineNote.decode(item.labels.get(LABEL_ENGINE, "")).restart_policy
+    return will_restart(policy, item.exit_code)

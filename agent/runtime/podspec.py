@@ -164,7 +164,7 @@ def kube_document(
     body = {key: _pod_spec(spec)[key] for key in _POD_PASSED_ON if key in _pod_spec(spec)}
     body |= {
         "hostname": str(_pod_spec(spec).get("hostname") or spec.pod_id)[:MAX_HOSTNAME_CHARS].strip("-."),
-        "restartPolicy": spec.restart_policy,
+        "restartPolicy": "Never",  # the agent restarts, see `podman_table`
         "containers": items,
         "volumes": document_volumes,
     }

@@ -44,7 +44,7 @@ from agent.runtime.health import swap_findings
 from agent.runtime.hub import EventHub, PidWatch, differences
 from agent.runtime.logfile import read_log
 from agent.runtime.mounts import ensure_tmpfs, filesystem_of, unmount_all
-from agent.runtime.podman_state import LABEL_ENGINE, EngineNote, note_of, phase_of
+from agent.runtime.podman_state import LABEL_ENGINE, RESTARTING, RESTING, EngineNote, note_of, phase_of
 from agent.runtime.podspec import (
     PortWish,
     VolumePlaces,
@@ -70,6 +70,7 @@ from agent.runtime.process_state import (
 from agent.runtime.rootfs import RootfsStore, UnpackedImage
 from agent.runtime.usage import usage_of_processes
 from agent.runtime.volumes import write_files
+from beemesh.workloads.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RECHECK_S = 0.25  # while a container waits for its restart; reads some small files in memory
@@ -231,6 +232,16 @@ class ProcessRuntime:
         await self._signal_monitor(pod_id, DEFAULT_GRACE_S if grace_s is None else max(grace_s, 0.0))
         self._refresh()
 
+    async def end_container(self, pod_id: str, container: str, grace_s: float) -> None:
+        """See `Runtime.end_container`. The pod's monitor sees the end, and restarts by policy."""
+        found = _one(await self.status(pod_id), container)
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while (now := _one(await self.status(pod_id), container)).pid == found.pid and now.pid:
+            late = asyncio.get_running_loop().time() >= deadline
+            with suppress(ProcessLookupError):
+                os.killpg(found.pid, signal.SIGKILL if late else signal.SIGTERM)
+            await asyncio.sleep(POLL_S if late else max(POLL_S, min(RECHECK_S, grace_s)))
+
     async def remove(self, pod_id: str) -> None:
         """See `Runtime.remove`."""
         await self._end(pod_id)
@@ -328,6 +339,7 @@ class ProcessRuntime:
         document = {
             "dir": str(home),
             "restart": spec.restart_policy,
+            "backoff_s": [FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S],
             "private_network": private,
             "forward": [[port.host_port, port.container_port] for port in ports] if private else [],
             "containers": items,
@@ -448,7 +460,8 @@ class ProcessRuntime:
 
     async def _watch(self) -> None:
         while True:
-            unsettled = any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers)
+            reasons = {item.reason for pod in self._pods.values() for item in pod.containers}
+            unsettled = not reasons.isdisjoint((RESTARTING, RESTING))
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECHECK_S if unsettled or self._wake.is_set() else SLOW_LOOK_S):
                     await self._wake.wait()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.runtime.contract import ContainerState, ContainerStatus
-from agent.runtime.podman_state import EngineNote, exit_reason
+from agent.runtime.podman_state import RESTARTING, RESTING, EngineNote, exit_reason
 
 NOBODY = 65534
 
@@ -21,7 +21,7 @@ def container_status(item: Mapping[str, Any], note: EngineNote, *, monitored: bo
     if running:
         state, reason = ContainerState.RUNNING, ""
     elif monitored and not stopped and (item["waiting"] or item["pid"]):
-        state, reason = ContainerState.WAITING, "Restarting"
+        state, reason = ContainerState.WAITING, RESTING if item.get("resting") else RESTARTING
     else:
         code = 137 if code is None else int(code)
         state, reason = ContainerState.EXITED, exit_reason(code, oom=False, stopped=stopped)

@@ -31,8 +31,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 MAX_FILES = 16384
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.2, 60.0
-STEADY_S = 10.0  # a process that ran this long is restarted at once again
+RESTART_S = 0.05  # even a restart "at once" leaves others a moment
 PIPE_BYTES = 65536
 EXIT_PORT_IN_USE, EXIT_START_FAILED = 98, 97
 
@@ -72,8 +71,9 @@ class Container:
         self.started_at_ms = 0
         self.finished_at_ms = 0
         self.started_s = 0.0
-        self.backoff_s = FIRST_BACKOFF_S
+        self.pause_s = 0.0
         self.waiting = False
+        self.resting = False
 
     def start(self) -> None:
         """Fork and execute; raises `OSError` with an explanation when it cannot be executed."""
@@ -92,7 +92,7 @@ class Container:
             os.close(out_out)
             os.close(err_out)
             raise OSError(problem.decode("utf-8", "replace"))
-        self.pid, self.waiting = pid, False
+        self.pid, self.waiting, self.resting = pid, False, False
         self.started_s, self.started_at_ms = time.monotonic(), int(time.time() * 1000)
         self.log.attach(out_out, "stdout")
         self.log.attach(err_out, "stderr")
@@ -108,6 +108,7 @@ class Container:
             "started_at_ms": self.started_at_ms,
             "finished_at_ms": self.finished_at_ms,
             "waiting": self.waiting,
+            "resting": self.resting,
         }
 
 
@@ -238,6 +239,7 @@ class Monitor:
     def __init__(self, document: dict[str, Any]) -> None:
         self.home = Path(document["dir"])
         self.restart = str(document["restart"])
+        self.first_s, self.longest_s, self.steady_s = (float(each) for each in document["backoff_s"])
         self.containers = [Container(item, self.home) for item in document["containers"]]
         self.listeners = [(_listener(int(outside)), int(inside)) for outside, inside in document["forward"]]
         if document["private_network"]:
@@ -290,11 +292,11 @@ class Monitor:
         container.finished_at_ms = int(time.time() * 1000)
         again = self.restart == "Always" or (self.restart == "OnFailure" and container.exit_code != 0)
         if again and not self.stopping:
-            if time.monotonic() - container.started_s >= STEADY_S:
-                container.backoff_s = FIRST_BACKOFF_S
-            container.waiting = True
-            asyncio.get_running_loop().call_later(container.backoff_s, self._again, container)
-            container.backoff_s = min(container.backoff_s * 2, LONGEST_BACKOFF_S)
+            if time.monotonic() - container.started_s > self.steady_s:
+                container.pause_s = 0.0
+            container.waiting, container.resting = True, container.pause_s > 0
+            asyncio.get_running_loop().call_later(max(container.pause_s, RESTART_S), self._again, container)
+            container.pause_s = min(max(2 * container.pause_s, self.first_s), self.longest_s)
         self._save()
 
     def _again(self, container: Container) -> None:

@@ -162,6 +162,29 @@ async def test_restart_policy(rig: Rig) -> None:
     assert good.containers[0].restarts == 0
 
 
+async def test_an_ended_container_runs_again_and_pauses_from_then_on(rig: Rig) -> None:
+    """`end_container` asks the process to end, the policy starts it again at once, and the next time it pauses; the
+    count survives a restart of the agent, and what is told to stop does not come back."""
+    command = ("/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done")
+    await rig.runtime.deploy(pod("again-1-0", command=command))
+    before = await until(rig, "again-1-0", lambda now: not rig.is_real or now.containers[0].pid > 0)
+    await asyncio.sleep(0.3 if rig.is_real else 0)  # for the shell to set its trap
+    await rig.runtime.end_container("again-1-0", "main", 5.0)
+    again = await until(
+        rig, "again-1-0", lambda now: now.containers[0].restarts == 1 and now.containers[0].state == "running"
+    )
+    assert again.containers[0].exit_code == (7 if rig.is_real else 143)
+    if not rig.is_real:
+        return
+    assert again.containers[0].pid != before.containers[0].pid
+    runtime = await rig.restart()
+    await runtime.end_container("again-1-0", "main", 0.0)
+    resting = await until(rig, "again-1-0", lambda now: now.containers[0].reason == "CrashLoopBackOff")
+    assert (resting.phase, resting.containers[0].restarts) == (PodPhase.RUNNING, 1)
+    await rig.runtime.stop("again-1-0", 0)
+    assert (await rig.runtime.status("again-1-0")).phase is PodPhase.FAILED
+
+
 async def test_environment_and_files_are_seen_inside(rig: Rig) -> None:
     """The container sees exactly the given values, also those with quotes and newlines, and its files read-only."""
     value = "a \"quoted\" 'value'\nof $two lines: \\ é"

@@ -225,15 +225,13 @@ async def test_a_full_store_is_told(rig: Rig) -> None:
 
 
 async def test_a_container_that_fails_at_once_is_slowed_down(rig: Rig) -> None:
-    """After a burst of restarts it rests, says so, does not count on, and still stops and goes when told."""
+    """It is started again once, then rests, says so, is not started by podman either, and goes when told."""
     await rig.runtime.deploy(pod("crash-1-0", command=("/bin/sh", "-c", "exit 1")))
     async with asyncio.timeout(30):
         while (status := await rig.runtime.status("crash-1-0")).reason != "CrashLoopBackOff":
             await asyncio.sleep(0.1)
     assert status.phase is PodPhase.RUNNING
-    assert status.containers[0].restarts >= 3
-    before = podman(rig, "inspect", "crash-1-0-main", "--format", "{{.RestartCount}}")
-    await asyncio.sleep(0.5)
-    assert podman(rig, "inspect", "crash-1-0-main", "--format", "{{.RestartCount}}") == before
+    assert status.containers[0].restarts == 1
+    assert podman(rig, "inspect", "crash-1-0-main", "--format", "{{.RestartCount}}") == "0"
     await rig.runtime.stop("crash-1-0", 0)
     assert (await rig.runtime.status("crash-1-0")).phase is PodPhase.FAILED
