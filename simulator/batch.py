@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from simulator.trial import Outcome, Trial
+from simulator.ordeal import Outcome
+from simulator.trial import Trial
 
 HUNT_NODES, HUNT_SECONDS = (3, 8, 4, 5), 30.0
 """Small meshes find most bugs soonest: where two make a majority, one fault is enough."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simulator.trial import Outcome
+from simulator.ordeal import Outcome
 
 
 @dataclass(frozen=True, slots=True)

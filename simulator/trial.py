@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,13 +17,12 @@ from simulator.checkers.directory import DirectoryChecker
 from simulator.checkers.durability import DurabilityChecker
 from simulator.checkers.intents import IntentChecker
 from simulator.checkers.membership import MembershipChecker
-from simulator.hostile import Hostile
 from simulator.locks import Locks
 from simulator.machine import Machine
 from simulator.operator import deployment, grant_operator, submission
+from simulator.ordeal import Ordeal
 from simulator.panel import Panel, always
-from simulator.plan import FORMING_S, Plan, Step, draw
-from simulator.world import World
+from simulator.plan import FORMING_S, draw
 
 HEAL_S = 120.0
 """After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
@@ -47,73 +43,26 @@ LOOKUPS_S = 8.0
 FAREWELL_S = 30.0
 """When all is well again one machine goes for good, and all others know it within this time."""
 
-OLD_S = 86_400.0
-LOOK_EVERY_S = 0.25
-BOOT_OFFSET_S = 1_000_000.0
 
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of one trial. `trace` names everything that happened, `transcript` tells it."""
-
-    seed: int
-    plan: Plan
-    violations: list[str] = field(default_factory=list)
-    trace: str = ""
-    events: int = 0
-    cpu_s: float = 0.0
-    """Seconds of one core that it took."""
-    healed_s: float = 0.0
-    """So long after the last fault all was well, for good."""
-    transcript: list[str] = field(default_factory=list)
-
-
-class _Enough(Exception):
-    """A violation was found, and one is all that is wanted."""
-
-
-class Trial:
+class Trial(Ordeal):
     """One seed. The same seed, size and duration give the same trace."""
 
     def __init__(self, seed: int, nodes: int, seconds: float, *, until_first: bool = False) -> None:
         """With `until_first` it ends at the first violation."""
-        self.seed = seed
-        self._until_first = until_first
-        self.seconds = seconds
         chance = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
-        self.plan = draw(chance, nodes, seconds)
-        self.world = World(nodes, chance.getrandbits(32), age_s=OLD_S if self.plan.is_old else 0.0)
-        for machine in self.world.machines:
-            machine.boot_offset_s = chance.uniform(0.0, BOOT_OFFSET_S)
-        self.outcome = Outcome(seed, self.plan)
+        super().__init__(seed, seconds, chance, draw(chance, nodes, seconds), nodes, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
         self._accepted = IntentChecker(self._submitted)
         self._directory = DirectoryChecker()
         locks_end_s = FORMING_S + seconds + LOCKS_AFTER_S
         self._locks = Locks(self.world, self.plan.locks, locks_end_s, chance.getrandbits(32))
         self._well_s = HEAL_S if chance.random() < PATIENT else WELL_S
-        self._panel = Panel(self.world, (), self._blame)
-
-    def run(self) -> Outcome:
-        """Everything, from the first start to the verdict."""
-        started = time.process_time()
-        try:
-            self._phases()
-        except _Enough:
-            pass
-        except Exception as error:  # whatever a node does when it meets the unexpected: it must not fall over
-            self._blame("crash", f"{type(error).__name__}: {error}")
-            self.outcome.transcript += traceback.format_exc().splitlines()
-        self.outcome.trace = self.world.trace
-        self.outcome.events = self.world.handled
-        self.outcome.cpu_s = time.process_time() - started
-        return self.outcome
 
     # --- phases ---------------------------------------------------------------------------------------------------
 
     def _phases(self) -> None:
         self._form()
-        self._torment()
+        self._torment(self._loads())
         self._mend()
         self._heal()
         self._panel.at_end()
@@ -138,32 +87,14 @@ class Trial:
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
         self._locks.begin()
 
-    def _torment(self) -> None:
+    def _loads(self) -> list[tuple[float, Callable[[], None]]]:
+        """What happens while faults last."""
         begins: list[tuple[float, Callable[[], None]]] = []
-        for step in self.plan.steps:
-            begins.append((step.at_s, lambda step=step: self._begin(step)))  # type: ignore[misc]
         for number, (at_s, index, replicas, tolerant) in enumerate(self.plan.applies):
-            wish = (number, index, replicas, tolerant)
-            begins.append((at_s, lambda wish=wish: self._apply(*wish)))  # type: ignore[misc]
+            begins.append((at_s, partial(self._apply, number, index, replicas, tolerant)))
         for number, (at_s, *who) in enumerate(self.plan.rivals):
             begins.append((at_s, partial(self._quarrel, number, who)))
-        for at_s, act in sorted(begins, key=lambda each: each[0]):
-            self._run_until(FORMING_S + at_s)
-            act()
-        self._run_until(FORMING_S + self.seconds)
-
-    def _mend(self) -> None:
-        world = self.world
-        self._tell("all faults end")
-        world.faults.heal()
-        world.faults.slow.clear()
-        world.faults.loss = world.faults.repeat = 0.0
-        world.faults.delay_s = (0.0005, 0.003)
-        for machine in world.machines:
-            machine.skew_ms = 0
-            world.wake(machine.index)
-            if not machine.is_up:
-                self._start(machine)
+        return begins
 
     def _heal(self) -> None:
         """Until all is well and stays so, or the time for that is over; whoever finds no manifest then may look again
@@ -210,38 +141,7 @@ class Trial:
         ]
         return [index for index, node in up if node.view.is_alive(gone.membership.node_id)]
 
-    def _start(self, machine: Machine) -> None:
-        """A machine finds what it saved; one that lost its disk still has its seed file."""
-        self.world.start(machine.index, knows=[] if machine.disk else None)
-
-    # --- faults ---------------------------------------------------------------------------------------------------
-
-    def _begin(self, step: Step) -> None:
-        world, who = self.world, step.machines
-        self._tell(str(step))
-        match step.kind:
-            case "crash" | "power" | "wipe" | "blackout":
-                for index in who:
-                    world.kill(index, power=step.kind != "crash", disk=step.kind != "wipe")
-                    world.at(world.now_s + step.amount, lambda index=index: self._revive(index))  # type: ignore[misc]
-            case "pause":
-                world.pause(who[0], step.amount)
-            case "cut" | "one-way":
-                others = {machine.index for machine in world.machines} - set(who)
-                part = world.faults.cut if step.kind == "cut" else world.faults.cut_one_way
-                world.at(world.now_s + step.amount, partial(world.faults.heal, part(set(who), others)))
-            case "slow":
-                world.faults.slow[who[0]] = step.amount
-            case "hostile":
-                Hostile(world, who[0], world.now_s + step.amount, self.seed).begin()
-            case "skew":
-                world.machines[who[0]].skew_ms = int(step.amount)
-
-    def _revive(self, index: int) -> None:
-        machine = self.world.machines[index]
-        if not machine.is_up:
-            self._tell(f"n{index} starts again")
-            self._start(machine)
+    # --- loads ----------------------------------------------------------------------------------------------------
 
     def _apply(self, number: int, index: int, replicas: int, tolerant: bool) -> None:
         draft, token = deployment(f"work{number}", replicas, tolerant=tolerant), number + 1
@@ -261,30 +161,7 @@ class Trial:
             self.world.event(index, PutIntent(record))
         self._tell(f"quarrel{number} between n{who[0]} and n{who[1]}")
 
-    # --- time -----------------------------------------------------------------------------------------------------
-
-    def _run_for(self, seconds: float) -> None:
-        self._run_until(self.world.now_s + seconds)
-
-    def _run_until(self, end_s: float) -> None:
-        world = self.world
-        while world.now_s < end_s:
-            world.run_for(min(LOOK_EVERY_S, end_s - world.now_s))
-            self._look()
-
     def _saw(self, index: int, event: Any) -> None:
-        self._panel.saw(index, event)
+        super()._saw(index, event)
         if type(event) in Locks.sees:
             self._locks.saw(index, event)
-
-    def _look(self) -> None:
-        self._panel.look()
-        if self._until_first and self.outcome.violations:
-            raise _Enough
-
-    def _blame(self, name: str, text: str) -> None:
-        self.outcome.violations.append(f"{self.world.now_s:.2f} {name}: {text}")
-        self._tell(f"VIOLATION {name}: {text}")
-
-    def _tell(self, text: str) -> None:
-        self.outcome.transcript.append(f"{self.world.now_s:9.2f}  {text}")
