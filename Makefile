@@ -2,6 +2,7 @@
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 SEEDS ?= 0..299
+KIND ?= mesh
 # One line per package in scripts/packages.txt, comments off.
 PACKAGES = $(shell sed 's/#.*//' scripts/packages.txt)
 
@@ -38,8 +39,8 @@ demo-down: ## ends the demo and leaves nothing behind
 	@scripts/venv run $(VENV)
 	@$(RUN) examples/local/demo.py down
 
-sim: venv ## many simulated meshes under faults: make sim SEEDS=0..299
-	$(RUN) -m simulator run --seeds $(SEEDS)
+sim: venv ## many simulated meshes under faults: make sim SEEDS=0..299 KIND=mesh (or scheduling)
+	$(RUN) -m simulator run --seeds $(SEEDS) --kind $(KIND)
 
 bench: venv ## every benchmark, each beside a peer's or the physical limit's figure
 	@for file in bench/[a-z]*.py; do echo "== $$file"; $(RUN) "$$file" || exit 1; done

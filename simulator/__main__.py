@@ -12,11 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from beemesh.errors import BeemeshError
-from simulator.batch import HUNT_SECONDS, hunt, one, outcomes
+from simulator.batch import HUNT_SECONDS, KINDS, hunt, one, outcomes
 from simulator.golden import difference, play, rewrite
+from simulator.scheduling_trial import SECONDS
 from simulator.tally import Tally, read
 
-NODES, SECONDS = 20, 60.0
+SIZES = {"mesh": (20, 60.0), "scheduling": (0, SECONDS)}
+"""Kind of trial → how many nodes (0: drawn) and how many seconds, unless told otherwise."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,14 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    if options.command == "replay":
-        return _replay(options.seed, options.nodes, options.seconds)
     if options.command == "play":
         return _play(options.files, rewritten=options.rewrite)
+    if options.command != "hunt":
+        nodes, seconds = SIZES[options.kind]
+        options.nodes = nodes if options.nodes is None else options.nodes
+        options.seconds = seconds if options.seconds is None else options.seconds
+    if options.command == "replay":
+        return _replay(options.seed, options)
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last or first) + 1)
     if options.command == "hunt":
-        return _hunt(seeds, options.seconds)
+        return _hunt(seeds, options.seconds or HUNT_SECONDS, options.kind)
     return _run(seeds, options)
 
 
@@ -55,18 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("seed", type=int)
     hunts = commands.add_parser("hunt", help="small meshes of several sizes, until the first violation")
     hunts.add_argument("--seeds", default="0..1999", metavar="A..B", help="first and last seed")
-    hunts.add_argument("--seconds", type=float, default=HUNT_SECONDS, help="how long faults last, in simulated time")
     plays = commands.add_parser("play", help="scenario files, each beside its golden transcript")
     plays.add_argument("files", type=Path, nargs="+", metavar="FILE.scenario")
     plays.add_argument("--rewrite", action="store_true", help="make what is told now the golden transcript")
     for each in (run, replay):
-        each.add_argument("--nodes", type=int, default=NODES)
-        each.add_argument("--seconds", type=float, default=SECONDS, help="how long faults last, in simulated time")
+        each.add_argument("--nodes", type=int, help="20, or 20 to 60 by seed where scheduling is tried")
+    for each in (run, replay, hunts):
+        each.add_argument("--seconds", type=float, help="how long faults last, in simulated time")
+        each.add_argument("--kind", choices=sorted(KINDS), default="mesh", help="what is tried (default: mesh)")
     return parser
 
 
-def _replay(seed: int, nodes: int, seconds: float) -> int:
-    outcome = one(seed, nodes=nodes, seconds=seconds)
+def _replay(seed: int, options: argparse.Namespace) -> int:
+    outcome = one(seed, nodes=options.nodes, seconds=options.seconds, kind=options.kind)
     print(f"seed {seed}: loss {outcome.plan.loss:.0%}, repeats {outcome.plan.repeat:.0%}, "
           f"delay up to {outcome.plan.delay_s[1] * 1000:.0f} ms")  # fmt: skip
     print(*outcome.transcript, sep="\n")
@@ -93,7 +100,7 @@ def _run(seeds: range, options: argparse.Namespace) -> int:
     tally = Tally(options.done, read(options.again), dict(finished))
     waiting = [seed for seed in seeds if seed not in finished and (options.again is None or seed in tally.before)]
     started = time.monotonic()
-    for outcome in outcomes(waiting, nodes, seconds, options.jobs):
+    for outcome in outcomes(waiting, nodes, seconds, options.jobs, options.kind):
         tally.add(outcome)
         if outcome.seed in tally.differ:
             was = tally.before[outcome.seed].trace
@@ -101,18 +108,23 @@ def _run(seeds: range, options: argparse.Namespace) -> int:
         if outcome.violations:
             print(f"seed {outcome.seed} {outcome.trace}: {len(outcome.violations)} violations, first of them:")
             print(f"  {outcome.violations[0]}")
-            again = f"python -m simulator replay {outcome.seed} --nodes {nodes} --seconds {seconds:g}"
-            print(f"  see it again: {again}", flush=True)
+            print(f"  see it again: {_again(outcome.seed, nodes, seconds, options.kind)}", flush=True)
     wall_s = round(time.monotonic() - started, 1)
-    now = {"nodes": nodes, "simulated_s": seconds, "tried_now": len(waiting), "wall_s": wall_s}
+    now = {"kind": options.kind, "nodes": nodes, "simulated_s": seconds, "tried_now": len(waiting), "wall_s": wall_s}
     print(json.dumps({**now, **tally.report()}))
     return 1 if tally.failed or tally.differ else 0
 
 
-def _hunt(seeds: range, seconds: float) -> int:
+def _again(seed: int, nodes: int, seconds: float, kind: str) -> str:
+    """The command that shows a trial again."""
+    sized = f" --nodes {nodes}" if nodes else ""
+    return f"python -m simulator replay {seed}{sized} --seconds {seconds:g}" + f" --kind {kind}" * (kind != "mesh")
+
+
+def _hunt(seeds: range, seconds: float, kind: str) -> int:
     """Tells, as one line of JSON, the first seed that violates an invariant; 0 when there is one."""
-    prey = hunt(seeds, seconds)
-    again = f"python -m simulator replay {prey.seed} --nodes {prey.nodes} --seconds {prey.seconds:g}"
+    prey = hunt(seeds, seconds, kind)
+    again = _again(prey.seed, prey.nodes, prey.seconds, kind)
     print(json.dumps({**asdict(prey), "again": again if prey.violation else ""}))
     return 0 if prey.violation else 1
 

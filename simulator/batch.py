@@ -12,28 +12,33 @@ from dataclasses import dataclass
 from functools import partial
 
 from simulator.ordeal import Outcome
+from simulator.scheduling_trial import SchedulingTrial
 from simulator.trial import Trial
 
-HUNT_NODES, HUNT_SECONDS = (3, 8, 4, 5), 30.0
+KINDS: dict[str, type[Trial] | type[SchedulingTrial]] = {"mesh": Trial, "scheduling": SchedulingTrial}
+"""What a trial is about, by the name that the command line knows."""
+
+HUNT_SECONDS = 30.0
+HUNT_NODES = {"mesh": (3, 8, 4, 5), "scheduling": (6, 4, 10, 8, 5, 12)}
 """Small meshes find most bugs soonest: where two make a majority, one fault is enough."""
 
 
-def one(seed: int, *, nodes: int, seconds: float, until_first: bool = False) -> Outcome:
+def one(seed: int, *, nodes: int, seconds: float, kind: str = "mesh", until_first: bool = False) -> Outcome:
     """The whole trial of a seed, or until its first violation.
 
     Without the cycle collector, which takes a twentieth of the time and finds next to nothing while a mesh lives: what
     is left of it goes at the end."""
     gc.disable()
     try:
-        return Trial(seed, nodes, seconds, until_first=until_first).run()
+        return KINDS[kind](seed, nodes, seconds, until_first=until_first).run()
     finally:
         gc.enable()
         gc.collect()
 
 
-def outcomes(seeds: Sequence[int], nodes: int, seconds: float, jobs: int) -> Iterator[Outcome]:
+def outcomes(seeds: Sequence[int], nodes: int, seconds: float, jobs: int, kind: str = "mesh") -> Iterator[Outcome]:
     """The trials of `seeds`, `jobs` at a time, in the order in which they end."""
-    trial = partial(one, nodes=nodes, seconds=seconds)
+    trial = partial(one, nodes=nodes, seconds=seconds, kind=kind)
     if jobs <= 1:
         yield from map(trial, seeds)
         return
@@ -55,12 +60,12 @@ class Prey:
     violation: str
 
 
-def hunt(seeds: Sequence[int], seconds: float) -> Prey:
+def hunt(seeds: Sequence[int], seconds: float, kind: str = "mesh") -> Prey:
     """Trials of meshes of several sizes, until one violates an invariant."""
-    cpu_s = 0.0
+    cpu_s, sizes = 0.0, HUNT_NODES[kind]
     for tried, seed in enumerate(seeds, 1):
-        nodes = HUNT_NODES[seed % len(HUNT_NODES)]
-        outcome = one(seed, nodes=nodes, seconds=seconds, until_first=True)
+        nodes = sizes[seed % len(sizes)]
+        outcome = one(seed, nodes=nodes, seconds=seconds, kind=kind, until_first=True)
         cpu_s += outcome.cpu_s
         if outcome.violations:
             return Prey(seed, nodes, seconds, tried, cpu_s, outcome.violations[0])

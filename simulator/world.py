@@ -74,6 +74,10 @@ class World:
         """Told of every datagram that a node let in, with the machine of that node."""
         self.taps: list[Callable[[int, bytes], None]] = []
         """Told of every datagram that leaves a machine, and of that machine: whoever sits on the path hears it."""
+        self.runtime: Callable[[Machine, Run], None] = self._run
+        """Carries out a job for a machine's runtime; unless set, every pod starts after a moment."""
+        self.resources: Callable[[Machine], ResourcesObserved] = _resources
+        """What a machine has and what of it is free; unless set, it is idle but for its pods' reservations."""
         self._trace = hashlib.blake2b(digest_size=16)
         self._heap: list[tuple[float, int, Callable[[], None], Machine | None]] = []
         self._count = 0
@@ -87,7 +91,7 @@ class World:
             Ask: self._ask,
             Warm: lambda _machine, _effect: None,
             Reply: self._reply,
-            Run: self._run,
+            Run: self._carry_out,
             Notify: self._notify,
         }
         self._replies: dict[int, Callable[[msgspec.Struct], None]] = {}
@@ -162,7 +166,7 @@ class World:
             composition.node.restore(table, rows, self.now_of(machine))
         self.carry(machine, composition.node.start(self.now_of(machine)))
         self.event(index, SeedIntents(tuple(self.records if knows is None else knows)))
-        self.event(index, _resources(machine.spec))
+        self.event(index, self.resources(machine))
         self.event(index, PodsObserved(tuple(machine.pods.values())))
 
     def start_all(self) -> None:
@@ -370,6 +374,9 @@ class World:
         if self._reaches(target, asker):
             self.at(self.now_s + self._delay_s(target, asker), lambda: answer(message), asker)
 
+    def _carry_out(self, machine: Machine, run: Run) -> None:
+        self.runtime(machine, run)
+
     def _run(self, machine: Machine, run: Run) -> None:
         """A runtime that starts every pod after a moment."""
         life, pods = machine.life, machine.pods
@@ -445,8 +452,9 @@ class World:
         return self._trace.hexdigest()
 
 
-def _resources(spec: MachineSpec) -> ResourcesObserved:
+def _resources(machine: Machine) -> ResourcesObserved:
     """A machine that is otherwise idle."""
+    spec = machine.spec
     free = (spec.mem_mb * 3 // 4, spec.storage_mb * 4 // 5)
     return ResourcesObserved(spec.cpu_m, spec.mem_mb, spec.storage_mb, 0.1, *free)
 

@@ -1,0 +1,63 @@
+"""Duplicates of what may be doubled are gone soon after whatever made them is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulator.checkers import Blame
+from simulator.mock_runtime import MockRuntime
+from simulator.world import World
+
+GONE_S = 10.0
+"""From the end of the last fault to the moment at which the last duplicate has been asked to end."""
+
+CALM_LOSS = 0.1
+"""A network that loses more than this is not mended."""
+
+
+class DoubleChecker:
+    """Counts what runs of each replica and revision, and does not count what is ending."""
+
+    name = "doubles"
+    sees: tuple[type, ...] = ()
+
+    def __init__(self, runtime: MockRuntime) -> None:
+        self._runtime = runtime
+        self._troubled_s = 0.0
+        self._blamed: set[tuple[str, int, int]] = set()
+        self.longest_s = 0.0
+        """Time from a heal to the end of its last duplicate, at worst."""
+
+    def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
+        """Starts and stops show in what runs."""
+
+    def look(self, world: World, blame: Blame) -> None:
+        """No duplicate while all has been well for a while."""
+        if is_troubled(world):
+            self._troubled_s = world.now_s
+        for slot, where in self._doubled().items():
+            lasts_s = world.now_s - self._troubled_s
+            self.longest_s = max(self.longest_s, lasts_s)
+            if lasts_s > GONE_S and slot not in self._blamed:
+                self._blamed.add(slot)
+                text = " ".join(f"n{index}" for index in where)
+                blame(f"{slot[0]}/{slot[2]} still runs {len(where)} times {lasts_s:.1f} s after the last fault: {text}")
+
+    def _doubled(self) -> dict[tuple[str, int, int], list[int]]:
+        found: dict[tuple[str, int, int], list[int]] = {}
+        for machine, report, task in self._runtime.running():
+            if (machine.index, report.pod, report.task_id) not in self._runtime.stopping:
+                found.setdefault((task.workload_id, task.revision, task.replica), []).append(machine.index)
+        return {slot: where for slot, where in found.items() if len(where) > 1}
+
+    def at_end(self, world: World, blame: Blame) -> None:
+        """The last look said it all."""
+
+
+def is_troubled(world: World) -> bool:
+    """Whether anything is wrong with the network or a machine at this moment."""
+    faults = world.faults
+    disturbed = bool(faults.cuts or faults.slow) or faults.loss > CALM_LOSS
+    return disturbed or any(
+        not machine.is_up or machine.paused_until_s > world.now_s or machine.skew_ms for machine in world.machines
+    )

@@ -1,0 +1,130 @@
+"""In the end each replica of what was accepted runs once, came to its end, or waits with a reason and without room.
+
+Asks one agent, as a user would; which one changes from replica to replica.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from beemesh.intents.record import Cordon, cordon_key
+from beemesh.scheduling.telling import FINISHED
+from beemesh.workloads.observation import ReplicaReport
+from beemesh.workloads.record import Constraints, Workload
+from simulator.asking import last_word, why_pending
+from simulator.checkers import Blame
+from simulator.checkers.reservations import AMOUNTS, may_give
+from simulator.machine import Machine
+from simulator.mock_runtime import MockRuntime, conduct_of
+from simulator.world import World
+
+COUNTED = ("Deployment", "Pod")
+"""Kinds whose replicas are ordinals 0…n-1, each of which runs once."""
+
+
+class OutcomeChecker:
+    """Looks at the end alone."""
+
+    name = "outcomes"
+    sees: tuple[type, ...] = ()
+
+    def __init__(self, runtime: MockRuntime, seed: int) -> None:
+        self._runtime = runtime
+        self._seed = seed
+        self.counts: Counter[str] = Counter()
+        """What became of the replicas: running, ended, pending."""
+
+    def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
+        """Only the end matters."""
+
+    def look(self, world: World, blame: Blame) -> None:
+        """Only the end matters."""
+
+    def at_end(self, world: World, blame: Blame) -> None:
+        """All that stands in the map, and all that runs."""
+        up = [machine for machine in world.machines if machine.is_up]
+        running: dict[str, list[tuple[Machine, ReplicaReport]]] = {}
+        for machine, report, task in self._runtime.running():
+            running.setdefault(task.workload_id, []).append((machine, report))
+        self.counts.clear()
+        for number, workload in enumerate(standing(up[0])):
+            found = running.pop(workload.workload_id, [])
+            if workload.kind in COUNTED:
+                self._check(world, up[number % len(up)], workload, found, blame)
+        for workload_id, found in running.items():
+            where = " ".join(f"n{machine.index}" for machine, _ in found)
+            blame(f"{workload_id} runs in the end on {where}, and nobody wants it")
+
+    def _check(
+        self, world: World, asked: Machine, workload: Workload, found: list[tuple[Machine, ReplicaReport]], blame: Blame
+    ) -> None:
+        ordinals: dict[int, list[ReplicaReport]] = {}
+        for machine, report in found:
+            ordinals.setdefault(report.replica, []).append(report)
+            if report.replica >= workload.replicas:
+                blame(f"{workload.workload_id}/{report.replica} runs on n{machine.index}, which is one too many")
+        for ordinal in range(workload.replicas):
+            here = ordinals.get(ordinal, [])
+            place = f"{workload.workload_id}/{ordinal}"
+            if len(here) == 1 and here[0].is_of(workload.current):
+                self.counts["running"] += 1
+            elif len(here) > 1:
+                blame(f"{place} runs {len(here)} times in the end")
+            else:
+                self._missing(world, asked, workload, ordinal, blame)
+
+    def _missing(self, world: World, asked: Machine, workload: Workload, ordinal: int, blame: Blame) -> None:
+        """Nothing of the revision that is wanted runs."""
+        place, revision = f"{workload.workload_id}/{ordinal}", workload.current.number
+        once = workload.restart_policy != "Always"
+        last = last_word(asked, workload.workload_id, revision, ordinal)
+        if once and last is not None and (FINISHED in last.details or last.status == "Failed"):
+            self.counts["ended"] += 1
+            return
+        reason = why_pending(world, asked, workload.workload_id, revision, ordinal)
+        if not reason:
+            blame(f"{place} does not run in the end, and n{asked.index} cannot tell why")
+            return
+        self.counts["pending"] += 1
+        conduct = conduct_of(self._seed, workload.workload_id, revision, once=once)
+        if conduct.fails or conduct.lives_s:
+            return
+        for machine in world.machines:
+            if self._has_room(machine, workload):
+                blame(f"{place} is pending though n{machine.index} has room; n{asked.index} says: {reason}")
+                return
+
+    def _has_room(self, machine: Machine, workload: Workload) -> bool:
+        """Whether nothing at all speaks against a machine; False where that takes more than a sum."""
+        card, wants = machine.spec.card, workload.requirements
+        plain = msgspec.structs.replace(workload.constraints, node_selector={}) == Constraints()
+        if not plain or wants.ports or wants.gpus or card.taints or card.caps.pods or not machine.is_up:
+            return False
+        if any(card.labels.get(key) != value for key, value in workload.constraints.node_selector.items()):
+            return False
+        if is_cordoned(machine):
+            return False
+        limit, used, seen = may_give(machine), self._runtime.used(machine), self._runtime.resources(machine)
+        fits = all(getattr(wants, each) <= getattr(limit, each) - getattr(used, each) for each in AMOUNTS)
+        return fits and wants.mem_mb <= seen.mem_mb_free and len(machine.pods) < 100
+
+
+def standing(machine: Machine) -> Iterator[Workload]:
+    """The workloads that a machine's agent holds for wanted."""
+    assert machine.composition is not None, f"n{machine.index} is down"
+    for intent, _ in machine.composition.intents.items("workload/"):
+        if intent.kind == "workload":
+            yield msgspec.msgpack.decode(intent.body, type=Workload)
+
+
+def is_cordoned(machine: Machine) -> bool:
+    """Whether the machine's own agent holds it cordoned."""
+    assert machine.composition is not None, f"n{machine.index} is down"
+    found = machine.composition.intents.get(cordon_key(machine.spec.name))
+    if found is None or found[0].kind != "cordon":
+        return False
+    return msgspec.msgpack.decode(found[0].body, type=Cordon).cordoned

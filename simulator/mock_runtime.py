@@ -1,0 +1,265 @@
+"""A container engine for every simulated machine that does what engines do: it pulls slowly, fails, and loses pods.
+
+How the pods of a revision behave is drawn once from the seed and the revision's name, so it is the same on every
+machine and in every run. What an engine has begun goes on when its agent dies: it ends in a pod that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from beemesh.effects import JobFinished, Run
+from beemesh.events import DeployPod, PodsObserved, ResourcesObserved, StopPod
+from beemesh.intents.record import workload_key
+from beemesh.scheduling.messages import Task
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES, Phase, ReplicaReport
+from beemesh.workloads.record import Requirements, Workload
+from simulator.machine import Machine
+from simulator.world import World
+
+LOOK_S = 1.0
+"""A machine's own figures follow what runs on it after this time: the agent's sampling."""
+
+OWN_SHARE = 0.05
+"""Part of a machine's memory that its own programs take."""
+
+Place = tuple[int, str]
+"""(machine, `<namespace>/<pod>`)"""
+
+
+@dataclass(frozen=True, slots=True)
+class PodStarted:
+    """A pod's containers run on a machine from this moment on."""
+
+    task: Task
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How the pods of one revision behave. Times in seconds."""
+
+    pull_s: float
+    """The first start on a machine takes so much longer."""
+    start_s: float
+    fails: float
+    """Share of starts that fail."""
+    ready_s: float
+    stop_s: float
+    """From being asked to end to the end, if the grace is as long."""
+    lives_s: float
+    """Mean time until a pod ends by itself; 0 for those that never do."""
+    ends: Phase
+    """How it ends then; `Unknown`: it vanishes from its runtime."""
+
+
+def conduct_of(seed: int, workload_id: str, revision: int, *, once: bool) -> Conduct:
+    """Drawn from the names; `once` for a pod that is to run to its end."""
+    chance = random.Random(f"{seed} {workload_id} {revision}")  # noqa: S311 - a simulation wants chance that repeats
+    pull_s = chance.choice((0.0, 0.0, chance.uniform(0.2, 3.0), chance.uniform(3.0, 12.0)))
+    fails = 1.0 if chance.random() < 0.08 else chance.choice((0.0, 0.0, 0.0, 0.3))
+    ends: Phase = "Succeeded" if once else chance.choice(("Failed", "Unknown"))
+    return Conduct(
+        pull_s=pull_s,
+        start_s=chance.uniform(0.2, 0.8),
+        fails=fails,
+        ready_s=chance.choice((0.0, chance.uniform(0.1, 2.0))),
+        stop_s=chance.choice((0.1, 0.3, chance.uniform(0.5, 3.0), 12.0)),
+        lives_s=chance.uniform(2.0, 10.0) if once else chance.choice((0.0, 0.0, 0.0, 0.0, 25.0)),
+        ends=ends,
+    )
+
+
+@dataclass(slots=True)
+class Mishap:
+    """What went wrong of the engines' own accord, for the transcript."""
+
+    failed: int = 0
+    ended: int = 0
+
+
+class MockRuntime:
+    """The engines of all machines. Sets itself as the world's runtime."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self._world = world
+        self._seed = seed
+        self._chance = random.Random(f"runtime {seed}")  # noqa: S311
+        self.tasks: dict[Place, Task] = {}
+        """What each pod was started for; pods that are gone may still stand here."""
+        self.stopping: set[tuple[int, str, str]] = set()
+        """(machine, pod, task id) of pods that were asked to end."""
+        self._pulled: set[tuple[int, str, int]] = set()
+        self._looking: set[int] = set()
+        self.is_calm = False
+        """No pod ends by itself any more."""
+        self.mishaps = Mishap()
+        world.runtime = self.carry_out
+        world.resources = self.resources
+
+    def carry_out(self, machine: Machine, run: Run) -> None:
+        """A job of a machine's agent."""
+        if self._world.watch is not None:
+            self._world.watch(machine.index, run.job)
+        if isinstance(run.job, DeployPod):
+            self._deploy(machine, run, run.job)
+        elif isinstance(run.job, StopPod):
+            self._stop(machine, run, run.job)
+
+    def running(self) -> Iterator[tuple[Machine, ReplicaReport, Task]]:
+        """Every pod that runs on any machine, whoever knows of it."""
+        for machine in self._world.machines:
+            for report in machine.pods.values():
+                if report.phase == "Running":
+                    yield machine, report, self.tasks[machine.index, name_of(report)]
+
+    def used(self, machine: Machine) -> Requirements:
+        """What the pods that run on a machine take of it."""
+        tasks = [
+            self.tasks[machine.index, name_of(report)] for report in machine.pods.values() if report.phase == "Running"
+        ]
+        return Requirements(
+            cpu_m=sum(task.reqs.cpu_m for task in tasks),
+            mem_mb=sum(task.reqs.mem_mb for task in tasks),
+            storage_mb=sum(task.reqs.storage_mb for task in tasks),
+            ports=tuple(port for task in tasks for port in task.reqs.ports if port.number),
+        )
+
+    def resources(self, machine: Machine) -> ResourcesObserved:
+        """What the machine's agent measures."""
+        spec, used = machine.spec, self.used(machine)
+        return ResourcesObserved(
+            cpu_m_total=spec.cpu_m,
+            mem_mb_total=spec.mem_mb,
+            storage_mb_total=spec.storage_mb,
+            cpu_load=min(1.0, 0.05 + used.cpu_m / spec.cpu_m / 2),
+            mem_mb_free=max(0, int(spec.mem_mb * (1 - OWN_SHARE)) - used.mem_mb),
+            storage_mb_free=max(0, int(spec.storage_mb * (1 - OWN_SHARE)) - used.storage_mb),
+            ports_in_use=frozenset(port.number for port in used.ports),
+        )
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    def _deploy(self, machine: Machine, run: Run, job: DeployPod) -> None:
+        task, life, pods = job.task, machine.life, machine.pods
+        conduct = self._conduct(machine, task)
+        image = (machine.index, task.workload_id, task.revision)
+        takes_s = conduct.start_s + (0.0 if image in self._pulled else conduct.pull_s)
+        fails = self._chance.random() < conduct.fails
+
+        def finish() -> None:
+            if machine.pods is not pods:
+                return  # the machine lost its power meanwhile
+            self._pulled.add(image)
+            result = None if fails else self._begun(machine, job, conduct)
+            if machine.life == life and machine.composition is not None:
+                error = "StartFailed: the container ended with code 1" if fails else ""
+                self._world.event(machine.index, JobFinished(run.job_id, result, error))
+            self.mishaps.failed += fails
+            self._changed(machine)
+
+        self._world.at(self._world.now_s + takes_s, finish, machine)
+
+    def _begun(self, machine: Machine, job: DeployPod, conduct: Conduct) -> ReplicaReport:
+        task = job.task
+        report = ReplicaReport(
+            pod=job.pod,
+            workload_id=task.workload_id,
+            namespace=task.namespace,
+            kind=task.kind,
+            revision=task.revision,
+            replica=task.replica,
+            node_id=machine.membership.node_id,
+            phase="Running",
+            ready=conduct.ready_s == 0.0,
+            task_id=task.task_id,
+            fence=job.fence,
+            started_ms=self._world.wall_ms + machine.skew_ms,
+            manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
+        )
+        machine.pods[job.pod] = report
+        self.tasks[machine.index, name_of(report)] = task
+        if conduct.ready_s:
+            self._later(machine, report, conduct.ready_s, partial(self._ready, machine, job.pod))
+        if conduct.lives_s:
+            lives_s = self._chance.expovariate(1 / conduct.lives_s)
+            self._later(machine, report, lives_s, partial(self._end, machine, job.pod, conduct.ends))
+        if self._world.watch is not None:
+            self._world.watch(machine.index, PodStarted(task, job.fence))
+        return report
+
+    def _ready(self, machine: Machine, pod: str) -> None:
+        machine.pods[pod] = msgspec.structs.replace(machine.pods[pod], ready=True)
+
+    def _end(self, machine: Machine, pod: str, phase: Phase) -> None:
+        if self.is_calm and phase != "Succeeded":
+            return
+        self.mishaps.ended += phase != "Succeeded"
+        if phase == "Unknown":
+            del machine.pods[pod]
+        else:
+            machine.pods[pod] = msgspec.structs.replace(machine.pods[pod], phase=phase, ready=False, reason="it ended")
+
+    def _later(self, machine: Machine, report: ReplicaReport, in_s: float, act: partial[None]) -> None:
+        """Do something to a pod after a while, if it still is that very pod."""
+
+        def then() -> None:
+            found = machine.pods.get(report.pod)
+            if found is not None and (found.task_id, found.phase) == (report.task_id, "Running"):
+                act()
+                self._changed(machine)
+
+        self._world.at(self._world.now_s + in_s, then, machine)
+
+    # --- stopping ---------------------------------------------------------------------------------------------------
+
+    def _stop(self, machine: Machine, run: Run, job: StopPod) -> None:
+        life, pods = machine.life, machine.pods
+        task = self.tasks.get((machine.index, f"{job.namespace}/{job.pod}"))
+        takes_s = 0.1
+        if job.pod in pods and task is not None:
+            takes_s = max(takes_s, min(float(job.grace_s), self._conduct(machine, task).stop_s))
+            self.stopping.add((machine.index, job.pod, task.task_id))
+
+        def finish() -> None:
+            pods.pop(job.pod, None)
+            if machine.life == life and machine.composition is not None:
+                self._world.event(machine.index, JobFinished(run.job_id, None))
+            self._changed(machine)
+
+        self._world.at(self._world.now_s + takes_s, finish, machine)
+
+    # --- telling ----------------------------------------------------------------------------------------------------
+
+    def _changed(self, machine: Machine) -> None:
+        """The agent, if there is one, is told what runs; what is free it sees a little later."""
+        self._world.event(machine.index, PodsObserved(tuple(machine.pods.values())))
+        if machine.index in self._looking:
+            return
+        self._looking.add(machine.index)
+
+        def look() -> None:
+            self._looking.discard(machine.index)
+            self._world.event(machine.index, self.resources(machine))
+
+        self._world.at(self._world.now_s + LOOK_S, look, machine)
+
+    def _conduct(self, machine: Machine, task: Task) -> Conduct:
+        return conduct_of(self._seed, task.workload_id, task.revision, once=self._once(machine, task))
+
+    def _once(self, machine: Machine, task: Task) -> bool:
+        composition = machine.composition
+        found = composition.intents.get(workload_key(task.workload_id)) if composition is not None else None
+        if found is None or found[0].kind != "workload":
+            return False
+        return msgspec.msgpack.decode(found[0].body, type=Workload).restart_policy != "Always"
+
+
+def name_of(report: ReplicaReport) -> str:
+    """`<namespace>/<pod>`."""
+    return f"{report.namespace}/{report.pod}"

@@ -1,0 +1,204 @@
+"""What operators do in a scheduling trial: a table of weighted actions, drawn all along, at nodes that answer or not.
+
+To add one: write a function that takes a `Desk` and a source of chance, and give it a line in `ACTIONS`. An action may
+find nothing to act on; then it does nothing. Seeds mean other trials after that, which is no harm here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from beemesh.errors import BeemeshError
+from beemesh.events import PutIntent
+from beemesh.intents.record import Cordon, Intent, cordon_key
+from beemesh.workloads.record import Constraints, HostPort, Strategy, Toleration, Workload
+from simulator.fleet import DEDICATED, ZONES
+from simulator.operator import deployment, submission, withdraw
+from simulator.world import World
+
+EVERY_S = (0.6, 2.5)
+"""Shortest and longest mean time between two actions of one trial."""
+
+HUGE_CPU_M = 9_000
+"""More than any machine has."""
+
+PORTS = (8080, 8443)
+"""Few, so that several workloads want one."""
+
+
+class Desk:
+    """Where operators sit: whom they ask, and what they want so far."""
+
+    def __init__(self, world: World, submitted: dict[int, Intent], tell: Callable[[str], None], load: float) -> None:
+        """`submitted` takes what is handed in, by token; `load` scales what a replica needs."""
+        self.world = world
+        self.tell = tell
+        self.load = load
+        self.works: dict[str, Workload] = {}
+        """What was asked for, by workload id; the mesh may know better, or not know it yet."""
+        self.cordoned: set[str] = set()
+        self._submitted = submitted
+        self._names = 0
+
+    def node(self, chance: random.Random) -> int:
+        """Some machine; it may be down."""
+        return chance.randrange(len(self.world.machines))
+
+    def name(self) -> str:
+        """A name that no workload had before."""
+        self._names += 1
+        return f"work{self._names}"
+
+    def some(self, chance: random.Random) -> Workload | None:
+        """One of those that are wanted."""
+        return self.works[chance.choice(sorted(self.works))] if self.works else None
+
+    def draft(self, chance: random.Random, replicas: int, **more: Any) -> Workload:
+        """A new workload of some size."""
+        cpu_m, mem_mb = chance.choice((20, 100, 300, 700)), chance.choice((32, 128, 512, 1024))
+        more.setdefault("cpu_m", round(cpu_m * self.load))
+        return deployment(self.name(), replicas, mem_mb=round(mem_mb * self.load), **more)
+
+    def hand_in(self, draft: Workload, chance: random.Random, note: str = "") -> None:
+        """Seal a workload for some node and hand it in there."""
+        index, token = self.node(chance), len(self._submitted) + 1
+        try:
+            self._submitted[token], command = submission(self.world, index, draft, token)
+        except BeemeshError:
+            return  # the machine is down, or sees too few others
+        self.works[draft.workload_id] = draft
+        doubled = "" if draft.duplicate_tolerant else ", never doubled"
+        self.tell(f"apply {draft.workload_id} ({draft.replicas} replicas{doubled}{note}) at n{index}")
+        self.world.event(index, command)
+
+
+Act = Callable[[Desk, random.Random], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One kind of thing that operators do, and how often beside the others."""
+
+    name: str
+    weight: float
+    act: Act
+
+
+def _deploy(desk: Desk, chance: random.Random) -> None:
+    strategy = Strategy(max_surge=chance.randint(0, 2), max_unavailable=chance.randint(0, 1))
+    if chance.random() < 0.2:
+        strategy = Strategy(type="Recreate")
+    desk.hand_in(desk.draft(chance, chance.randint(1, 5), strategy=strategy), chance)
+
+
+def _deploy_once(desk: Desk, chance: random.Random) -> None:
+    """What must not be doubled: each replica holds a run lease."""
+    strategy = Strategy(type=chance.choice(("Recreate", "RollingUpdate")))
+    desk.hand_in(desk.draft(chance, chance.randint(1, 3), tolerant=False, strategy=strategy), chance)
+
+
+def _deploy_many(desk: Desk, chance: random.Random) -> None:
+    desk.hand_in(desk.draft(chance, chance.randint(8, 16)), chance)
+
+
+def _pod(desk: Desk, chance: random.Random) -> None:
+    policy = chance.choice(("Always", "Never", "OnFailure"))
+    draft = desk.draft(chance, 1, tolerant=chance.random() < 0.5, restart_policy=policy)
+    desk.hand_in(msgspec.structs.replace(draft, kind="Pod"), chance, f", restarts {policy}")
+
+
+def _picky(desk: Desk, chance: random.Random) -> None:
+    """What runs on some machines only."""
+    wishes = (
+        Constraints(node_selector={"topology.kubernetes.io/zone": chance.choice(ZONES)}),
+        Constraints(node_selector={"disk": "ssd"}),
+        Constraints(anti_affinity_hosts=True),
+        Constraints(tolerations=(Toleration(DEDICATED.key, "Exists"),)),
+        Constraints(node_name=f"n{desk.node(chance)}"),
+    )
+    tolerant = chance.random() < 0.7
+    draft = desk.draft(chance, chance.randint(1, 4), tolerant=tolerant, constraints=chance.choice(wishes))
+    desk.hand_in(draft, chance, ", picky")
+
+
+def _ported(desk: Desk, chance: random.Random) -> None:
+    draft = desk.draft(chance, chance.randint(1, 3), tolerant=chance.random() < 0.7)
+    requirements = msgspec.structs.replace(draft.requirements, ports=(HostPort(chance.choice(PORTS)),))
+    desk.hand_in(msgspec.structs.replace(draft, requirements=requirements), chance, ", ported")
+
+
+def _huge(desk: Desk, chance: random.Random) -> None:
+    """What nobody has room for."""
+    desk.hand_in(desk.draft(chance, 1, cpu_m=HUGE_CPU_M), chance, ", huge")
+
+
+def _scale(desk: Desk, chance: random.Random) -> None:
+    work = desk.some(chance)
+    if work is not None and work.kind != "Pod":
+        desk.hand_in(msgspec.structs.replace(work, replicas=chance.randint(0, 6)), chance, ", scaled")
+
+
+def _change(desk: Desk, chance: random.Random) -> None:
+    """A new revision, of another size at times."""
+    work = desk.some(chance)
+    if work is not None:
+        cpu_m = max(1, work.requirements.cpu_m + chance.choice((-5, 5, 50)))
+        requirements = msgspec.structs.replace(work.requirements, cpu_m=cpu_m)
+        desk.hand_in(msgspec.structs.replace(work, requirements=requirements), chance, ", changed")
+
+
+def _delete(desk: Desk, chance: random.Random) -> None:
+    work, index = desk.some(chance), desk.node(chance)
+    if work is None:
+        return
+    try:
+        withdraw(desk.world, index, work.workload_id)
+    except BeemeshError:
+        return
+    desk.works.pop(work.workload_id)
+    desk.tell(f"delete {work.workload_id} at n{index}")
+
+
+def _cordon(desk: Desk, chance: random.Random) -> None:
+    """Cordon a node, or end the cordon of one that is."""
+    world, index = desk.world, desk.node(chance)
+    name = chance.choice(sorted(desk.cordoned)) if desk.cordoned and chance.random() < 0.6 else f"n{desk.node(chance)}"
+    composition = world.machines[index].composition
+    if composition is None:
+        return
+    begins, found = name not in desk.cordoned, composition.intents.get(cordon_key(name))
+    seq = found[0].seq + 1 if found is not None else 1
+    body = Cordon(name, begins, "maintenance" if begins else "")
+    (desk.cordoned.add if begins else desk.cordoned.discard)(name)
+    desk.tell(f"{'cordon' if begins else 'uncordon'} {name} at n{index}")
+    world.event(index, PutIntent(world.sign(world.operator, "cordon", cordon_key(name), body, seq)))
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("deploy", 5, _deploy),
+    Action("deploy once", 4, _deploy_once),
+    Action("deploy many", 0.5, _deploy_many),
+    Action("pod", 2, _pod),
+    Action("picky", 2, _picky),
+    Action("ported", 1, _ported),
+    Action("huge", 0.4, _huge),
+    Action("scale", 3, _scale),
+    Action("change", 3, _change),
+    Action("delete", 2, _delete),
+    Action("cordon", 1.5, _cordon),
+)
+
+
+def draw_script(chance: random.Random, seconds: float) -> tuple[tuple[float, Action, int], ...]:
+    """(when, what, seed of its chance) for `seconds` of a trial."""
+    every_s, at_s = chance.uniform(*EVERY_S), 0.0
+    weights = [action.weight for action in ACTIONS]
+    script = []
+    while (at_s := at_s + chance.expovariate(1 / every_s)) < seconds:
+        script.append((at_s, chance.choices(ACTIONS, weights)[0], chance.getrandbits(32)))
+    return tuple(script)
