@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 
-from beemesh.workloads import kubetable
-
 OUTPUTS = ("table", "wide", "json", "yaml", "name")
 GAP = "  "
 
@@ -37,6 +35,8 @@ def kubetable_cells(
     kind: str, items: Sequence[dict[str, Any]], now_ms: int, *, wide: bool
 ) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table of one kind."""
+    from beemesh.workloads import kubetable  # of no use to the many commands that print no table of objects
+
     names, rows = kubetable.rows(kind, list(items), now_ms, wide=wide)
     return list(names), [[str(cell) for cell in row] for row in rows]
 
