@@ -44,6 +44,7 @@ from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TOPIC_EVENTS
 from beemesh.scheduling.steward import Steward
+from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings import NodeSettings
 from beemesh.topics.broadcaster import Topics
 from beemesh.wire.registry import decode_message, encode_message
@@ -218,6 +219,7 @@ def _scheduling(shared: _Shared) -> tuple[Executor, Bidder, Steward]:
         randomness,
         settings,
         lambda: intents.items("workload/"),
+        Upkeep(roster, intents.items),
         shared.new_request_id,
     )
     return executor, bidder, steward

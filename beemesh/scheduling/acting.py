@@ -14,6 +14,7 @@ from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, SignedTask
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, Teller
+from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.observation import StopReplica
 from beemesh.workloads.reconciler import StartReplica, StopReplicaAction, Wait, is_settled, plan
@@ -38,6 +39,7 @@ class Acting:
         settings: NodeSettings,
         ledger: TaskLedger,
         tell: Teller,
+        upkeep: Upkeep,
         new_request_id: Callable[[], int],
     ) -> None:
         self._room = room
@@ -47,6 +49,7 @@ class Acting:
         self._settings = settings
         self._ledger = ledger
         self._tell = tell
+        self._upkeep = upkeep
         self._new_request_id = new_request_id
 
     def step(self, hosted: Hosted, now: Now) -> Effects:
@@ -60,8 +63,11 @@ class Acting:
         observed = hosted.observed(starting, self._view.is_alive)
         declared = hosted.declared()
         effects: Effects = []
-        wake_s = now.boot_s + (POLL_SETTLED_S if is_settled(declared, observed) else POLL_BUSY_S)
-        for action in plan(declared, observed, now.boot_s, self._settings.scheduler.max_attempts):
+        arranged = self._upkeep.arrange(hosted, declared, observed, now)
+        settled = is_settled(declared, arranged.observed) and not arranged.moving
+        wake_s = now.boot_s + (POLL_SETTLED_S if settled else POLL_BUSY_S)
+        steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
+        for action in (*arranged.actions, *steps):
             match action:
                 case StartReplica():
                     effects += self._publish(hosted, action, now)
@@ -100,6 +106,7 @@ class Acting:
             instead=instead.node_id if instead else None,
             instead_fence=instead.fence if instead else 0,
             instead_tentative=instead.tentative if instead else False,
+            **({} if action.grace_s is None else {"grace_s": action.grace_s}),
         )
         # Nobody waits for the answer: what counts is what the node lists when it is asked next.
         request = Request(self._new_request_id(), report.node_id, order, ORDER_S)

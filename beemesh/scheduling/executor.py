@@ -88,7 +88,7 @@ class Executor:
             self.room, pods, settings, judge, intent_for, copies, tell, run_leases, keeper
         )
         self._rights = RunRights(self.room, pods, run_leases, keeper, deployer)
-        self._stopper = Stopper(self.room, pods, intent_for, check_proof, keeper, deployer)
+        self._stopper = Stopper(self.room, pods, intent_for, check_proof, judge, keeper, deployer)
         self._restarts = Restarts(pods, intent_for, copies, recovery, keeper, deployer)
         self._answers = Answers(self_id, pods)
 

@@ -47,6 +47,7 @@ class Judge:
             namespaces=tuple(self._settings.policies.admission.namespaces),
             runs_sibling=crowd > 0,
         )
+        against += self._moving_away(task, card.name, wall_ms)
         if against:
             return against
         place = Place(
@@ -62,8 +63,26 @@ class Judge:
 
     def cordon(self, name: str) -> str | None:
         """Why the node is cordoned; None when it is not."""
+        cordon = self.orders(name)
+        return cordon.reason if cordon is not None and cordon.cordoned else None
+
+    def own_orders(self) -> Cordon | None:
+        """What operators ordered about this node; None when nothing."""
+        card = self._roster.member(self._self_id)
+        return self.orders(card.name) if card else None
+
+    def orders(self, name: str) -> Cordon | None:
+        """What operators ordered about a node; None when nothing."""
         found = self._intent_for(cordon_key(name))
         if found is None or found[0].kind != "cordon":
             return None
-        cordon = msgspec.msgpack.decode(found[0].body, type=Cordon)
-        return cordon.reason if cordon.cordoned else None
+        return msgspec.msgpack.decode(found[0].body, type=Cordon)
+
+    def _moving_away(self, task: Task, name: str, wall_ms: int) -> list[str]:
+        """Why a replica that is being moved does not come here."""
+        wanted = task.hints.get("node", name)
+        if wanted != name:
+            return [f"an operator moves it to {wanted}"]
+        orders = self.orders(name)
+        moved = orders.move_of(task.workload_id, task.replica, wall_ms) if orders else None
+        return ["an operator moved it away from here"] if moved is not None else []

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from beemesh.errors import Untrusted
 from beemesh.ids import NodeId
+from beemesh.intents.record import Cordon
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Lease, LeaseProof
 from beemesh.scheduling.pods import ENDED
@@ -23,9 +24,10 @@ def objection_to(
     workload: Workload | None,
     check_proof: ProofCheck,
     wall_ms: int,
+    cordon: Cordon | None = None,
 ) -> str:
     """Why the order is refused; empty when it stands. `workload` is this node's own newest record, None when the
-    operator deleted it."""
+    operator deleted it; `cordon` is what operators ordered about this node."""
     if order.proof is None:
         return "the order carries no lease proof"
     try:
@@ -36,10 +38,12 @@ def objection_to(
         return "the steward lease is another node's"
     if not has_majority and workload is not None and not workload.duplicate_tolerant:
         return "the steward lease is tentative, and this workload must not be doubled"
-    return _unsupported(order, report, workload)
+    return _unsupported(order, report, workload, cordon, wall_ms)
 
 
-def _unsupported(order: StopReplica, report: ReplicaReport, workload: Workload | None) -> str:
+def _unsupported(
+    order: StopReplica, report: ReplicaReport, workload: Workload | None, cordon: Cordon | None, wall_ms: int
+) -> str:
     """Why the record and the pod do not support the reason that is given."""
     if workload is None:
         return ""
@@ -52,6 +56,10 @@ def _unsupported(order: StopReplica, report: ReplicaReport, workload: Workload |
             return f"revision {report.revision} is the current one of the record here"
         case "failed" if report.phase not in ENDED:
             return f"the replica is {report.phase} here"
+        case "drained":
+            moved = cordon and (cordon.drain or cordon.move_of(report.workload_id, report.replica, wall_ms))
+            if not moved:
+                return "no operator ordered that it leaves this node"
         case "duplicate":
             if order.instead is None:
                 return "the order does not say which replica stays"

@@ -53,6 +53,7 @@ from beemesh.scheduling.messages import Event, SignedTask
 from beemesh.scheduling.tasks import workload_of
 from beemesh.scheduling.telling import Teller
 from beemesh.scheduling.unplaced import Unplaced
+from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
 
 LEASE_TTL_MS = 15_000
@@ -102,6 +103,7 @@ class Steward:
         randomness: Randomness,
         settings: NodeSettings,
         workloads: Callable[[], Iterable[tuple[Intent, Signed]]],
+        upkeep: Upkeep,
         new_request_id: Callable[[], int],
     ) -> None:
         """`workloads` yields the winning records whose keys begin with `workload/`."""
@@ -111,10 +113,11 @@ class Steward:
         self._view = view
         self._randomness = randomness
         self._workloads = workloads
+        self._upkeep = upkeep
         self._hosted: dict[str, Hosted] = {}
         tell = Teller(self_id, randomness)
         self._hearing = Hearing(view, randomness, self.ledger, new_request_id)
-        self._acting = Acting(self.room, view, crypto, randomness, settings, self.ledger, tell, new_request_id)
+        self._acting = Acting(self.room, view, crypto, randomness, settings, self.ledger, tell, upkeep, new_request_id)
         self._unplaced = Unplaced(self_id, roster, view, self.ledger, self._hosted, tell, new_request_id)
         self._started = False
 
@@ -124,6 +127,7 @@ class Steward:
     def start(self, now: Now) -> Effects:
         """Look at every workload that is wanted already."""
         effects: Effects = []
+        self._upkeep.load()
         for intent, signed in tuple(self._workloads()):
             effects += self._wanted(intent, signed, now, fresh=False)
         self._started = True
@@ -133,8 +137,9 @@ class Steward:
         """What to do about an event."""
         match event:
             case IntentChanged(intent=intent, signed=signed, before=before):
+                self._upkeep.changed(intent)
                 if not intent.key.startswith(PREFIX):
-                    return []
+                    return self._ordered(intent, now)
                 new = before is None or before.kind == "tombstone"
                 return self._wanted(intent, signed, now, fresh=new and self._is_fresh(intent, now))
             case LeaseGranted() | LeaseDenied() | LeaseLost():
@@ -182,6 +187,11 @@ class Steward:
             return self._acting.step(hosted, now)
         held = hosted.holder is not None and self._view.is_alive(hosted.holder)
         return self._claim_in_turn(hosted, now, CLAIM_AGAIN_S if held else 0.0 if fresh else SETTLE_S)
+
+    def _ordered(self, intent: Intent, now: Now) -> Effects:
+        """Something else was ordered about nodes, or about what must stay healthy."""
+        concerned = [each for each in self._own() if self._upkeep.concerns(intent, each)]
+        return [effect for hosted in concerned for effect in self._acting.step(hosted, now)]
 
     def _withdrawn(self, hosted: Hosted) -> Effects:
         """Every node that runs it obeys the tombstone by itself."""

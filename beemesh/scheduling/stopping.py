@@ -7,6 +7,7 @@ from beemesh.events import Observed
 from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.deploying import Deployer
+from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.orders import ProofCheck, objection_to
 from beemesh.scheduling.pod_keeper import PodKeeper
 from beemesh.scheduling.pods import PodTable, name_of
@@ -26,6 +27,7 @@ class Stopper:
         pods: PodTable,
         intent_for: IntentLookup,
         check_proof: ProofCheck,
+        judge: Judge,
         keeper: PodKeeper,
         deployer: Deployer,
     ) -> None:
@@ -33,6 +35,7 @@ class Stopper:
         self._pods = pods
         self._intent_for = intent_for
         self._check_proof = check_proof
+        self._judge = judge
         self._keeper = keeper
         self._deployer = deployer
 
@@ -61,7 +64,9 @@ class Stopper:
         if report is None:
             return [Reply(token, StopAnswer(True, "there is no such replica here"))]
         workload = workload_of(self._intent_for(workload_key(order.workload_id)))
-        against = objection_to(order, sender, self._pods.told(report), workload, self._check_proof, now.wall_ms)
+        cordon = self._judge.own_orders()
+        facts = (order, sender, self._pods.told(report), workload)
+        against = objection_to(*facts, self._check_proof, now.wall_ms, cordon)
         if against:
             return [Reply(token, StopAnswer(False, against)), _count("stops", result="refused")]
         stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))

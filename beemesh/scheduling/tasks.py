@@ -69,6 +69,7 @@ def make_task(
         duplicate_tolerant=workload.duplicate_tolerant,
         restart=workload.restart,
         tentative=tentative,
+        hints={"node": start.towards} if start.towards else {},
     )
 
 

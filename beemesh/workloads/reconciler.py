@@ -93,6 +93,8 @@ class StartReplica:
     """Nodes that run other ordinals."""
     failed: tuple[NodeId, ...] = ()
     """Nodes where this slot failed."""
+    towards: str = ""
+    """The name of the one node that is to take it; empty for whichever does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class StopReplicaAction:
     report: ReplicaReport
     reason: StopReason
     instead: ReplicaReport | None = None
+    grace_s: int | None = None
+    """Seconds between asking it to end and ending it; None where nobody says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ import msgspec
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import Digest, NodeId
-from beemesh.intents.record import SIGNED_KIND, Intent, node_key, workload_key
+from beemesh.intents.record import SIGNED_KIND, Cordon, Intent, budget_key, cordon_key, node_key, workload_key
 from beemesh.settings.model import NodeIdentity, NodeSettings
+from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Requirements, Revision, Sealing, Workload
 from simulator.crypto import FakeCrypto
 
@@ -91,3 +92,17 @@ def tombstone(wanted: Workload, seq: int = 2, wall_ms: int = WALL_MS) -> tuple[I
 def settings(name: str = "one", **changes: Any) -> NodeSettings:
     """A node's settings, with defaults."""
     return NodeSettings(mesh=MESH, node=NodeIdentity(name=name), **changes)
+
+
+def cordon_record(cordon: Cordon, seq: int = 1, wall_ms: int = WALL_MS) -> tuple[Intent, Signed]:
+    """The operator's signed order about a node."""
+    body = msgspec.msgpack.encode(cordon)
+    intent = Intent(MESH, "cordon", cordon_key(cordon.node), seq, OPERATOR.signer_id, wall_ms, body)
+    return intent, sign_statement(OPERATOR, SIGNED_KIND, intent)
+
+
+def budget_record(budget: Budget, seq: int = 1, wall_ms: int = WALL_MS) -> tuple[Intent, Signed]:
+    """The operator's signed disruption budget."""
+    key = budget_key(budget.namespace, budget.name)
+    intent = Intent(MESH, "budget", key, seq, OPERATOR.signer_id, wall_ms, msgspec.msgpack.encode(budget))
+    return intent, sign_statement(OPERATOR, SIGNED_KIND, intent)

@@ -64,6 +64,7 @@ from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import LEASE_KIND, Event, Lease, LeaseProof, SignedEvent, SignedTask, Task
 from beemesh.scheduling.steward import Steward
+from beemesh.scheduling.upkeep import Upkeep
 from beemesh.secret import SecretBytes
 from beemesh.workloads.observation import ReplicaReport
 from simulator.crypto import FakeCrypto
@@ -181,6 +182,8 @@ class WorldNode:
         self.runtime: dict[str, ReplicaReport] = {}
         self.started: list[str] = []
         self.stopped: list[str] = []
+        self.graces: list[int] = []
+        """The seconds that each pod was given to end."""
         self.dead = True
         self.cut_from_leases = False
         self.fails = ""
@@ -225,6 +228,7 @@ class WorldNode:
             rng,
             mine,
             lambda: list(world.intents.values()),
+            Upkeep(self.roster, world.records),
             lambda: next(counter),
         )
         self.journal = Journal(self.node_id, self.roster, self.crypto)
@@ -303,6 +307,7 @@ class WorldNode:
         elif isinstance(job, StopPod):
             self.runtime.pop(f"{job.namespace}/{job.pod}", None)
             self.stopped.append(job.pod)
+            self.graces.append(job.grace_s)
             self.look()
         self.tell(JobFinished(job_id, result, error))
 
@@ -397,6 +402,10 @@ class World:
             call()
             self.watch()
         return self.now_s - start_s
+
+    def records(self, prefix: str) -> list[tuple[Intent, Signed]]:
+        """The winning records whose keys begin so."""
+        return [found for key, found in self.intents.items() if key.startswith(prefix)]
 
     def reaches(self, one: WorldNode, other: WorldNode) -> bool:
         """Whether two nodes can talk."""
