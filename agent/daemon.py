@@ -113,7 +113,9 @@ class Agent:
             on_later=lambda node_id, wall_ms: self._shell.event(ClockTestimony(node_id, wall_ms)),
         )
         address = loaded.membership.addresses[0]
-        self._watch = PodWatch(self._runtime, loaded.membership.node_id, address, self._shell.event)
+        self._watch = PodWatch(
+            self._runtime, loaded.membership.node_id, address, self._shell.event, self._metrics.count
+        )
         self._jobs = PodJobs(self._runtime, settings.mesh, loaded.membership.name, self._shell.event, self._watch)
         self._network = AgentNetwork(self._shell, self._streams)
         self._shell.connect(self._network)

@@ -1,7 +1,8 @@
 """This node's pods between two languages: the scheduler's replicas and the runtime's pods.
 
 `PodJobs` carries out `DeployPod` and `StopPod`; `PodWatch` tells the node what runs, at start and whenever something
-changed, and finds out which published ports answer. Plaintext lives here only while a pod is being handed over.
+changed, and which of it is ready: by its probes, and where a container has no readiness probe by whether its published
+ports answer. Plaintext lives here only while a pod is being handed over.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from agent.caretaker import LABEL_CARE, Caretaker
 from agent.runtime.contract import (
+    DEFAULT_GRACE_S,
     LABEL_FENCE,
     LABEL_MESH,
     LABEL_NAME,
@@ -25,6 +29,7 @@ from agent.runtime.contract import (
     LABEL_TASK,
     LABEL_WORKLOAD,
     ContainerState,
+    ContainerStatus,
     FileVolume,
     PodSpec,
     PodStatus,
@@ -35,8 +40,9 @@ from agent.runtime.contract import (
 from beemesh.custody.sealing import decode_content
 from beemesh.effects import JobFinished, Run
 from beemesh.errors import BeemeshError
-from beemesh.events import DeployPod, PodsObserved, StopPod
+from beemesh.events import DeployPod, Observed, PodsObserved, StopPod
 from beemesh.ids import NodeId
+from beemesh.workloads.care import care_of
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ContainerReport, Endpoint, ReplicaReport
 from beemesh.workloads.podspec import ReplicaIdentity, open_template, plan_pod
 from beemesh.workloads.redaction import redact
@@ -54,6 +60,10 @@ READY_CONNECT_S = 1.0
 READY_CHECK_SLOW_S = 5.0
 READY_FAST_CHECKS = 120
 """A port that does not answer is tried four times a second for half a minute, then every five seconds."""
+
+ENDPOINT_GRACE_S = 2.0
+"""Between a pod's end as an endpoint and the end of its processes: those who watch endpoints hear of it within some
+tens of milliseconds (`tests/e2e/test_serving.py` measures it), those who ask from time to time within this."""
 
 Feed = Callable[[Any], None]
 
@@ -108,7 +118,11 @@ class PodJobs:
         plan = plan_pod(template, identity)
         spec = PodSpec(
             pod_id=runtime_pod_id(task.namespace, job.pod),
-            labels={**self._labels(job), **_pod_labels(plan.pod["metadata"]["labels"])},
+            labels={
+                **self._labels(job),
+                LABEL_CARE: care_of(plan.pod["spec"]).encode(),
+                **_pod_labels(plan.pod["metadata"]["labels"]),
+            },
             pod=plan.pod,
             files=tuple(FileVolume(volume=each.volume, files=each.files, mode=each.mode) for each in plan.files),
             restart_policy=plan.restart_policy,
@@ -141,8 +155,9 @@ class PodJobs:
 
     async def _stop(self, job: StopPod) -> None:
         for pod_id in self._watch.runtime_ids(job.pod, job.namespace):
+            grace_s = await self._watch.leave(pod_id, job.grace_s)
             with contextlib.suppress(RuntimeFailure):  # `remove` ends what `stop` could not
-                await self._runtime.stop(pod_id, job.grace_s)
+                await self._runtime.stop(pod_id, grace_s)
             await self._runtime.remove(pod_id)
         await self._watch.look()
 
@@ -155,8 +170,11 @@ class PodJobs:
 class PodWatch:
     """Keeps the node informed about its pods."""
 
-    def __init__(self, runtime: Runtime, node_id: NodeId, address: str, feed: Feed) -> None:
+    def __init__(
+        self, runtime: Runtime, node_id: NodeId, address: str, feed: Feed, count: Callable[[Observed], None]
+    ) -> None:
         self._runtime = runtime
+        self._care = Caretaker(runtime, address, secrets.SystemRandom().random, self._tell, count)
         self._node_id = node_id
         self._address = address
         self._feed = feed
@@ -178,6 +196,7 @@ class PodWatch:
             if pod_id not in pods or _starts(pods[pod_id]) != _starts(before):
                 self._forget_ready(pod_id)
         self._pods = pods
+        self._care.follow(pods)
         if any(_is_running(pod) and not self._all_ready(pod) for pod in pods.values()):
             self._changed.set()
         self._tell()
@@ -186,8 +205,25 @@ class PodWatch:
         """Note a pod that was just started, and its report."""
         self._forget_ready(status.pod_id)
         self._pods[status.pod_id] = status
+        self._care.follow(self._pods)
         self._changed.set()
         return self._report(status)
+
+    async def leave(self, pod_id: str, grace_s: float) -> float:
+        """Take a pod out of the endpoints before it is stopped, let those who send requests see it, and run its hooks.
+
+        The grace for its processes: what is left of the pod's own, unless another one than the usual was asked for.
+        Asked for none at all, the pod is not waited for."""
+        pod = self._pods.get(pod_id)
+        served = pod is not None and _is_running(pod) and bool(pod.ports) and self._is_ready(pod)
+        self._care.leave(pod_id)
+        self._tell()
+        if grace_s <= 0 or pod is None:
+            return 0.0
+        if served:
+            await asyncio.sleep(ENDPOINT_GRACE_S)
+        own_s = self._care.care(pod_id).grace_s
+        return await self._care.before_stop(pod_id, own_s if grace_s == DEFAULT_GRACE_S else grace_s)
 
     def runtime_ids(self, pod: str, namespace: str = "") -> list[str]:
         """The runtime's names of the pods that are called `pod` (one per namespace, or just that of `namespace`)."""
@@ -231,8 +267,15 @@ class PodWatch:
         return found
 
     def _closed_ports(self, pod: PodStatus) -> list[int]:
-        ports = [port.host_port for port in pod.ports if port.protocol == "TCP" and port.host_port]
+        ports = [
+            port.host_port
+            for port in pod.ports
+            if port.protocol == "TCP" and port.host_port and not self._care.covers(pod.pod_id, port.container_port)
+        ]
         return [port for port in ports if (pod.pod_id, port) not in self._ready]
+
+    def _is_ready(self, pod: PodStatus) -> bool:
+        return self._all_ready(pod) and all(self._care.is_ready(pod.pod_id, each.name) for each in pod.containers)
 
     def _all_ready(self, pod: PodStatus) -> bool:
         return not self._closed_ports(pod)
@@ -244,7 +287,7 @@ class PodWatch:
     def _report(self, pod: PodStatus) -> ReplicaReport:
         labels = pod.labels
         running = _is_running(pod)
-        ready = running and self._all_ready(pod)
+        ready = running and self._is_ready(pod)
         return ReplicaReport(
             pod=labels.get(LABEL_POD_NAME, pod.pod_id),
             workload_id=labels[LABEL_WORKLOAD],
@@ -260,8 +303,8 @@ class PodWatch:
             started_ms=pod.started_at_ms,
             reason=pod.reason,
             manifest=_mark(labels),
-            containers=tuple(_container(each, ready) for each in pod.containers),
-            endpoints=tuple(self._endpoints(pod, running)),
+            containers=tuple(self._container(pod, each) for each in pod.containers),
+            endpoints=tuple(self._endpoints(pod, ready)),
             labels={
                 key.removeprefix(POD_LABEL_PREFIX): value
                 for key, value in labels.items()
@@ -269,21 +312,35 @@ class PodWatch:
             },
         )
 
-    def _endpoints(self, pod: PodStatus, running: bool) -> Iterable[Endpoint]:
+    def _container(self, pod: PodStatus, container: ContainerStatus) -> ContainerReport:
+        running = container.state is ContainerState.RUNNING
+        return ContainerReport(
+            name=container.name,
+            image=container.image,
+            state=container.state.value,
+            ready=running and self._all_ready(pod) and self._care.is_ready(pod.pod_id, container.name),
+            restarts=container.restarts,
+            exit_code=container.exit_code,
+            started_ms=container.started_at_ms,
+            reason=container.reason,
+            message=self._care.why(pod.pod_id, container.name),
+        )
+
+    def _endpoints(self, pod: PodStatus, ready: bool) -> Iterable[Endpoint]:
         for port in pod.ports:
             if port.host_port:
-                answers = (pod.pod_id, port.host_port) in self._ready or port.protocol != "TCP"
                 yield Endpoint(
                     address=self._address,
                     port=port.host_port,
                     container_port=port.container_port,
                     protocol=port.protocol,
                     name=port.name,
-                    ready=running and answers,
+                    ready=ready,
                 )
 
     async def close(self) -> None:
         """Stop watching; the pods go on."""
+        self._care.close()
         for task in self._tasks:
             task.cancel()
 
@@ -312,16 +369,3 @@ def _is_running(pod: PodStatus) -> bool:
 
 def _starts(pod: PodStatus) -> tuple[tuple[str, int, int], ...]:
     return tuple((each.name, each.started_at_ms, each.restarts) for each in pod.containers)
-
-
-def _container(container: Any, ready: bool) -> ContainerReport:
-    return ContainerReport(
-        name=container.name,
-        image=container.image,
-        state=container.state.value,
-        ready=ready and container.state is ContainerState.RUNNING,
-        restarts=container.restarts,
-        exit_code=container.exit_code,
-        started_ms=container.started_at_ms,
-        reason=container.reason,
-    )

@@ -186,11 +186,12 @@ class PodmanRuntime:
         grace = int(DEFAULT_GRACE_S if grace_s is None else max(grace_s, 0))
         self._stopped_marks.mkdir(mode=0o700, exist_ok=True)
         (self._stopped_marks / pod_id).touch()
-        result = await self._podman(
-            ["pod", "stop", "-t", str(grace), pod_id], timeout_s=grace + self.settings.call_timeout_s
-        )
-        if result.exit_code and "no such pod" not in result.error_text:
-            raise start_failure(pod_id, result.error_text)
+        # `podman pod stop` would end the pod's network at the same moment, under requests that are still answered.
+        members = [item.container_id for item in self._table.members(pod_id).values()]
+        for words in (["stop", "-t", str(grace), *members], ["pod", "stop", "-t", "0", pod_id])[0 if members else 1 :]:
+            result = await self._podman(words, timeout_s=grace + self.settings.call_timeout_s)
+            if result.exit_code and "no such pod" not in result.error_text:
+                raise start_failure(pod_id, result.error_text)
         await self._refresh()
 
     async def end_container(self, pod_id: str, container: str, grace_s: float) -> None:

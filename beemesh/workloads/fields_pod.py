@@ -67,8 +67,8 @@ Container
   +imagePullPolicy:{Always|IfNotPresent|Never} +name!:label +ports:[ContainerPort]
   +resources:ResourceRequirements +securityContext:SecurityContext +volumeMounts:[VolumeMount]
   +workingDir:abspath
-  lifecycle:Lifecycle livenessProbe:Probe readinessProbe:Probe resizePolicy:[ContainerResizePolicy]
-  restartPolicy:str restartPolicyRules:[ContainerRestartRule] startupProbe:Probe stdin:bool~false
+  +lifecycle:Lifecycle +livenessProbe:Probe +readinessProbe:Probe resizePolicy:[ContainerResizePolicy]
+  restartPolicy:str restartPolicyRules:[ContainerRestartRule] +startupProbe:Probe stdin:bool~false
   stdinOnce:bool~false terminationMessagePath:str~/dev/termination-log
   terminationMessagePolicy:{File|FallbackToLogsOnError}~File tty:bool~false volumeDevices:[VolumeDevice]
 EphemeralContainer
@@ -186,25 +186,25 @@ PodSchedulingGate
 PodSchedulingGroup
   podGroupName:str
 Lifecycle
-  postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:str
+  postStart:LifecycleHandler +preStop:LifecycleHandler stopSignal:str
 LifecycleHandler
-  exec:ExecAction httpGet:HTTPGetAction sleep:SleepAction tcpSocket:TCPSocketAction
+  +exec:ExecAction +httpGet:HTTPGetAction +sleep:SleepAction tcpSocket:TCPSocketAction
 Probe
-  exec:ExecAction failureThreshold:int(1..) grpc:GRPCAction httpGet:HTTPGetAction initialDelaySeconds:int(0..)
-  periodSeconds:int(1..) successThreshold:int(1..) tcpSocket:TCPSocketAction
-  terminationGracePeriodSeconds:int(1..) timeoutSeconds:int(1..)
+  +exec:ExecAction +failureThreshold:int(1..) grpc:GRPCAction +httpGet:HTTPGetAction
+  +initialDelaySeconds:int(0..86400) +periodSeconds:int(1..86400) +successThreshold:int(1..)
+  +tcpSocket:TCPSocketAction +terminationGracePeriodSeconds:int(1..86400) +timeoutSeconds:int(1..86400)
 ExecAction
-  command:[str]
+  +command:[str]
 GRPCAction
   mode:str port!:int(1..65535) service:str
 HTTPGetAction
-  host:str httpHeaders:[HTTPHeader] path:str port!:portref protocol:str scheme:{HTTP|HTTPS}
+  host:str +httpHeaders:[HTTPHeader] +path:str +port!:portref protocol:str +scheme:{HTTP|HTTPS}
 HTTPHeader
-  name!:str value!:str
+  +name!:str +value!:str
 TCPSocketAction
-  host:str port!:portref
+  host:str +port!:portref
 SleepAction
-  seconds!:int(0..)
+  +seconds!:int(0..86400)
 ContainerResizePolicy
   resourceName!:str restartPolicy!:str
 ContainerRestartRule

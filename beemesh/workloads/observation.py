@@ -44,6 +44,8 @@ class ContainerReport(msgspec.Struct, frozen=True, omit_defaults=True):
     exit_code: int | None = None
     started_ms: int = 0
     reason: str = ""
+    message: str = ""
+    """What its probes complain of; never what they ask."""
 
 
 class ReplicaReport(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from beemesh.workloads.objects import Finding, Path, path_text, shown
+from beemesh.workloads.probe_rules import probe_findings
 from beemesh.workloads.quantities import parse_quantity
 from beemesh.workloads.schema import did_you_mean
 
@@ -70,6 +71,7 @@ def _twice(entries: Iterable[tuple[Path, Any]], what: str, field: str = "name") 
 def _container(container: Mapping[str, Any], path: Path, volumes: list[str], pod_security: Mapping[str, Any]) -> Rules:
     yield from _environment(container, path)
     yield from _ports(container, path)
+    yield from probe_findings(container, path)
     yield from _resources(container, path)
     yield from _mounts(container, path, volumes)
     yield from _non_root(container.get("securityContext", {}), pod_security, (*path, "securityContext"))

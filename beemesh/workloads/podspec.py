@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from beemesh.errors import InvalidInput
 from beemesh.secret import SecretBytes, SecretText
+from beemesh.workloads.care import DEFAULT_GRACE_S
 from beemesh.workloads.formats import env_name
 from beemesh.workloads.pod_rules import KEYED_FIELD
 from beemesh.workloads.record import HostPort
@@ -23,9 +24,6 @@ from beemesh.workloads.resolve import TEMPLATE_API_VERSION, TEMPLATE_KIND
 
 DEFAULT_FILE_MODE = 0o644
 """Permission bits of ConfigMap and Secret files (Kubernetes)."""
-
-DEFAULT_GRACE_S = 30
-"""Seconds between asking a pod to end and ending it (Kubernetes)."""
 
 POD_NAME_CHARS_MAX = 63
 """A pod's name is its host name."""
@@ -183,9 +181,27 @@ def _container(container: Mapping[str, Any], template: Template, identity: Repli
     for name in ("command", "args"):
         if name in container:
             concrete[name] = [_revealed(_filled(word, env)) for word in container[name]]
+    _fill_commands(concrete, container.get("env", []))
     concrete["env"] = [{"name": name, "value": value} for name, value in env.items()]
     concrete["ports"] = [_port(port, publish_auto=template.publish_auto) for port in container.get("ports", [])]
     return concrete
+
+
+def _fill_commands(container: dict[str, Any], env: Iterable[Mapping[str, Any]]) -> None:
+    """Fill the commands of probes and hooks, with variables whose values stand in the manifest (Kubernetes' rule)."""
+    written: dict[str, Value] = {item["name"]: item.get("value", "") for item in env if "valueFrom" not in item}
+
+    def filled(handler: dict[str, Any]) -> dict[str, Any]:
+        if "exec" not in handler:
+            return handler
+        words = [_revealed(_filled(word, written)) for word in handler["exec"].get("command", [])]
+        return {**handler, "exec": {"command": words}}
+
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+        if name in container:
+            container[name] = filled(container[name])
+    if "preStop" in container.get("lifecycle", {}):
+        container["lifecycle"] = {"preStop": filled(container["lifecycle"]["preStop"])}
 
 
 def _port(port: Mapping[str, Any], *, publish_auto: bool) -> dict[str, Any]:

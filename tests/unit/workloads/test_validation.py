@@ -75,18 +75,18 @@ def test_unknown_fields_are_named_with_the_nearest() -> None:
 
 def test_unsupported_fields_are_refused_by_name() -> None:
     """A field that Kubernetes knows and Beemesh does not act on is refused, and the way out is named."""
-    found = only(pod(container(livenessProbe={"tcpSocket": {"port": 80}})))
-    assert "spec.containers[0].livenessProbe is not supported" in found.message
+    found = only(pod(container(volumeDevices=[{"devicePath": "/dev/x", "name": "a"}])))
+    assert "spec.containers[0].volumeDevices is not supported" in found.message
     assert "--allow-unsupported" in found.hint
 
 
 def test_allowed_unsupported_fields_are_left_out_and_listed() -> None:
     """With leave to do so, unsupported fields are dropped, each one named."""
-    document = pod(container(livenessProbe={"tcpSocket": {"port": 80}}), hostPID=True)
+    document = pod(container(volumeDevices=[{"devicePath": "/dev/x", "name": "a"}]), hostPID=True)
     checked = check(document, allow_unsupported=True)
     assert checked.object is not None
     assert checked.object.body["spec"] == {"containers": [container()]}
-    assert {path_text(entry.path) for entry in checked.ignored} == {"spec.containers[0].livenessProbe", "spec.hostPID"}
+    assert {path_text(entry.path) for entry in checked.ignored} == {"spec.containers[0].volumeDevices", "spec.hostPID"}
 
 
 def test_an_unsupported_volume_becomes_an_empty_one_and_says_so() -> None:
@@ -97,8 +97,8 @@ def test_an_unsupported_volume_becomes_an_empty_one_and_says_so() -> None:
 
 def test_a_typo_inside_of_an_unsupported_field_is_still_one() -> None:
     """Leave to ignore what is unsupported is no leave for what does not exist."""
-    document = pod(container(livenessProbe={"tcpSocket": {"prt": 80}}))
-    assert "did you mean 'port'?" in str(only(document, allow_unsupported=True))
+    document = pod(container(volumeDevices=[{"devicPath": "/dev/x", "name": "a"}]))
+    assert "did you mean 'devicePath'?" in str(only(document, allow_unsupported=True))
 
 
 @pytest.mark.parametrize(
