@@ -141,10 +141,13 @@ class Deployer:
         """Hand the plaintext to the runtime."""
         deploying.step = "deploying"
         placement = deploying.placement
+        # Saved before it begins: an agent that starts meanwhile finds a pod, and has to know what it is.
+        self._pods.placed[placement.name] = placement
+        saved = Save(TABLE, placement.name.encode(), msgspec.msgpack.encode(placement))
         workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
         labels = dict(workload.pod_labels) if workload else {}
         job = DeployPod(placement.pod, placement.task, placement.fence, plaintext, labels)
-        return [Run(self._keeper.job_id("deploy", placement.name), job)]
+        return [saved, Run(self._keeper.job_id("deploy", placement.name), job)]
 
     def denied(self, denied: ManifestDenied, now: Now) -> Effects:
         """The manifest cannot be opened now."""
@@ -159,11 +162,10 @@ class Deployer:
         placement = deploying.placement
         name, task = placement.name, placement.task
         del self._pods.deploying[name]
-        self._pods.placed[name] = placement
         self._pods.deployed_s[name] = now.boot_s
         if isinstance(report, ReplicaReport):
             self._pods.seen[name] = report
-        effects: Effects = [Save(TABLE, name.encode(), msgspec.msgpack.encode(placement))]
+        effects: Effects = []
         if deploying.plaintext is not None and deploying.proof is not None:
             effects += self._copies.keep(name, task, placement.fence, deploying.proof, deploying.plaintext)
         if deploying.lease:
@@ -191,8 +193,12 @@ class Deployer:
             if job.error:
                 return self.drop(deploying, now)
             del self._pods.deploying[name]
-            undo = self._keeper.forget(name) + self._keeper.withdraw(name)
-            return [*undo, *self._keeper.stop_job(name, deploying.why, GRACE_S), *self._begin_next(now)]
+            # What it needs stays reserved, and its run lease held, until it is gone.
+            return [
+                *self._keeper.ending(name),
+                *self._keeper.stop_job(name, deploying.why, GRACE_S),
+                *self._begin_next(now),
+            ]
         if job.error:
             code, _, message = job.error.partition(": ")
             return self._fail(deploying, code, message or code, now)
@@ -239,9 +245,7 @@ class Deployer:
         self._pods.deploying.pop(name, None)
         effects: Effects = [Cancel((self._room, "deadline", name)), *self._give_up_placement(deploying)]
         effects += self._run_leases.release(name)
-        if not deploying.lease:
-            effects += self._keeper.forget(name)
-        return [*effects, *self._keeper.withdraw(name), *self._begin_next(now)]
+        return [*effects, *self._keeper.forget(name), *self._keeper.withdraw(name), *self._begin_next(now)]
 
     def _give_up_placement(self, deploying: Deploying) -> Effects:
         return [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []

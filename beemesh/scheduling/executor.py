@@ -36,6 +36,7 @@ from beemesh.scheduling.pod_keeper import PodKeeper
 from beemesh.scheduling.pods import TABLE, Placement, PodTable
 from beemesh.scheduling.recovery import Recovery
 from beemesh.scheduling.restarting import Restarts
+from beemesh.scheduling.run_leases import TABLE as RUN_TABLE
 from beemesh.scheduling.run_leases import RunLeases
 from beemesh.scheduling.run_rights import RunRights
 from beemesh.scheduling.stopping import Stopper
@@ -62,7 +63,7 @@ class Executor:
         ResourcesObserved,
         IntentChanged,
     )
-    tables: tuple[str, ...] = (TABLE, LocalCopies.table)
+    tables: tuple[str, ...] = (TABLE, LocalCopies.table, RUN_TABLE)
 
     def __init__(
         self,
@@ -80,7 +81,8 @@ class Executor:
         self.pods = pods = PodTable(self_id)
         self._local = local
         self._copies = copies
-        tell, run_leases = Teller(self_id, randomness), RunLeases(self.room)
+        tell, self._run_leases = Teller(self_id, randomness), RunLeases(self.room)
+        run_leases = self._run_leases
         judge = Judge(self_id, roster, settings, local, intent_for)
         recovery = Recovery(self_id, view, new_request_id, self.room)
         self._keeper = keeper = PodKeeper(pods, local, intent_for, copies, tell, run_leases)
@@ -96,6 +98,9 @@ class Executor:
         """Take back what was placed here, and the sealed copies by which it may start again."""
         if table == LocalCopies.table:
             self._copies.restore(rows)
+            return
+        if table == RUN_TABLE:
+            self._run_leases.restore(rows)
             return
         placements = (placement for _, placement in decoded_rows(rows, Placement) if placement is not None)
         self.pods.placed |= {placement.name: placement for placement in placements}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from beemesh.custody.local_copies import LocalCopies
-from beemesh.effects import Effects, Erase, Notify, Now, Run
+from beemesh.effects import Effects, Erase, Notify, Now, Run, Save
 from beemesh.events import Observed, PodsObserved, ReservationsChanged, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.local_work import LocalWork, Promise
@@ -64,24 +66,29 @@ class PodKeeper:
             ended_now = before is not None and before.phase not in ENDED
             effects = self.withdraw(name) + self.forget(name) + self._run_leases.release(name)
             return effects + (self._told_end(report, now) if ended_now else [])
-        return self._adopt(name, report) if before is None else []
+        return self._adopt(name, report, now) if before is None else []
 
     def _told_end(self, report: ReplicaReport, now: Now) -> Effects:
         done = report.phase == "Succeeded"
         details = {FINISHED: "true"} if done else {"message": report.reason}
         return [self.about(report, "Stopped" if done else "Failed", now, report.reason or report.phase, details)]
 
-    def _adopt(self, name: str, report: ReplicaReport) -> Effects:
-        """A pod that was here before this agent: it is counted, and otherwise left alone."""
+    def _adopt(self, name: str, report: ReplicaReport, now: Now) -> Effects:
+        """A pod that was here before this agent: it is counted, and left alone unless it was ending or has no right to
+        run."""
         placement = self.table.placed.get(name)
         if placement is not None:
             adopted = self.promise(name, placement.task, started=True)
-            return adopted + ([] if placement.task.duplicate_tolerant else [self._run_leases.claim(placement)])
+            adopted += [] if placement.task.duplicate_tolerant else self._run_leases.adopt(placement, now)
+            ending = placement.ending and name not in self.table.stopping
+            return adopted + (self.stop_job(name, "it was ending already", GRACE_S) if ending else [])
         workload = workload_of(self._intent_for(workload_key(report.workload_id)))
-        known = workload is not None and workload.current.number == report.revision
-        reqs = workload.requirements if workload and known else Requirements()
+        reqs = workload.requirements if workload else Requirements()  # of another revision: the best guess there is
         self._local.promise(name, Promise(report.workload_id, report.revision, report.replica, reqs, started=True))
-        return self._reservations()
+        effects = self._reservations()
+        if workload is not None and not workload.duplicate_tolerant:
+            effects += self.stop(name, "it must not be doubled, and nothing is known of its right to run", now, 0)
+        return effects
 
     def _missing(self, pods: dict[str, ReplicaReport], now: Now) -> Effects:
         """Pods that were here and are not any more, without anybody having stopped them."""
@@ -111,7 +118,15 @@ class PodKeeper:
         """End a pod that is here; nothing when it is ending already, or is not here."""
         if name not in self.table.seen or name in self.table.stopping or name in self.table.deploying:
             return []
-        return [*self.forget(name), *self.stop_job(name, reason, grace_s), _count("stops", result="accepted")]
+        return [*self.ending(name), *self.stop_job(name, reason, grace_s), _count("stops", result="accepted")]
+
+    def ending(self, name: str) -> Effects:
+        """A pod was asked to end: no restart of the machine brings it back, and none of the agent spares it."""
+        placement = self.table.placed.get(name)
+        if placement is None:
+            return self._copies.forget(name)
+        placement = self.table.placed[name] = msgspec.structs.replace(placement, ending=True)
+        return [Save(TABLE, name.encode(), msgspec.msgpack.encode(placement)), *self._copies.forget(name)]
 
     def stop_job(self, name: str, reason: str, grace_s: int) -> Effects:
         """Have the runtime end a pod, whether or not it is known here."""

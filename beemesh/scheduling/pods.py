@@ -27,6 +27,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     task: Task
     fence: int
     tentative: bool = False
+    ending: bool = False
+    """It was asked to end: an agent that starts meanwhile goes on with that."""
 
     @property
     def name(self) -> str:

@@ -38,7 +38,7 @@ class Restarts:
         for name, placement in list(self._pods.placed.items()):
             if name in self._pods.seen or name in self._pods.deploying:
                 continue
-            if restarts_alone(placement.task):
+            if restarts_alone(placement.task) and not placement.ending:
                 self._pods.recovering[name] = placement
                 effects += self._keeper.promise(name, placement.task, started=False)
             else:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from beemesh.effects import Cancel, Effects, Notify
+from collections.abc import Iterable
+
+import msgspec
+
+from beemesh.effects import Cancel, Effects, Erase, Notify, Now, Save, Schedule
 from beemesh.events import Claim, ReleaseLease
 from beemesh.scheduling.leases import run_key
 from beemesh.scheduling.pods import Placement
+from beemesh.undecodable import decoded_rows
+
+TABLE = "run_leases"
+"""Until when each pod may run, by this machine's boot clock: an agent that starts anew has to know."""
 
 RUN_LEASE_TTL_MS = 15_000
 RUN_LEASE_RENEW_MS = 5_000
@@ -16,12 +24,38 @@ RUN_LEASE_WAIT_S = 20.0
 """How long a new holder waits for the former run lease to end: its time to live, the margin, and some."""
 
 
+UNKNOWN_S = 1.0
+"""A pod that was found without a word about its lease may run for so much longer: a claim is answered sooner."""
+
+
 class RunLeases:
     """The run leases that this node holds or claims, and the pods they are for."""
 
     def __init__(self, room: str) -> None:
         self._room = room
         self._pods: dict[str, str] = {}
+        self._saved: dict[str, float] = {}
+        """Key → the end of the lease by which an earlier agent of this machine ran the pod."""
+
+    def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take back until when what runs here may run."""
+        self._saved = {
+            key.decode(errors="replace"): ends_s for key, ends_s in decoded_rows(rows, float) if ends_s is not None
+        }
+
+    def granted(self, key: str, ends_s: float) -> Effects:
+        """The lease lasts until `ends_s` (our boot clock): stop in time, also if this agent does not live to see it."""
+        return [Save(TABLE, key.encode(), msgspec.msgpack.encode(ends_s)), self._stop_before(key, ends_s)]
+
+    def adopt(self, placement: Placement, now: Now) -> Effects:
+        """A pod of an earlier agent runs here: it stops in time like any other, unless its lease is granted again."""
+        claim = self.claim(placement)
+        latest_s = now.boot_s + RUN_LEASE_TTL_MS / 1000  # what a former boot's clock said means nothing now
+        ends_s = min(self._saved.pop(claim.event.key, now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S), latest_s)
+        return [claim, self._stop_before(claim.event.key, ends_s)]
+
+    def _stop_before(self, key: str, ends_s: float) -> Schedule:
+        return Schedule((self._room, "run-end", key), ends_s - RUN_LEASE_MARGIN_S)
 
     def pod(self, key: str) -> str | None:
         """The pod (`<namespace>/<pod name>`) that a run lease is for."""
@@ -53,6 +87,7 @@ class RunLeases:
             effects += [
                 Cancel((self._room, "run-end", key)),
                 Cancel((self._room, "run-again", key)),
+                Erase(TABLE, key.encode()),
                 Notify(ReleaseLease(key)),
             ]
         return effects

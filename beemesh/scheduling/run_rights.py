@@ -8,7 +8,7 @@ from beemesh.events import LeaseDenied, LeaseGranted, LeaseLost
 from beemesh.scheduling.deploying import Deployer
 from beemesh.scheduling.pod_keeper import PodKeeper
 from beemesh.scheduling.pods import PodTable
-from beemesh.scheduling.run_leases import RUN_LEASE_MARGIN_S, RunLeases
+from beemesh.scheduling.run_leases import RunLeases
 
 
 class RunRights:
@@ -29,7 +29,7 @@ class RunRights:
         deploying = self._pods.deploying.get(name)
         match event:
             case LeaseGranted(expires_boot_s=expires_s):
-                effects: Effects = [Schedule((self._room, "run-end", event.key), expires_s - RUN_LEASE_MARGIN_S)]
+                effects = self._run_leases.granted(event.key, expires_s)
                 go_on = deploying is not None and deploying.step == "leasing"
                 return effects + (self._deployer.open_manifest(deploying, now) if deploying and go_on else [])
             case LeaseDenied(retry_after_s=retry_s):

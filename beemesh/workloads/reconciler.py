@@ -41,6 +41,8 @@ class Declared:
     strategy: Strategy = field(default_factory=Strategy)
     restart_policy: str = "Always"
     gone: bool = False
+    exclusive: bool = False
+    """No ordinal may be doubled: a new replica waits for the run lease of the old one, so the old one goes first."""
 
     @staticmethod
     def of(workload: Workload) -> Declared:
@@ -51,6 +53,7 @@ class Declared:
             revision=workload.current.number,
             strategy=workload.strategy,
             restart_policy=workload.restart_policy,
+            exclusive=not workload.duplicate_tolerant,
         )
 
 
@@ -222,8 +225,8 @@ class _Plan:
     def _roll(self) -> Iterator[Action]:
         """Each ordinal in turn, within surge and unavailability."""
         declared, strategy = self.declared, self.declared.strategy
-        unavailable = strategy.max_unavailable
-        surge = strategy.max_surge if strategy.max_surge or unavailable else 1
+        unavailable = max(strategy.max_unavailable, 1) if declared.exclusive else strategy.max_unavailable
+        surge = 0 if declared.exclusive else strategy.max_surge if strategy.max_surge or unavailable else 1
         yield from self._stop_outdated(declared.replicas - unavailable)
         existing = len(self.observed.replicas) - self._finished_reports() + len(self._starting_unseen())
         yield from self._starts(room=declared.replicas + surge - existing)
@@ -240,7 +243,7 @@ class _Plan:
             # Several generations of one ordinal: only the newest that works is worth keeping.
             keep = max(olds, key=lambda each: (each.ready, each.revision), default=None)
             yield from (StopReplicaAction(each, "outdated") for each in olds if each is not keep)
-            if keep is None or self.declared.strategy.max_unavailable == 0:
+            if keep is None or least_available == self.declared.replicas:
                 continue
             cost = 1 if keep.ready else 0
             if available - cost >= least_available:
@@ -252,6 +255,8 @@ class _Plan:
         room = min(room, STARTING_MAX - len(self.observed.starting))
         revision = self.declared.revision
         empty = [ordinal for ordinal in range(self.declared.replicas) if self._is_empty((revision, ordinal))]
+        if self.declared.exclusive:
+            empty = [ordinal for ordinal in empty if not self._olds(ordinal)]
         empty.sort(key=lambda ordinal: (bool(self._olds(ordinal)), ordinal))
         for ordinal in empty:
             slot = (revision, ordinal)

@@ -378,6 +378,22 @@ def test_only_one_runs_where_duplicates_are_not_tolerated() -> None:
     assert len(world.pods()) == 1
 
 
+def test_what_must_not_be_doubled_is_updated_old_first() -> None:
+    """A new revision waits for no run lease of the old one: each ordinal stops before its successor starts."""
+    world = World()
+    wanted = {"duplicate_tolerant": False, "replicas": 3}
+    world.apply(workload(**wanted))
+    world.run_until(lambda: len(world.pods()) == 3)
+    world.run(3)
+    fewest: list[int] = []
+    world.watch = lambda: fewest.append(len(world.pods()))
+    world.apply(workload(number=2, **wanted), seq=2)
+    world.run(20)
+
+    assert world.slots() == [(2, 0), (2, 1), (2, 2)]
+    assert min(fewest) == 2
+
+
 def test_one_pod_that_runs_once() -> None:
     """A Pod that ended well is not started again, not even when its node goes away."""
     world = World()

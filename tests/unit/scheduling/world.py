@@ -90,6 +90,9 @@ class FakeLeases:
     def claim(self, node: WorldNode, claim: Claim) -> None:
         """Grant or deny after a round trip."""
         now_s = self.world.now_s
+        if node.cut_from_leases:
+            self.world.later(2 * LINK_S, lambda: node.tell(LeaseDenied(claim.key, "too few replicas answered")))
+            return
         holder, ends_s, fence = self.held.get(claim.key, (None, 0.0, 0))
         if holder is not None and holder != node.node_id and now_s < ends_s:
             denied = LeaseDenied(claim.key, "held", holder, ends_s - now_s)

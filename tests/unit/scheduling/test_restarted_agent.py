@@ -1,0 +1,121 @@
+"""An agent that starts anew finds pods, and has to know by which right they run and what they hold."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from beemesh.scheduling.run_leases import RUN_LEASE_MARGIN_S, RUN_LEASE_TTL_MS
+from tests.unit.scheduling.samples import workload
+from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode
+
+ONCE = workload(duplicate_tolerant=False)
+RUN_KEY = "run/deployment/default/hello/0"
+
+
+def begun(seconds: float = 5.0) -> tuple[World, WorldNode]:
+    """A replica that must not be doubled runs, and where."""
+    world = World()
+    world.apply(ONCE)
+    world.run_until(lambda: bool(world.pods()))
+    world.run(seconds)
+    return world, next(node for node in world.nodes.values() if node.runtime)
+
+
+def restart(node: WorldNode) -> None:
+    """Its agent dies, and is started again."""
+    node.crash()
+    node.boot()
+
+
+def test_a_pod_stops_with_the_lease_of_the_agent_before() -> None:
+    """The new agent cannot renew the run lease: the pod ends before that lease does, as if the agent had never died."""
+    world, holder = begun()
+    ends_s = world.leases.held[RUN_KEY][1]
+    holder.cut_from_leases = True
+    restart(holder)
+    world.run_until(lambda: not holder.runtime)
+
+    assert ends_s - RUN_LEASE_MARGIN_S <= world.now_s < ends_s
+
+
+def test_a_pod_goes_on_where_the_lease_is_granted_again() -> None:
+    """A restart of the agent alone stops nothing, whatever must not be doubled."""
+    world, holder = begun()
+    restart(holder)
+    world.run(2 * RUN_LEASE_TTL_MS / 1000)
+
+    assert holder.runtime
+    assert not holder.stopped
+
+
+def test_a_lease_of_another_boot_is_not_believed() -> None:
+    """A saved end from before the machine's own restart may lie hours ahead: it counts for one lease at most."""
+    world, holder = begun()
+    holder.disk["run_leases"][RUN_KEY.encode()] = msgspec.msgpack.encode(world.now_s + 3600.0)
+    holder.cut_from_leases = True
+    restart(holder)
+
+    assert world.run_until(lambda: not holder.runtime) <= RUN_LEASE_TTL_MS / 1000
+
+
+def test_a_pod_that_nothing_is_known_of_and_must_not_be_doubled_is_stopped() -> None:
+    """Its start was asked for by an agent that left no word of it."""
+    world, holder = begun()
+    holder.disk.clear()
+    restart(holder)
+    world.run(1.0)
+
+    assert holder.stopped
+
+
+def test_a_start_that_outlives_its_agent_is_known() -> None:
+    """The runtime goes on when the agent dies: what it has started then is counted, and holds its run lease."""
+    world = World()
+    world.apply(ONCE)
+    world.run_until(lambda: any(key == RUN_KEY for _, key, _ in world.leases.history))
+    holder = world.nodes_by_id[world.leases.held[RUN_KEY][0]]
+    world.run_until(lambda: bool(holder.disk.get("placements")))
+    job = next(iter(holder.executor.pods.deploying.values()))
+    holder.crash()
+    holder.runtime[job.placement.name] = begun()[1].runtime[job.placement.name]
+    holder.boot()
+    world.run(DEPLOY_S)
+
+    assert holder.local.totals().cpu_m == 100
+    assert not holder.stopped
+
+
+def test_a_stop_goes_on_under_the_next_agent() -> None:
+    """The agent dies while a pod is ending: the next one ends it, and counts it until it is gone."""
+    world, holder = begun()
+    name = next(iter(holder.runtime))
+    holder.carry(holder.executor._keeper.stop(name, "surplus", world.now))
+    restart(holder)
+    held = holder.local.totals().cpu_m
+    world.run_until(lambda: not holder.runtime)
+
+    assert held == 100
+    assert holder.stopped
+
+
+@pytest.mark.parametrize("tolerant", [True, False])
+def test_what_a_cancelled_start_needs_stays_reserved_until_it_is_gone(tolerant: bool) -> None:
+    """Deleted while it was being started, the pod runs for a moment: nobody else gets its room meanwhile."""
+    world = World()
+    wanted = workload(duplicate_tolerant=tolerant)
+    world.apply(wanted)
+    world.run_until(lambda: any(job.step == "deploying" for node in world.nodes.values() for job in
+                                node.executor.pods.deploying.values()))  # fmt: skip
+    world.delete(wanted)
+    world.run_until(lambda: bool(world.pods()))
+    holder = next(node for node in world.nodes.values() if node.runtime)
+
+    def reserved() -> None:
+        assert not holder.runtime or holder.local.totals().cpu_m == 100
+
+    world.watch = reserved
+    world.run(5)
+
+    assert not world.pods()
+    assert holder.local.totals().cpu_m == 0
