@@ -59,6 +59,8 @@ class Restarts:
         effects: Effects = []
         for name, placement in list(self._pods.recovering.items()):
             del self._pods.recovering[name]
+            if name in self._pods.seen or name in self._pods.deploying:
+                continue  # it is here: what an earlier agent had begun was finished meanwhile
             workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
             revision, replica = placement.task.revision, placement.task.replica
             wanted = workload is not None and workload.current.number == revision and replica < workload.replicas

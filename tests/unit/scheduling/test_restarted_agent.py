@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from beemesh.scheduling.pods import Placement
 from beemesh.scheduling.run_leases import RUN_LEASE_MARGIN_S, RUN_LEASE_TTL_MS
+from beemesh.workloads.observation import ReplicaReport
 from tests.unit.scheduling.samples import workload
 from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode
 
@@ -26,6 +28,16 @@ def restart(node: WorldNode) -> None:
     """Its agent dies, and is started again."""
     node.crash()
     node.boot()
+
+
+def report_of(placement: Placement, node: WorldNode) -> ReplicaReport:
+    """What a runtime says of a pod that it has just started."""
+    task = placement.task
+    slot = (task.revision, task.replica)
+    return ReplicaReport(
+        placement.pod, task.workload_id, task.namespace, task.kind, *slot, node.node_id, "Running", True, task.task_id,
+        placement.fence,
+    )  # fmt: skip
 
 
 def test_a_pod_stops_with_the_lease_of_the_agent_before() -> None:
@@ -78,12 +90,31 @@ def test_a_start_that_outlives_its_agent_is_known() -> None:
     world.run_until(lambda: bool(holder.disk.get("placements")))
     job = next(iter(holder.executor.pods.deploying.values()))
     holder.crash()
-    holder.runtime[job.placement.name] = begun()[1].runtime[job.placement.name]
+    holder.runtime[job.placement.name] = report_of(job.placement, holder)
     holder.boot()
     world.run(DEPLOY_S)
 
     assert holder.local.totals().cpu_m == 100
     assert not holder.stopped
+
+
+def test_a_pod_that_turns_up_late_is_counted() -> None:
+    """Its start was under way when the agent died, and ends while the new one still asks who took it over."""
+    world = World()
+    world.apply(workload())
+    world.run_until(lambda: any(node.disk.get("placements") for node in world.nodes.values()))
+    holder = next(node for node in world.nodes.values() if node.disk.get("placements"))
+    job = next(iter(holder.executor.pods.deploying.values()))
+    for node in world.nodes.values():
+        node.cut_from_leases = True  # nobody else may take it meanwhile
+    restart(holder)
+    world.run(0.5)
+    holder.runtime[job.placement.name] = report_of(job.placement, holder)
+    holder.look()
+    world.run(3)
+
+    assert holder.local.totals().cpu_m == 100
+    assert not holder.started
 
 
 def test_a_stop_goes_on_under_the_next_agent() -> None:
