@@ -85,6 +85,12 @@ def revoke(subject: str, name: str, reason: str, via: str) -> None:
     rotate(client, urgent=True, without=subject_id)
 
 
+def check_removal(client: Client, name: str) -> None:
+    """Raise what `revoke` would for a node, before anything is done."""
+    roster, _ = client.roster()
+    _node_id(roster.named(name), name, len(roster.members()))
+
+
 def _node_id(card: Membership | None, name: str, members: int) -> NodeId:
     if card is None:
         raise NotFound(f'nodes "{name}" not found', hint="`beemeshctl get nodes` lists them; it may be revoked already")

@@ -49,11 +49,31 @@ def _explanation() -> dict[str, Any]:
     return {"$schema": DRAFT, **msgspec.json.schema(Explanation), "title": title}
 
 
+def _drain() -> dict[str, Any]:
+    import msgspec
+
+    from beemesh.scheduling.drain_plan import DrainReport
+
+    title = "What `beemeshctl node drain -o json` prints"
+    return {"$schema": DRAFT, **msgspec.json.schema(DrainReport), "title": title}
+
+
+def _rebalance() -> dict[str, Any]:
+    import msgspec
+
+    from beemesh.scheduling.rebalance import Proposal
+
+    title = "What `beemeshctl rebalance -o json` prints"
+    return {"$schema": DRAFT, **msgspec.json.schema(Proposal), "title": title}
+
+
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "drain.schema.json": _drain,
     "explanation.schema.json": _explanation,
     "inventory.schema.json": _inventory,
     "messages.schema.json": _messages,
     "node.schema.json": _node,
+    "rebalance.schema.json": _rebalance,
 }
 """Every generated file and what makes it."""
 

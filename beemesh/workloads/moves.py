@@ -63,7 +63,8 @@ class Arranged:
 
 def starts_first(declared: Declared, *, tolerant: bool) -> bool:
     """Whether a replica's successor may run beside it."""
-    return tolerant and declared.kind not in UNIQUE_KINDS and declared.strategy.type != "Recreate"
+    unique = declared.kind in UNIQUE_KINDS | STAYING_KINDS or declared.strategy.type == "Recreate"
+    return tolerant and not unique
 
 
 def arrange(declared: Declared, observed: Observed, terms: Terms, now_s: float) -> Arranged:

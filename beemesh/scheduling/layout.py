@@ -1,0 +1,134 @@
+"""Who runs what and where there is room, as one picture that commands plan with. Pure: it decides nothing; nodes do.
+
+It is as old as the summaries and pod lists that it is made of, so what is planned with it is a good guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from beemesh.identity.membership_card import Membership
+from beemesh.scheduling.eligibility import Resources, capacity_refusals, placement_refusals
+from beemesh.scheduling.local_work import total
+from beemesh.workloads.budgets import Allowance, Budget, allowance
+from beemesh.workloads.record import Requirements, Workload
+
+PODS_MAX = 110
+"""Pods that fill a node, as Kubernetes counts them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One replica on one node."""
+
+    name: str
+    namespace: str
+    workload_id: str
+    replica: int
+    revision: int
+    node: str
+    ready: bool = True
+    leaving: bool = False
+    """Whether it is ending already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One node: what the mesh may use of it, and what it measured as free."""
+
+    card: Membership
+    alive: bool = True
+    cordoned: bool = False
+    cpu_m: int = 0
+    mem_mb: int = 0
+    storage_mb: int = 0
+    free_storage_mb: int = 0
+    free_mem_mb: int = 0
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.card.name
+
+
+@dataclass(slots=True)
+class Layout:
+    """The whole picture. `workloads` by workload id, `hosts` by name."""
+
+    hosts: Mapping[str, Host]
+    pods: list[Pod]
+    workloads: Mapping[str, Workload]
+    budgets: Iterable[Budget] = field(default_factory=tuple)
+
+    def on(self, node: str) -> list[Pod]:
+        """The pods of a node, those that are ending included."""
+        return [pod for pod in self.pods if pod.node == node]
+
+    def healthy(self, workload_id: str) -> int:
+        """How many of its replicas are ready."""
+        return sum(1 for pod in self.pods if pod.workload_id == workload_id and pod.ready and not pod.leaving)
+
+    def requirements(self, pod: Pod) -> Requirements:
+        """What its record asks for; nothing where the record is gone."""
+        workload = self.workloads.get(pod.workload_id)
+        return workload.requirements if workload else Requirements()
+
+    def reserved(self, node: str) -> Requirements:
+        """What the records of the pods on a node ask for."""
+        return total(self.requirements(pod) for pod in self.on(node))
+
+    def refusals(self, pod: Pod, node: str) -> list[str]:
+        """Why a node would not take a successor of `pod`, as far as can be told from here; empty when it may."""
+        host, workload = self.hosts[node], self.workloads.get(pod.workload_id)
+        if workload is None:
+            return ["its workload was deleted"]
+        reasons = [] if host.alive else ["it is not alive"]
+        reasons += ["it is cordoned"] if host.cordoned else []
+        reasons += placement_refusals(workload.constraints, host.card)
+        siblings = [each for each in self.on(node) if each.workload_id == pod.workload_id]
+        if workload.constraints.anti_affinity_hosts and siblings:
+            reasons.append("another replica of this workload runs there, and two may not share a node")
+        return reasons + capacity_refusals(workload.requirements, self._resources(host))
+
+    def fits_no_other(self, pod: Pod) -> bool:
+        """Whether no other node is what its record asks for, whatever runs there."""
+        workload = self.workloads.get(pod.workload_id)
+        others = [host.card for host in self.hosts.values() if host.name != pod.node]
+        return workload is not None and all(placement_refusals(workload.constraints, card) for card in others)
+
+    def candidates(self, pod: Pod) -> list[str]:
+        """The nodes that would take its successor, the emptiest first."""
+        names = [name for name in self.hosts if name != pod.node and not self.refusals(pod, name)]
+        return sorted(names, key=lambda name: (self.load(name), name))
+
+    def load(self, node: str) -> float:
+        """How full a node is, 0…1 and above: the greatest of its shares of CPU, memory and pods that are promised."""
+        host, held = self.hosts[node], self.reserved(node)
+        shares = [len(self.on(node)) / PODS_MAX]
+        shares += [held.cpu_m / host.cpu_m] if host.cpu_m else []
+        shares += [held.mem_mb / host.mem_mb] if host.mem_mb else []
+        return max(shares)
+
+    def allowance(self, workload: Workload, *, force: bool = False) -> Allowance:
+        """How many of its replicas must stay healthy."""
+        sharing = {
+            budget.name: sum(budget.covers(each.namespace, each.pod_labels) for each in self.workloads.values())
+            for budget in self.budgets
+        }
+        labels, least = workload.pod_labels, 0 if force else 1
+        return allowance(
+            self.budgets, workload.namespace, labels, workload.replicas, sharing=sharing, default_least=least
+        )
+
+    def _resources(self, host: Host) -> Resources:
+        held = self.reserved(host.name)
+        return Resources(
+            cpu_m_total=host.cpu_m,
+            mem_mb_total=host.mem_mb,
+            storage_mb_total=host.storage_mb,
+            cpu_m_free=host.cpu_m - held.cpu_m,
+            mem_mb_free=min(host.mem_mb - held.mem_mb, host.free_mem_mb),
+            storage_mb_free=min(host.storage_mb - held.storage_mb, host.free_storage_mb),
+            pods=len(self.on(host.name)),
+        )
