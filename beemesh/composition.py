@@ -135,7 +135,7 @@ def compose(
     facts = SelfFacts(settings.runtime.engine, __version__, membership.api_port)
     topics = Topics(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
     journal = Journal(shared.self_id, roster, crypto)
-    placing = executor, bidder, steward = _scheduling(shared)
+    placing = executor, bidder, steward = _scheduling(shared, journal)
     directory = directory_of(shared)
     participants: tuple[Participant, ...] = (
         IntentSync(shared.self_id, intents, roster, view, randomness, shared.new_request_id, swim.partners),
@@ -194,7 +194,7 @@ def directory_of(shared: _Shared) -> Directory:
     return Directory(shared.self_id, domain, contacts, crypto, shared.randomness, shared.new_request_id)
 
 
-def _scheduling(shared: _Shared) -> tuple[Executor, Bidder, Steward]:
+def _scheduling(shared: _Shared, journal: Journal) -> tuple[Executor, Bidder, Steward]:
     self_id, roster, view, crypto = shared.self_id, shared.roster, shared.view, shared.crypto
     randomness, settings, intents = shared.randomness, shared.settings, shared.intents
     local = LocalWork(settings.reserve, settings.policies)
@@ -221,6 +221,7 @@ def _scheduling(shared: _Shared) -> tuple[Executor, Bidder, Steward]:
         lambda: intents.items("workload/"),
         Upkeep(roster, intents.items),
         shared.new_request_id,
+        lambda workload_id: journal.events(workload_id=workload_id),
     )
     return executor, bidder, steward
 

@@ -34,8 +34,11 @@ from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, object_key, 
 from beemesh.membership.roster import Roster
 from beemesh.workloads.fingerprint import canonical, fingerprint
 from beemesh.workloads.objects import CONFIG_KINDS, ManifestObject, ObjectKey
-from beemesh.workloads.record import REVISIONS_KEPT, Revision, SealedObject, Workload
+from beemesh.workloads.record import SealedObject, Workload
 from beemesh.workloads.resolve import ResolvedWorkload
+from beemesh.workloads.revising import next_number, with_revision
+from beemesh.workloads.settings import CHANGE_CAUSE
+from beemesh.workloads.strategies import for_replicas
 from beemeshctl.client import BEEMESH, Client
 from beemeshctl.workload_identity import WorkloadIssuer, WorkRoot
 
@@ -126,18 +129,16 @@ class Planner:
                 revision=before.current.number, replicas=before.replicas,
             )  # fmt: skip
         ciphertext, boxes = b"", ()
-        revisions: tuple[Revision, ...]
         if same and before is not None:
-            revisions = before.revisions
+            body = msgspec.structs.replace(draft, revisions=before.revisions[: 1 + draft.history_limit])
         else:
-            number = before.current.number + 1 if before is not None else 1
+            number = next_number(before)
             pem = identity.certify(draft.namespace, draft.name, _now_ms())
             content = SealedContent(wanted.template.reveal(), identity.private_key.reveal(), pem)
             sealed = self._seal(content, key, number, print_)
             ciphertext, boxes = sealed.ciphertext, sealed.boxes
-            kept = before.revisions if before is not None else ()
-            revisions = (sealed.revision, *kept)[:REVISIONS_KEPT]
-        body = msgspec.structs.replace(draft, revisions=revisions)
+            cause = wanted.annotations.get(CHANGE_CAUSE, "apply")
+            body = with_revision(before, draft, sealed.revision, _now_ms(), cause)
         return Change(
             wanted.kind,
             wanted.namespace,
@@ -147,15 +148,37 @@ class Planner:
             record=self._sign("workload", key, body),
             ciphertext=ciphertext,
             boxes=boxes,
-            revision=revisions[0].number,
-            replicas=wanted.replicas,
+            revision=body.current.number,
+            replicas=body.replicas,
             fields=_differing(before, body) if before is not None else (),
         )
 
     def _draft(self, wanted: ResolvedWorkload, before: Workload | None) -> Workload:
         created_ms = before.created_ms if before is not None else _now_ms()
         managed_by = self._managed_by or (before.managed_by if before is not None else "")
-        return draft_of(wanted, created_ms=created_ms, managed_by=managed_by)
+        draft = draft_of(wanted, created_ms=created_ms, managed_by=managed_by)
+        if before is None or wanted.kind != "Deployment":
+            return draft
+        # What a manifest leaves out stays as `scale` and `rollout pause` made it, as with kubectl.
+        replicas = draft.replicas if "replicas" in wanted.stated else before.replicas
+        paused = draft.strategy.paused if "paused" in wanted.stated else before.strategy.paused
+        strategy = msgspec.structs.replace(for_replicas(draft.strategy, replicas), paused=paused)
+        return msgspec.structs.replace(draft, replicas=replicas, strategy=strategy)
+
+    def revised(self, before: Workload, after: Workload) -> Change:
+        """The change of a record that seals nothing anew."""
+        key = workload_key(before.workload_id)
+        return Change(
+            before.kind,
+            before.namespace,
+            before.name,
+            "configured",
+            key,
+            record=self._sign("workload", key, after),
+            revision=after.current.number,
+            replicas=after.replicas,
+            fields=_differing(before, after),
+        )
 
     def _issuing(self, workload: Workload) -> WorkloadIssuer:
         if self._work_root is None:
@@ -253,6 +276,7 @@ def draft_of(wanted: ResolvedWorkload, *, created_ms: int = 0, managed_by: str =
         restart_policy=wanted.restart_policy,
         state=wanted.settings.state,
         references=wanted.references,
+        history_limit=wanted.history_limit,
         created_ms=created_ms,
         managed_by=managed_by,
     )

@@ -270,7 +270,9 @@ class Custodian:
         surge = max(1, workload.strategy.max_surge)
         if not 0 <= request.replica < workload.replicas + surge:
             raise _Refusal("replica_out_of_range")
-        if unfit := placement_refusals(workload.constraints, member):
+        revision = next((each for each in workload.revisions if each.manifest == request.manifest), workload.current)
+        asks = workload.as_of(revision.number) or workload
+        if unfit := placement_refusals(asks.constraints, member):
             raise _Refusal("constraints", "; ".join(unfit))
         place = _served_key(workload.workload_id, request.manifest, request.replica)
         before = self._served.get(place)

@@ -219,7 +219,7 @@ def open_content(
 def context_of(mesh: str, intent_key: str, revision: Revision) -> SealContext:
     """The context that a record's revision was sealed in."""
     sealing = revision.sealing
-    return SealContext(mesh, intent_key, revision.number, sealing.k, sealing.n, sealing.epoch)
+    return SealContext(mesh, intent_key, revision.sealed_number, sealing.k, sealing.n, sealing.epoch)
 
 
 def decode_content(plaintext: SecretBytes) -> SealedContent:

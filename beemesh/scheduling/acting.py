@@ -13,11 +13,13 @@ from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, SignedTask
 from beemesh.scheduling.tasks import make_task
-from beemesh.scheduling.telling import FINAL, Teller
+from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
 from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.observation import StopReplica
+from beemesh.workloads.reconciler import Observed as Observation
 from beemesh.workloads.reconciler import StartReplica, StopReplicaAction, Wait, is_settled, plan
+from beemesh.workloads.rollout import mark_of
 
 ORDER_S = 2.0
 """How long a node may take to answer an order to stop; the pod's end is heard of when it is listed no more."""
@@ -60,9 +62,9 @@ class Acting:
             return [Schedule((self._room, "step", hosted.workload_id), now.boot_s + POLL_BUSY_S)]
         self._drop_expired(hosted, now)
         starting = {(each.task.revision, each.task.replica) for each in self._ledger.of(hosted.workload_id)}
-        observed = hosted.observed(starting, self._view.is_alive)
-        declared = hosted.declared()
-        effects: Effects = []
+        observed = hosted.observed(starting, self._view.is_alive, now.boot_s)
+        effects = self._roll_on(hosted, observed, now)
+        declared = hosted.declared(observed)
         arranged = self._upkeep.arrange(hosted, declared, observed, now)
         settled = is_settled(declared, arranged.observed) and not arranged.moving
         wake_s = now.boot_s + (POLL_SETTLED_S if settled else POLL_BUSY_S)
@@ -76,6 +78,34 @@ class Acting:
                 case Wait():
                     effects += self._waits(hosted, action, now)
         return [*effects, Schedule((self._room, "step", hosted.workload_id), wake_s)]
+
+    def _roll_on(self, hosted: Hosted, observed: Observation, now: Now) -> Effects:
+        """Notice when a rollout is complete, and when it has failed; tell it for those who will host it after us."""
+        workload, rollout = hosted.workload, hosted.rollout
+        if workload is None:
+            return []
+        current = workload.current
+        details = {MANIFEST: mark_of(current).hex()}
+        if rollout.observe(workload, observed, now.boot_s):
+            reason = f"revision {current.number} is complete"
+            return [hosted.tell(self._tell, "RolledOut", (current.number, 0), now, reason, details)]
+        verdict = rollout.judge(workload, observed, now.boot_s, self._settings.scheduler.max_attempts)
+        if verdict is None:
+            return []
+        slot = (current.number, 0)
+        if verdict.target:
+            details |= {TARGET: str(verdict.target), "message": verdict.reason}
+            reason = f"revision {current.number} failed, back to revision {verdict.target}"
+            told = [hosted.tell(self._tell, "RolledBack", slot, now, reason, details)]
+        elif verdict.by_attempts:
+            told = []  # the slot's own last word says it
+        else:
+            details |= {FINAL: "true", "message": verdict.reason}
+            why = "there is no older one to go back to" if hosted.may_roll_back else "its record forbids going back"
+            told = [
+                hosted.tell(self._tell, "Failed", slot, now, f"revision {current.number} failed, and {why}", details)
+            ]
+        return [*told, _count("rollouts_failed", rolled_back=str(bool(verdict.target)).lower())]
 
     def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
         assert hosted.workload is not None, "nothing is started of a deleted workload"
@@ -107,10 +137,18 @@ class Acting:
             instead_fence=instead.fence if instead else 0,
             instead_tentative=instead.tentative if instead else False,
             **({} if action.grace_s is None else {"grace_s": action.grace_s}),
+            rollback_to=self._taken_back(hosted),
         )
         # Nobody waits for the answer: what counts is what the node lists when it is asked next.
         request = Request(self._new_request_id(), report.node_id, order, ORDER_S)
         return [request, _count("stops_ordered", reason=action.reason)]
+
+    @staticmethod
+    def _taken_back(hosted: Hosted) -> int:
+        """The older revision that takes the place of the current one; 0 when none does."""
+        workload = hosted.workload
+        target = hosted.rollout.target(workload) if workload else 0
+        return target if workload and target != workload.current.number else 0
 
     def _waits(self, hosted: Hosted, wait: Wait, now: Now) -> Effects:
         slot = (wait.revision, wait.replica)

@@ -145,7 +145,8 @@ class Deployer:
         self._pods.placed[placement.name] = placement
         saved = Save(TABLE, placement.name.encode(), msgspec.msgpack.encode(placement))
         workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
-        labels = dict(workload.pod_labels) if workload else {}
+        asks = workload.as_of(placement.task.revision) if workload else None
+        labels = dict(asks.pod_labels) if asks else {}
         job = DeployPod(placement.pod, placement.task, placement.fence, plaintext, labels)
         return [saved, Run(self._keeper.job_id("deploy", placement.name), job)]
 

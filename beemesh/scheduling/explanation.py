@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import Event, Task
 from beemesh.scheduling.taskbook import Entry
+from beemesh.scheduling.telling import ROLLOUT_EVENTS
 
 NameOf = Callable[[NodeId], str]
 """A node's name for people."""
@@ -85,7 +86,8 @@ def explain(
     """Tell the story of `entry`. `events` are those of its workload, `siblings` the entries of the same replica (this
     one may be among them), `silences` what nodes answered when they were asked why they did not bid."""
     task = entry.task
-    ours = [event for event in events if (event.revision, event.replica) == (task.revision, task.replica)]
+    told = [event for event in events if event.status not in ROLLOUT_EVENTS]
+    ours = [event for event in told if (event.revision, event.replica) == (task.revision, task.replica)]
     ours.sort(key=lambda event: (event.issued_ms, event.event_id))
     own = [event for event in ours if event.task_id == task.task_id]
     state, node, reason = state_of(own, name_of)

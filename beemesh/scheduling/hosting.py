@@ -13,10 +13,11 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
-from beemesh.scheduling.telling import FINAL, FINISHED, RETRYABLE, Teller
+from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, TARGET, Teller
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
+from beemesh.workloads.rollout import Rollout, Verdict, mark_of
 
 CANDIDATES = 3
 """Keepers nearest to a key that watch over its workload."""
@@ -67,6 +68,9 @@ class Hosted:
     stops: dict[tuple[NodeId, str], float] = field(default_factory=dict)
     """(node, task id) → when its stop was ordered."""
     exhausted: set[Slot] = field(default_factory=set)
+    rollout: Rollout = field(default_factory=Rollout)
+    ready_s: dict[tuple[NodeId, str], float] = field(default_factory=dict)
+    """(node, task id) → since when it is known to be ready without a break."""
 
     @property
     def hosting(self) -> bool:
@@ -78,8 +82,15 @@ class Hosted:
         """Whether no majority granted that lease."""
         return self.proof is not None and self.proof.tentative
 
-    def renew(self, workload: Workload | None, record: Signed) -> None:
+    @property
+    def may_roll_back(self) -> bool:
+        """Whether the operator lets a failed revision be taken back."""
+        return self.workload is not None and self.workload.strategy.rollback == "auto"
+
+    def renew(self, workload: Workload | None, record: Signed, boot_s: float) -> None:
         """Another record stands: what failed before has a new chance."""
+        if workload is not None:
+            self.rollout.renew(self.workload, workload, boot_s)
         self.workload, self.record = workload, record
         self.failures.clear()
         self.told.clear()
@@ -96,6 +107,7 @@ class Hosted:
         self.unknown.clear()
         self.asked.clear()
         self.stops.clear()
+        self.ready_s.clear()
 
     def tell(
         self,
@@ -112,22 +124,54 @@ class Hosted:
         subject = {"task_id": task_id, "workload_id": self.workload_id, "namespace": namespace}
         return tell.about(status, now, reason, details, **subject, revision=slot[0], replica=slot[1])
 
-    def declared(self) -> Declared:
-        """What is wanted."""
-        return Declared.of(self.workload) if self.workload else Declared("", 0, 0, gone=True)
+    def declared(self, observed: Observed) -> Declared:
+        """What is wanted, given what is: a rollout that failed is taken back."""
+        if self.workload is None:
+            return Declared("", 0, 0, gone=True)
+        base = self.rollout.base(self.workload, observed.replicas) if self.workload.strategy.paused else 0
+        return Declared.of(self.workload, self.rollout.target(self.workload), base)
 
-    def observed(self, starting: Iterable[Slot], is_alive: Callable[[NodeId], bool]) -> Observed:
+    def observed(self, starting: Iterable[Slot], is_alive: Callable[[NodeId], bool], boot_s: float) -> Observed:
         """What is, as far as nodes that are alive have said."""
         replicas = [report for node_id, reports in self.reports.items() if is_alive(node_id) for report in reports]
         replicas = [self._numbered(report) for report in replicas]
-        return Observed(tuple(replicas), frozenset(starting), dict(self.failures), frozenset(self.finished))
+        return Observed(
+            tuple(replicas),
+            frozenset(starting),
+            dict(self.failures),
+            frozenset(self.finished),
+            self._unripe(replicas, boot_s),
+        )
+
+    def _unripe(self, replicas: Iterable[ReplicaReport], boot_s: float) -> frozenset[tuple[NodeId, str]]:
+        """Those that are ready for too short a time to count as available."""
+        ready = [(each.node_id, each.task_id) for each in replicas if each.ready]
+        self.ready_s = {who: self.ready_s.get(who, boot_s) for who in ready}
+        least_s = self.workload.strategy.min_ready_s if self.workload else 0
+        return frozenset(who for who, since_s in self.ready_s.items() if boot_s - since_s < least_s)
 
     def _numbered(self, report: ReplicaReport) -> ReplicaReport:
-        """Two operators may have made one number at once: what runs of the record that lost is outdated."""
-        current = self.workload.current if self.workload else None
-        if current is None or report.revision != current.number or report.is_of(current):
+        """The report under the number that its revision bears by now. Two operators may have made one number at once:
+        what runs of the record that lost is outdated."""
+        revision = self.workload.covering(report.revision) if self.workload else None
+        if revision is None or (report.revision == revision.number and report.is_of(revision)):
             return report
-        return msgspec.structs.replace(report, revision=LOST_REVISION)
+        number = revision.number if report.is_of(revision) else LOST_REVISION
+        return msgspec.structs.replace(report, revision=number)
+
+    def recall(self, event: Event) -> None:
+        """Something that the steward of its time told of a rollout."""
+        if self.workload is None:
+            return
+        revision = self.workload.covering(event.revision)
+        if revision is None or mark_of(revision).hex() != event.details.get(MANIFEST):
+            return
+        if event.status == "RolledOut":
+            self.rollout.completed(event.revision, self.workload.current)
+        elif event.revision == self.workload.current.number and not self.rollout.complete:
+            to = event.details.get(TARGET, "")
+            reason = event.details.get("message", "")
+            self.rollout.verdict = Verdict(event.revision, mark_of(revision), reason, int(to) if to.isdigit() else 0)
 
     def told_of(self, event: Event, boot_s: float) -> None:
         """Something happened to one of its replicas."""

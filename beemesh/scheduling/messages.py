@@ -49,6 +49,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     restart: Literal["alone", "with-peers"] = "alone"
     tentative: bool = False
     """The steward's lease is a minority's: this is for those who are cut off with it, and for nobody else."""
+    instead_of: int = 0
+    """The current revision, when this is for an older one, since that one failed or is paused."""
 
 
 class Bid(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -129,6 +131,8 @@ EventStatus = Literal[
     "NodeLeft",
     "Applied",
     "Deleted",
+    "RolledOut",
+    "RolledBack",
 ]
 
 

@@ -52,7 +52,7 @@ def _unsupported(
             return "the record here says that the workload stands"
         case "surplus" if report.replica < workload.replicas:
             return f"the record here wants {workload.replicas} replicas, this is number {report.replica}"
-        case "outdated" if report.is_of(workload.current):
+        case "outdated" if report.is_of(workload.current) and not _takes_back(order.rollback_to, workload):
             return f"revision {report.revision} is the current one of the record here"
         case "failed" if report.phase not in ENDED:
             return f"the replica is {report.phase} here"
@@ -66,3 +66,9 @@ def _unsupported(
             if (not order.instead_tentative, order.instead_fence, order.instead) <= report.order:
                 return "the other replica does not come before this one"
     return ""
+
+
+def _takes_back(to: int, workload: Workload) -> bool:
+    """Whether the record lets a steward go back to revision `to`. That the current one failed is the steward's word."""
+    kept = any(revision.number == to for revision in workload.revisions[1:])
+    return kept and workload.strategy.rollback == "auto"

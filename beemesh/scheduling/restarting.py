@@ -63,7 +63,8 @@ class Restarts:
                 continue  # it is here: what an earlier agent had begun was finished meanwhile
             workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
             revision, replica = placement.task.revision, placement.task.replica
-            wanted = workload is not None and workload.current.number == revision and replica < workload.replicas
+            kept = workload.covering(revision) if workload is not None else None
+            wanted = workload is not None and kept is not None and replica < workload.replicas
             plaintext = self._copies.open(name) if wanted and not self._recovery.overtaken(placement) else None
             if plaintext is None:
                 effects += self._keeper.forget(name) + self._keeper.withdraw(name)

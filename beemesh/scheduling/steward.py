@@ -51,7 +51,7 @@ from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import Event, SignedTask
 from beemesh.scheduling.tasks import workload_of
-from beemesh.scheduling.telling import Teller
+from beemesh.scheduling.telling import ROLLOUT_EVENTS, Teller
 from beemesh.scheduling.unplaced import Unplaced
 from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
@@ -105,8 +105,10 @@ class Steward:
         workloads: Callable[[], Iterable[tuple[Intent, Signed]]],
         upkeep: Upkeep,
         new_request_id: Callable[[], int],
+        told_before: Callable[[str], Iterable[Event]] = lambda workload_id: (),
     ) -> None:
-        """`workloads` yields the winning records whose keys begin with `workload/`."""
+        """`workloads` yields the winning records whose keys begin with `workload/`; `told_before` the events of a
+        workload that this node remembers, oldest first."""
         self.ledger = TaskLedger()
         self._self_id = self_id
         self._roster = roster
@@ -114,6 +116,7 @@ class Steward:
         self._randomness = randomness
         self._workloads = workloads
         self._upkeep = upkeep
+        self._told_before = told_before
         self._hosted: dict[str, Hosted] = {}
         tell = Teller(self_id, randomness)
         self._hearing = Hearing(view, randomness, self.ledger, new_request_id)
@@ -178,8 +181,10 @@ class Steward:
         hosted = self._hosted.get(workload_id)
         if hosted is None:
             hosted = self._hosted[workload_id] = Hosted(workload_id, workload, signed, fresh=fresh)
+            if fresh and workload is not None:
+                hosted.rollout.renew(None, workload, now.boot_s)
         else:
-            hosted.renew(workload, signed)
+            hosted.renew(workload, signed, now.boot_s)
         if workload is None:
             return self._withdrawn(hosted)
         self.ledger.drop_untaken(workload_id)  # bidders drop them as well: they name a record that no longer stands
@@ -250,7 +255,11 @@ class Steward:
     def _taken_over(self, hosted: Hosted, now: Now) -> Effects:
         """Hear what runs before anything is decided; of a new record decide at once, and hear for safety's sake."""
         fresh, hosted.fresh = hosted.fresh, False
+        hosted.rollout.take_over(now.boot_s)
         if not fresh:
+            for event in self._told_before(hosted.workload_id):
+                if event.status in ROLLOUT_EVENTS:
+                    hosted.recall(event)
             self._hearing.mark_unknown(hosted)
             return [_count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
@@ -263,6 +272,8 @@ class Steward:
         if hosted is None:
             return []
         hosted.told_of(event, now.boot_s)
+        if event.status in ROLLOUT_EVENTS and not hosted.hosting and hosted.holder in (None, event.node_id):
+            hosted.recall(event)
         if not hosted.hosting or event.status not in ("Deployed", "Failed", "Cancelled", "Stopped", "Preempted"):
             return []
         if event.status == "Deployed":

@@ -46,28 +46,32 @@ def make_task(
     *,
     tentative: bool = False,
 ) -> Task:
-    """A task for the replica that the reconciler wants to `start` of the current revision of `workload`, whose signed
-    intent is `record`; `tentative` when the steward's lease is."""
+    """A task for the replica that the reconciler wants to `start` of a kept revision of `workload`, whose signed intent
+    is `record`; `tentative` when the steward's lease is."""
+    revision = workload.revision(start.revision)
+    asks = workload.as_of(start.revision)
+    assert revision is not None and asks is not None, "the reconciler starts kept revisions only"
     return Task(
         task_id=ulid(wall_ms, randomness.randbytes(ULID_RANDOM_BYTES)),
         workload_id=workload.workload_id,
         namespace=workload.namespace,
         kind=workload.kind,
-        revision=workload.current.number,
+        revision=revision.number,
         replica=start.replica,
-        manifest_ref=workload.current.manifest,
+        manifest_ref=revision.manifest,
         record_digest=digest_of(record.body),
         expires_ms=wall_ms + TASK_LIFETIME_MS,
         issued_ms=wall_ms,
         nonce=randomness.randbytes(NONCE_BYTES),
         attempt=start.attempt,
-        reqs=workload.requirements,
-        qos=workload.qos,
-        constraints=workload.constraints,
+        reqs=asks.requirements,
+        qos=asks.qos,
+        constraints=asks.constraints,
         avoid=start.avoid[:AVOID_MAX],
         failed=start.failed[-FAILED_MAX:],
-        duplicate_tolerant=workload.duplicate_tolerant,
-        restart=workload.restart,
+        duplicate_tolerant=asks.duplicate_tolerant,
+        restart=asks.restart,
+        instead_of=0 if revision is workload.current else workload.current.number,
         tentative=tentative,
         hints={"node": start.towards} if start.towards else {},
     )
@@ -106,20 +110,27 @@ def objection(task: Task, workload: Workload | None) -> str:
         return "the workload was deleted"
     if task.workload_id != workload.workload_id or task.namespace != workload.namespace or task.kind != workload.kind:
         return "the task names another workload than its record"
-    current = workload.current
-    if task.revision != current.number or task.manifest_ref != current.manifest:
-        return f"revision {task.revision} is not the current one ({current.number})"
+    asks = _asked_for(task, workload)
+    if asks is None:
+        return f"revision {task.revision} is not the current one ({workload.current.number})"
     if not 0 <= task.replica < workload.replicas:
         return f"replica {task.replica} is surplus: {workload.replicas} are wanted"
     says = (task.reqs, task.constraints, task.qos, task.duplicate_tolerant, task.restart)
-    wants = (
-        workload.requirements,
-        workload.constraints,
-        workload.qos,
-        workload.duplicate_tolerant,
-        workload.restart,
-    )
+    wants = (asks.requirements, asks.constraints, asks.qos, asks.duplicate_tolerant, asks.restart)
     return "" if says == wants else "the task asks for something else than the operator's record"
+
+
+def _asked_for(task: Task, workload: Workload) -> Workload | None:
+    """What the record asks for of the task's revision; None when it supports no task for that one. An older revision is
+    started where the operator lets a failed one be taken back, or has paused its rollout."""
+    revision = workload.revision(task.revision)
+    if revision is None or task.manifest_ref != revision.manifest:
+        return None
+    if revision is not workload.current:
+        allowed = workload.strategy.rollback == "auto" or workload.strategy.paused
+        if not allowed or task.instead_of != workload.current.number:
+            return None
+    return workload.as_of(revision.number)
 
 
 def record_of(task: Task, intent_for: IntentLookup) -> tuple[Intent, Signed] | None:

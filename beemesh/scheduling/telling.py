@@ -19,6 +19,14 @@ FINISHED = "finished"
 FINAL = "final"
 """In `details` of a Failed event: the steward's summary after the last attempt."""
 
+MANIFEST = "manifest"
+TARGET = "target"
+"""In `details` of RolledOut and RolledBack events: the beginning of the revision's manifest address (hexadecimal), by
+which a revision is told from another of its number; and the revision that takes a failed one's place."""
+
+ROLLOUT_EVENTS = ("RolledOut", "RolledBack")
+"""What stewards tell of a whole workload: none of its replicas is meant."""
+
 
 class Teller:
     """Makes one node's events."""

@@ -34,8 +34,8 @@ OwnerReference
   apiVersion!:str blockOwnerDeletion:bool controller:bool kind!:str name!:str uid!:str
 DeploymentSpec
   +replicas:int(0..10000) +selector!:LabelSelector +strategy:DeploymentStrategy +template!:PodTemplateSpec
-  minReadySeconds:int(0..)~0 paused:bool~false progressDeadlineSeconds:int(0..)~600
-  revisionHistoryLimit:int(0..)~10
+  +minReadySeconds:int(0..2147483647) +paused:bool
+  +progressDeadlineSeconds:int(0..2147483647) +revisionHistoryLimit:int(0..10)
 DeploymentStrategy
   +type:{Recreate|RollingUpdate} +rollingUpdate:RollingUpdateDeployment
 RollingUpdateDeployment

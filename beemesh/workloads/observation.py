@@ -80,7 +80,7 @@ class ReplicaReport(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_of(self, revision: Revision) -> bool:
         """Whether it runs just this revision, as far as is known."""
         same = not self.manifest or self.manifest == revision.manifest[:MANIFEST_MARK_BYTES]
-        return same and self.revision == revision.number
+        return same and revision.covers(self.revision)
 
 
 class ListReplicas(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,6 +111,8 @@ class StopReplica(msgspec.Struct, frozen=True, omit_defaults=True):
     instead_fence: int = 0
     grace_s: int = 30
     instead_tentative: bool = False
+    rollback_to: int = 0
+    """The older revision that takes the place of the current one, which failed; 0 when none does."""
 
 
 class StopAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -33,7 +33,9 @@ Slot = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What is wanted. `gone`: the workload was deleted."""
+    """What is wanted. `revision` is the one to drive toward, which is an older one while a rollout is taken back.
+    `gone`: the workload was deleted. `paused`: no rollout goes on; replicas that are missing altogether are started of
+    revision `base`, and of none where that is 0."""
 
     kind: str
     replicas: int
@@ -43,17 +45,21 @@ class Declared:
     gone: bool = False
     exclusive: bool = False
     """No ordinal may be doubled: a new replica waits for the run lease of the old one, so the old one goes first."""
+    paused: bool = False
+    base: int = 0
 
     @staticmethod
-    def of(workload: Workload) -> Declared:
-        """From the operator's record."""
+    def of(workload: Workload, target: int = 0, base: int = 0) -> Declared:
+        """From the operator's record; `target` when it is to be an older revision than the current one."""
         return Declared(
             kind=workload.kind,
             replicas=workload.replicas,
-            revision=workload.current.number,
+            revision=target or workload.current.number,
             strategy=workload.strategy,
             restart_policy=workload.restart_policy,
             exclusive=not workload.duplicate_tolerant,
+            paused=workload.strategy.paused,
+            base=base,
         )
 
 
@@ -77,12 +83,18 @@ class Failures:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What is. `replicas` come from nodes that are alive; `starting` are slots with a task outstanding; `finished`
-    are slots of a pod that runs once and has."""
+    are slots of a pod that runs once and has; `unripe` are (node, task id) of replicas that are ready, but have not
+    been so for long enough to count as available."""
 
     replicas: tuple[ReplicaReport, ...] = ()
     starting: frozenset[Slot] = frozenset()
     failures: Mapping[Slot, Failures] = field(default_factory=dict)
     finished: frozenset[Slot] = frozenset()
+    unripe: frozenset[tuple[NodeId, str]] = frozenset()
+
+    def is_available(self, report: ReplicaReport) -> bool:
+        """Whether a replica is ready and has been so for long enough."""
+        return report.ready and (report.node_id, report.task_id) not in self.unripe
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +146,9 @@ def plan(declared: Declared, observed: Observed, now_s: float, max_attempts: int
 
 
 def is_settled(declared: Declared, observed: Observed) -> bool:
-    """Whether exactly the wanted replicas run and are ready, and nothing else is there."""
-    ready = {(each.revision, each.replica) for each in observed.replicas if each.ready and each.phase == "Running"}
+    """Whether exactly the wanted replicas run and are available, and nothing else is there."""
+    working = [each for each in observed.replicas if each.phase == "Running" and observed.is_available(each)]
+    ready = {(each.revision, each.replica) for each in working}
     wanted = {(declared.revision, ordinal) for ordinal in range(declared.replicas)} - observed.finished
     running = [each for each in observed.replicas if each.phase not in ("Succeeded", "Failed")]
     return not observed.starting and ready == wanted and len(running) == len(wanted)
@@ -204,13 +217,25 @@ class _Plan:
 
     def actions(self) -> tuple[Action, ...]:
         """All steps, stops first."""
-        if self.declared.strategy.type == "Recreate" or self.declared.kind == "Pod":
+        if self.declared.paused:
+            steps = list(self._stand_still())
+        elif self.declared.strategy.type == "Recreate" or self.declared.kind == "Pod":
             steps = list(self._recreate())
         else:
             steps = list(self._roll())
         return (*self.stops, *steps)
 
     # --- the two strategies -----------------------------------------------------------------------------------------
+
+    def _stand_still(self) -> Iterator[Action]:
+        """Paused: what is there stays as it is, of whichever revision, and what is missing altogether is started."""
+        if not self.declared.base:
+            return
+        taken = {slot[1] for slot in (*self.active, *self.observed.starting, *self.done)}
+        taken |= {each.replica for each in self.leaving}
+        taken |= {stop.report.replica for stop in self.stops}
+        missing = [ordinal for ordinal in range(self.declared.replicas) if ordinal not in taken]
+        yield from self._start_each(self.declared.base, missing, STARTING_MAX)
 
     def _recreate(self) -> Iterator[Action]:
         """Everything old goes before anything new comes."""
@@ -237,7 +262,7 @@ class _Plan:
         for ordinal in range(self.declared.replicas):
             new = self.active.get((self.declared.revision, ordinal))
             olds = self._olds(ordinal)
-            if new and new[0].ready:
+            if new and self.observed.is_available(new[0]):
                 yield from (StopReplicaAction(each, "outdated") for each in olds)
                 continue
             # Several generations of one ordinal: only the newest that works is worth keeping.
@@ -245,27 +270,32 @@ class _Plan:
             yield from (StopReplicaAction(each, "outdated") for each in olds if each is not keep)
             if keep is None or least_available == self.declared.replicas:
                 continue
-            cost = 1 if keep.ready else 0
+            cost = 1 if self.observed.is_available(keep) else 0
             if available - cost >= least_available:
                 available -= cost
                 yield StopReplicaAction(keep, "outdated")
 
     def _starts(self, room: int) -> Iterator[Action]:
         """Tasks for empty slots; those with no replica at all come first."""
-        room = min(room, STARTING_MAX - len(self.observed.starting))
         revision = self.declared.revision
         empty = [ordinal for ordinal in range(self.declared.replicas) if self._is_empty((revision, ordinal))]
         if self.declared.exclusive:
             empty = [ordinal for ordinal in empty if not self._olds(ordinal)]
         empty.sort(key=lambda ordinal: (bool(self._olds(ordinal)), ordinal))
-        for ordinal in empty:
+        yield from self._start_each(revision, empty, room)
+
+    def _start_each(self, revision: int, ordinals: Iterable[int], room: int) -> Iterator[Action]:
+        room = min(room, STARTING_MAX - len(self.observed.starting))
+        failing = False
+        for ordinal in ordinals:
             slot = (revision, ordinal)
             replaces = bool(self._olds(ordinal))
+            if failing and replaces:
+                return  # a revision that fails must not be tried on every ordinal in turn
             wait = self._must_wait(slot)
             if wait is not None:
                 yield wait
-                if replaces:
-                    return  # a revision that fails must not be tried on every ordinal in turn
+                failing = True
             elif room > 0:
                 room -= 1
                 failures = self.observed.failures.get(slot, Failures(0, self.now_s))
@@ -279,7 +309,8 @@ class _Plan:
         return [reports[0] for slot, reports in self.active.items() if slot[1] == ordinal and slot[0] != revision]
 
     def _is_available(self, ordinal: int) -> bool:
-        return any(reports[0].ready for slot, reports in self.active.items() if slot[1] == ordinal)
+        ordinals = [reports[0] for slot, reports in self.active.items() if slot[1] == ordinal]
+        return any(self.observed.is_available(each) for each in ordinals)
 
     def _is_empty(self, slot: Slot) -> bool:
         taken = slot in self.active or slot in self.done or slot in self.observed.starting

@@ -12,8 +12,12 @@ import msgspec
 from beemesh.identity.membership_card import Taint
 from beemesh.ids import Digest, NodeId
 
-REVISIONS_KEPT = 3
-"""Sealed revisions in a record, newest first: the current one and what a roll-back may need."""
+HISTORY_MAX = 10
+"""Older revisions in a record, as many as Kubernetes keeps where `revisionHistoryLimit` says nothing: each costs the
+record about a kilobyte, and its custodians a share."""
+
+ALIASES_MAX = 8
+"""Earlier numbers of one revision that are remembered; pods of one that is forgotten are replaced by equal ones."""
 
 Scheme = Literal["direct", "shamir", "verifiable"]
 """`direct`: the key itself sealed to each custodian (meshes of one or two nodes); see DESIGN section 7."""
@@ -36,18 +40,6 @@ class Sealing(msgspec.Struct, frozen=True, omit_defaults=True):
     tickets: tuple[ShareTicket, ...]
     key_commitment: bytes
     epoch: int = 0
-
-
-class Revision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One sealed revision. `manifest` is the SHA-256 of the ciphertext, which `holders` keep; `fingerprint` is an
-    HMAC by which `apply` knows that nothing changed."""
-
-    number: int
-    manifest: Digest
-    size_bytes: int
-    sealing: Sealing
-    holders: tuple[NodeId, ...]
-    fingerprint: bytes
 
 
 class HostPort(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,12 +105,84 @@ class Qos(msgspec.Struct, frozen=True, omit_defaults=True):
     qos_class: str = "BestEffort"
 
 
+PROGRESS_DEADLINE_S = 600
+"""Kubernetes' default."""
+
+
 class Strategy(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a changed revision replaces the one before; surge and unavailable are counts of replicas."""
 
     type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
     max_surge: int = 1
     max_unavailable: int = 0
+    surge_percent: int = 0
+    unavailable_percent: int = 0
+    """Where the counts came from percentages: another number of replicas makes other counts. 0 for plain counts."""
+    min_ready_s: int = 0
+    """How long a replica must have been ready before it counts as available."""
+    progress_deadline_s: int = PROGRESS_DEADLINE_S
+    """A rollout that gets nowhere for so long has failed; 0 for never."""
+    paused: bool = False
+    """Nothing of a rollout goes on; what dies is replaced as it was."""
+    rollback: Literal["auto", "never"] = "auto"
+    """Whether the mesh goes back by itself to the last revision that was complete, when the current one fails."""
+
+
+class JobTerms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a Job asks for, with Kubernetes' defaults. `replicas` of the record are its completions."""
+
+    parallelism: int = 1
+    backoff_limit: int = 6
+    """Failures of its pods, all counted together, after which the job has failed."""
+    active_deadline_s: int = 0
+    """Seconds from the record's creation after which the job has failed; 0 for none."""
+
+
+class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a revision asked of nodes, and members may see: kept beside an older revision, whose record says by now what
+    the newer one asks."""
+
+    requirements: Requirements = Requirements()
+    constraints: Constraints = Constraints()
+    qos: Qos = Qos()
+    pod_labels: dict[str, str] = {}
+    images: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    duplicate_tolerant: bool = True
+    restart: Literal["alone", "with-peers"] = "alone"
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    state: Literal["memory", "disk"] = "memory"
+
+
+class Revision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One sealed revision. `manifest` is the SHA-256 of the ciphertext, which `holders` keep; `fingerprint` is an
+    HMAC by which `apply` knows that nothing changed."""
+
+    number: int
+    manifest: Digest
+    size_bytes: int
+    sealing: Sealing
+    holders: tuple[NodeId, ...]
+    fingerprint: bytes
+    sealed_as: int = 0
+    """The number that it was sealed under, where that is another: an undo or a restart gave it a new one."""
+    aliases: tuple[int, ...] = ()
+    """Numbers that it had before an undo: what runs under them is this revision too."""
+    terms: Terms | None = None
+    """What it asked for, where it is not the current one (whose terms are the record's own)."""
+    cause: str = ""
+    """How it came to be, for `rollout history`."""
+    since_ms: int = 0
+    """When it became the current one, by its operator's clock."""
+
+    @property
+    def sealed_number(self) -> int:
+        """The number that it was sealed under."""
+        return self.sealed_as or self.number
+
+    def covers(self, number: int) -> bool:
+        """Whether a pod of that number runs this revision."""
+        return number == self.number or number in self.aliases
 
 
 class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -146,6 +210,10 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     created_ms: int = 0
     managed_by: str = ""
     """Set by `reconcile`: the source that owns this record and may prune it."""
+    history_limit: int = HISTORY_MAX
+    """How many older revisions are kept (`revisionHistoryLimit`)."""
+    job: JobTerms | None = None
+    """Only of a Job."""
     issuing_key: bytes = b""
     """The public half of the key that issues this workload's replica identities (Ed25519); the private half is sealed
     with the manifest."""
@@ -163,6 +231,27 @@ class Workload(msgspec.Struct, frozen=True, omit_defaults=True):
     def revision(self, number: int) -> Revision | None:
         """The kept revision of that number, if any."""
         return next((revision for revision in self.revisions if revision.number == number), None)
+
+    def covering(self, number: int) -> Revision | None:
+        """The kept revision that a pod of that number runs, whichever number it bears by now."""
+        return next((revision for revision in self.revisions if revision.covers(number)), None)
+
+    @property
+    def terms(self) -> Terms:
+        """What the current revision asks for."""
+        return Terms(**{name: getattr(self, name) for name in Terms.__struct_fields__})
+
+    def as_of(self, number: int) -> Workload | None:
+        """This workload with what a kept revision asked for in the place of what the current one asks; None when that
+        revision is not kept. Its revisions stay: it is for those who run an older one, not for signing."""
+        revision = self.revision(number)
+        if revision is None or number == self.current.number or revision.terms is None:
+            return self if revision is not None else None
+        return self.with_terms(revision.terms)
+
+    def with_terms(self, terms: Terms) -> Workload:
+        """The same workload asking for what `terms` say."""
+        return msgspec.structs.replace(self, **{name: getattr(terms, name) for name in Terms.__struct_fields__})
 
 
 class SealedObject(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from beemesh.workloads.quantities import mebibytes, millicores, parse_quantity
-from beemesh.workloads.record import Constraints, Expression, HostPort, Qos, Requirements, Strategy, Toleration
+from beemesh.workloads.record import Constraints, Expression, HostPort, Qos, Requirements, Toleration
 from beemesh.workloads.settings import WorkloadSettings
 
 DEFAULT_CPU_M = 10
@@ -126,20 +125,6 @@ def qos_of(spec: Json) -> Qos:
 def _is_guaranteed(container: Json, resource: str) -> bool:
     limit = container.get("resources", {}).get("limits", {}).get(resource)
     return limit is not None and parse_quantity(_asked(container, resource)) == parse_quantity(limit)
-
-
-def strategy_of(strategy: Json, replicas: int) -> Strategy:
-    """How a deployment replaces its pods, in counts: surge rounds up, unavailable down, never both 0 (Kubernetes)."""
-    if strategy.get("type") == "Recreate":
-        return Strategy("Recreate", 0, max(1, replicas))
-    rolling = strategy.get("rollingUpdate", {})
-    surge = _count(rolling.get("maxSurge", "25%"), replicas, math.ceil)
-    unavailable = _count(rolling.get("maxUnavailable", "25%"), replicas, math.floor)
-    return Strategy("RollingUpdate", surge, unavailable if surge or unavailable else 1)
-
-
-def _count(value: int | str, replicas: int, rounded: Any) -> int:
-    return value if isinstance(value, int) else int(rounded(replicas * int(value[:-1]) / 100))
 
 
 def images_of(spec: Json) -> tuple[str, ...]:

@@ -23,10 +23,11 @@ from beemesh.workloads.objects import (
     path_text,
     shown,
 )
-from beemesh.workloads.record import Constraints, Qos, Requirements, Strategy
-from beemesh.workloads.requirements import constraints_of, images_of, qos_of, requirements_of, strategy_of
+from beemesh.workloads.record import HISTORY_MAX, Constraints, Qos, Requirements, Strategy
+from beemesh.workloads.requirements import constraints_of, images_of, qos_of, requirements_of
 from beemesh.workloads.schema import did_you_mean
-from beemesh.workloads.settings import PREFIX, WorkloadSettings, settings_of
+from beemesh.workloads.settings import CHANGE_CAUSE, PREFIX, WorkloadSettings, settings_of
+from beemesh.workloads.strategies import strategy_of
 
 TEMPLATE_API_VERSION = "beemesh.io/v1alpha1"
 TEMPLATE_KIND = "ResolvedPodTemplate"
@@ -73,6 +74,9 @@ class ResolvedWorkload:
     pod_labels: dict[str, str] = field(default_factory=dict)
     images: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    history_limit: int = HISTORY_MAX
+    stated: frozenset[str] = frozenset()
+    """Which of `replicas` and `paused` the manifest names: what it leaves out stays as `scale` or `rollout` made it."""
 
     @property
     def key(self) -> ObjectKey:
@@ -145,26 +149,33 @@ def resolve_one(
     if findings:
         return None, findings
     replicas = item.body["spec"].get("replicas", 1) if item.kind == "Deployment" else 1
-    strategy = item.body["spec"].get("strategy", {}) if item.kind == "Deployment" else {"type": "Recreate"}
+    body_spec = item.body["spec"] if item.kind != "Pod" else {}
     resolved = ResolvedWorkload(
         kind=item.kind,
         namespace=item.namespace,
         name=item.name,
         template=SecretBytes(template),
         replicas=replicas,
-        strategy=strategy_of(strategy, replicas),
+        strategy=strategy_of(item.kind, body_spec, replicas, settings.rollback),
         requirements=requirements_of(spec, settings),
         constraints=constraints_of(spec),
         qos=qos_of(spec),
         settings=settings,
         restart_policy=spec.get("restartPolicy", "Always"),
         labels=item.labels,
-        annotations={name: value for name, value in item.annotations.items() if name.startswith(PREFIX)},
+        annotations={name: value for name, value in item.annotations.items() if _is_shown(name)},
         pod_labels=dict(metadata.get("labels", {})),
         images=images_of(spec),
         references=tuple(sorted({f"{reference.kind.lower()}/{reference.name}" for reference in references})),
+        history_limit=body_spec.get("revisionHistoryLimit", HISTORY_MAX),
+        stated=frozenset({"replicas", "paused"} & set(body_spec)),
     )
     return resolved, []
+
+
+def _is_shown(annotation: str) -> bool:
+    """Whether members may see it."""
+    return annotation.startswith(PREFIX) or annotation == CHANGE_CAUSE
 
 
 def _template_of(item: ManifestObject) -> tuple[Mapping[str, Any], Mapping[str, Any], Path]:

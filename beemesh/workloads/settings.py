@@ -11,10 +11,14 @@ from beemesh.workloads.schema import did_you_mean
 
 PREFIX = "beemesh.io/"
 
+CHANGE_CAUSE = "kubernetes.io/change-cause"
+"""Why an operator made a revision, for `rollout history`: the one annotation of Kubernetes' own that members see."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "beemesh.io/publish": ("auto",),
     "beemesh.io/duplicate-tolerant": ("true", "false"),
     "beemesh.io/restart": ("alone", "with-peers"),
+    "beemesh.io/rollback": ("auto", "never"),
     "beemesh.io/sealing-scheme": ("shamir",),
     "beemesh.io/state": ("memory", "disk"),
 }
@@ -28,7 +32,7 @@ class WorkloadSettings:
     `publish_auto` gives every container port without a `hostPort` any free port of the host. `duplicate_tolerant`
     allows a second copy of a replica for a bounded time while the mesh is split. `restart` says whether a machine
     that starts again may run its replicas by itself or must ask its peers for the key. `state` says where the
-    containers' writable layers live.
+    containers' writable layers live. `rollback` says whether the mesh goes back by itself when a revision fails.
     """
 
     publish_auto: bool = False
@@ -36,6 +40,7 @@ class WorkloadSettings:
     restart: Literal["alone", "with-peers"] = "alone"
     sealing_scheme: Literal["shamir"] = "shamir"
     state: Literal["memory", "disk"] = "memory"
+    rollback: Literal["auto", "never"] = "auto"
 
 
 def check_annotations(annotations: Mapping[str, str], path: Path, *, workload: bool) -> list[Finding]:
@@ -75,4 +80,5 @@ def settings_of(*annotations: Mapping[str, Any]) -> WorkloadSettings:
         duplicate_tolerant=merged.get("beemesh.io/duplicate-tolerant", "true") == "true",
         restart="with-peers" if merged.get("beemesh.io/restart") == "with-peers" else "alone",
         state="disk" if merged.get("beemesh.io/state") == "disk" else "memory",
+        rollback="never" if merged.get("beemesh.io/rollback") == "never" else "auto",
     )

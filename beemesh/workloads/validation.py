@@ -13,6 +13,7 @@ from beemesh.workloads import formats
 from beemesh.workloads.fields_pod import KINDS
 from beemesh.workloads.objects import CONFIG_KINDS, Checked, Finding, ManifestObject, ObjectKey, path_text, shown
 from beemesh.workloads.pod_rules import pod_findings, selector_findings, selects
+from beemesh.workloads.record import PROGRESS_DEADLINE_S
 from beemesh.workloads.schema import did_you_mean, structs
 from beemesh.workloads.settings import check_agreement, check_annotations
 from beemesh.workloads.structure import FINDINGS_MAX, Walk, word_for
@@ -197,6 +198,7 @@ def _deployment(body: Mapping[str, Any]) -> Iterator[Finding]:
             message = "spec.selector does not match the labels of spec.template"
             yield Finding(("spec", "selector"), message, "give spec.template.metadata.labels the selector's labels")
     yield from _strategy(spec.get("strategy", {}))
+    yield from _deadline(spec)
     metadata = template.get("metadata", {})
     yield from _key_findings(metadata, (*base, "metadata"))
     annotations, place = metadata.get("annotations", {}), (*base, "metadata", "annotations")
@@ -204,6 +206,15 @@ def _deployment(body: Mapping[str, Any]) -> Iterator[Finding]:
     yield from check_agreement(body["metadata"].get("annotations", {}), annotations, place)
     if "spec" in template:
         yield from pod_findings(template["spec"], labels, (*base, "spec"), deployment=True)
+
+
+def _deadline(spec: Mapping[str, Any]) -> Iterator[Finding]:
+    """As Kubernetes: what must stay ready for a while needs a deadline that leaves it the time."""
+    least_s, deadline_s = spec.get("minReadySeconds", 0), spec.get("progressDeadlineSeconds", PROGRESS_DEADLINE_S)
+    if deadline_s <= least_s:
+        message = f"spec.progressDeadlineSeconds {deadline_s} must be greater than minReadySeconds, {least_s}"
+        place = "progressDeadlineSeconds" if "progressDeadlineSeconds" in spec else "minReadySeconds"
+        yield Finding(("spec", place), message)
 
 
 def _strategy(strategy: Mapping[str, Any]) -> Iterator[Finding]:

@@ -223,6 +223,7 @@ class WorldNode:
         self.bidder = Bidder(
             self.node_id, self.roster, self.view, self.crypto, rng, mine, self.local, world.intents.get
         )
+        self.journal = Journal(self.node_id, self.roster, self.crypto)
         self.steward = Steward(
             self.node_id,
             self.roster,
@@ -233,8 +234,8 @@ class WorldNode:
             lambda: list(world.intents.values()),
             Upkeep(self.roster, world.records),
             lambda: next(counter),
+            lambda workload_id: self.journal.events(workload_id=workload_id),
         )
-        self.journal = Journal(self.node_id, self.roster, self.crypto)
         neighbour = Neighbour(world, self)
         parts = [neighbour, self.journal, self.executor, self.bidder, self.steward]
         self.dispatcher = Dispatcher(self.node_id, parts, neighbour)
@@ -304,7 +305,7 @@ class WorldNode:
             return
         result, error = None, ""
         if isinstance(job, DeployPod):
-            error = self.fails
+            error = self.fails or self.world.bad.get(job.task.revision, "")
             if not error:
                 result = self._start(job)
         elif isinstance(job, StopPod):
@@ -367,6 +368,8 @@ class World:
         self.published: list[tuple[float, NodeId, msgspec.Struct]] = []
         self.leases = FakeLeases(self)
         self.manifests_open = True
+        self.bad: dict[int, str] = {}
+        """What every runtime answers to a deployment of a revision."""
         self.cut: set[frozenset[str]] = set()
         self.cards = {name: card(name, **cards.get(name, {})) for name in names}
         self.nodes = {name: WorldNode(self, name) for name in self.cards}

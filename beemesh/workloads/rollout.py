@@ -1,0 +1,153 @@
+"""How far a rollout is, when it has failed, and where to go back to: what a steward knows of a workload's revisions.
+
+A revision is complete once exactly its replicas run and are available. Only one whose beginning was seen, and that was
+never complete, can fail: what breaks later is repaired, not taken back. A verdict holds until the operator makes
+another revision (an undo and a restart are such). Times are of our boot clock. See docs/adr/0006.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
+from beemesh.workloads.reconciler import Declared, Observed, is_settled
+from beemesh.workloads.record import Revision, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Revision `revision` (whose manifest's address begins with `mark`) has failed, for `reason`; `target` is where to
+    go back to, 0 for nowhere."""
+
+    revision: int
+    mark: bytes
+    reason: str
+    target: int
+    by_attempts: bool = False
+    """Whether it failed by attempts to start a replica, not by time or crashes."""
+
+    def is_about(self, revision: Revision) -> bool:
+        """Whether it is about that very revision: numbers may clash, and a restart makes another one."""
+        return (self.revision, self.mark) == (revision.number, mark_of(revision))
+
+
+def mark_of(revision: Revision) -> bytes:
+    """The beginning of its manifest's address."""
+    return revision.manifest[:MANIFEST_MARK_BYTES]
+
+
+@dataclass(slots=True)
+class Rollout:
+    """The rollout of a workload's current revision. `good` is the newest one known to have been complete before it."""
+
+    begun: bool = False
+    complete: bool = False
+    verdict: Verdict | None = None
+    good: int = 0
+    progress_s: float = 0.0
+    """When it last got on."""
+    _available: int = 0
+    _old: int = 1 << 30
+
+    def renew(self, before: Workload | None, after: Workload, now_s: float) -> None:
+        """Another record stands in the place of `before`, which was None when nothing did."""
+        if before is None or not _same(before.current, after.current):
+            if before is not None and self.complete:
+                self.good = before.current.number
+            self.begun, self.complete, self.verdict = True, False, None
+            self._start_clock(now_s)
+        elif before.strategy != after.strategy or before.replicas != after.replicas:
+            self._start_clock(now_s)
+
+    def take_over(self, now_s: float) -> None:
+        """We are to judge from now on: the one before us may have seen progress that we did not."""
+        self._start_clock(now_s)
+
+    def completed(self, revision: int, current: Revision) -> None:
+        """Somebody whom we believe saw revision `revision` complete."""
+        if current.covers(revision):
+            self.complete = True
+        else:
+            self.good = max(self.good, revision)
+
+    def observe(self, workload: Workload, observed: Observed, now_s: float) -> bool:
+        """Look at what runs; whether the current revision has just become complete."""
+        current = workload.current
+        if self.complete or self.verdict is not None:
+            return False
+        if any(each.ready and not current.covers(each.revision) for each in observed.replicas):
+            self.begun = True
+        if is_settled(Declared.of(workload), observed):
+            self.complete = True
+            return True
+        new = [each for each in observed.replicas if current.covers(each.revision)]
+        available, old = sum(map(observed.is_available, new)), len(observed.replicas) - len(new)
+        if available > self._available or old < self._old or workload.strategy.paused:
+            self.progress_s = now_s
+        self._available, self._old = max(self._available, available), min(self._old, old)
+        return False
+
+    def judge(self, workload: Workload, observed: Observed, now_s: float, max_attempts: int) -> Verdict | None:
+        """The verdict, when the current revision has failed and that is news; it stands from then on."""
+        if self.verdict is not None or self.complete or not self.begun or workload.strategy.paused:
+            return None
+        attempts = _attempts_failed(workload.current, observed, max_attempts)
+        reason = attempts or self._why_failed(workload, observed, now_s, max_attempts)
+        if not reason:
+            return None
+        current = workload.current
+        allowed = workload.strategy.rollback == "auto"
+        target = self._older(workload, observed.replicas) if allowed else 0
+        self.verdict = Verdict(current.number, mark_of(current), reason, target, bool(attempts))
+        return self.verdict
+
+    def target(self, workload: Workload) -> int:
+        """The revision to drive toward: the current one, or where a verdict says."""
+        verdict = self.verdict
+        if verdict is None or not verdict.is_about(workload.current) or workload.strategy.rollback != "auto":
+            return workload.current.number
+        return verdict.target if verdict.target and workload.revision(verdict.target) else workload.current.number
+
+    def base(self, workload: Workload, replicas: Iterable[ReplicaReport]) -> int:
+        """The revision of which missing replicas are started while the rollout is paused; 0 for none."""
+        return workload.current.number if self.complete else self._older(workload, replicas)
+
+    def _older(self, workload: Workload, replicas: Iterable[ReplicaReport]) -> int:
+        """The last revision that was complete; where nobody knows, the newest that works, else the one before."""
+        history = workload.revisions[1:]
+        good = workload.covering(self.good) if self.good else None
+        if good is not None and good in history:
+            return good.number
+        ready = [each.revision for each in replicas if each.ready]
+        working = [revision for revision in history if any(map(revision.covers, ready))]
+        return next((revision.number for revision in (*working, *history)), 0)
+
+    def _why_failed(self, workload: Workload, observed: Observed, now_s: float, max_attempts: int) -> str:
+        current = workload.current
+        for each in observed.replicas:
+            if current.covers(each.revision) and not each.ready:
+                for container in each.containers:
+                    if container.restarts >= max_attempts:
+                        why = container.reason or f"it ended with code {container.exit_code}"
+                        return f"container {container.name} of {each.pod} crashed {container.restarts} times: {why}"
+        deadline_s = workload.strategy.progress_deadline_s
+        if deadline_s and now_s - self.progress_s > deadline_s:
+            got = f"{self._available} of {workload.replicas} replicas were available"
+            return f"no progress for {deadline_s} s (progressDeadlineSeconds): {got}"
+        return ""
+
+    def _start_clock(self, now_s: float) -> None:
+        self.progress_s, self._available, self._old = now_s, 0, 1 << 30
+
+
+def _attempts_failed(current: Revision, observed: Observed, max_attempts: int) -> str:
+    for (revision, replica), failures in sorted(observed.failures.items()):
+        if revision == current.number and failures.count >= max_attempts:
+            reasons = "; ".join(dict.fromkeys(failures.reasons))
+            return f"all {failures.count} attempts to start replica {replica} failed: {reasons}"
+    return ""
+
+
+def _same(one: Revision, other: Revision) -> bool:
+    return (one.number, one.manifest) == (other.number, other.manifest)
