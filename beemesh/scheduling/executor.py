@@ -85,7 +85,7 @@ class Executor:
         run_leases = self._run_leases
         judge = Judge(self_id, roster, settings, local, intent_for)
         recovery = Recovery(self_id, view, new_request_id, self.room)
-        self._keeper = keeper = PodKeeper(pods, local, intent_for, copies, tell, run_leases)
+        self._keeper = keeper = PodKeeper(self.room, pods, local, intent_for, copies, tell, run_leases)
         self._deployer = deployer = Deployer(
             self.room, pods, settings, judge, intent_for, copies, tell, run_leases, keeper
         )
@@ -162,6 +162,8 @@ class Executor:
                 return self._rights.claim_again(name)
             case "stop-again":
                 return self._stopper.again(name)
+            case "vanished":
+                return self._keeper.look_again(now)
             case "recover":
                 return self._restarts.ask(now)
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from beemesh.custody.local_copies import LocalCopies
-from beemesh.effects import Effects, Erase, Notify, Now, Run, Save
+from beemesh.effects import Effects, Erase, Notify, Now, Run, Save, Schedule
 from beemesh.events import Observed, PodsObserved, ReservationsChanged, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.local_work import LocalWork, Promise
@@ -29,6 +29,7 @@ class PodKeeper:
 
     def __init__(
         self,
+        room: str,
         table: PodTable,
         local: LocalWork,
         intent_for: IntentLookup,
@@ -42,7 +43,10 @@ class PodKeeper:
         self._copies = copies
         self._tell = tell
         self._run_leases = run_leases
+        self._room = room
         self._jobs = 0
+        self._listed: dict[str, ReplicaReport] = {}
+        """What the runtime listed last."""
 
     def observed(self, observed: PodsObserved, now: Now) -> Effects:
         """Compare with what was seen before."""
@@ -51,8 +55,13 @@ class PodKeeper:
         for name, report in pods.items():
             effects += self._changed(name, report, now)
         if observed.complete:
+            self._listed = pods
             effects += self._missing(pods, now)
         return effects
+
+    def look_again(self, now: Now) -> Effects:
+        """A pod was missing in a list that may have been older than it: is it still?"""
+        return self._missing(self._listed, now)
 
     def _changed(self, name: str, report: ReplicaReport, now: Now) -> Effects:
         before = self.table.seen.get(name)
@@ -96,7 +105,10 @@ class PodKeeper:
         for name, report in list(self.table.seen.items()):
             if name in pods or name in self.table.deploying or name in self.table.stopping:
                 continue
-            if now.boot_s - self.table.deployed_s.get(name, float("-inf")) < VANISH_GRACE_S:
+            grace_ends_s = self.table.deployed_s.get(name, float("-inf")) + VANISH_GRACE_S
+            if now.boot_s < grace_ends_s:
+                # Nothing may change here for hours, so nobody need list the pods again: remember to look then.
+                effects.append(Schedule((self._room, "vanished", name), grace_ends_s))
                 continue
             effects += [*self.gone(name), self.about(report, "Stopped", now, "the pod vanished from its runtime")]
         return effects

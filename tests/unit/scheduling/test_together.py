@@ -427,6 +427,20 @@ def test_a_pod_that_vanishes_is_replaced() -> None:
     assert len(world.pods()) == 1
 
 
+def test_a_pod_that_vanishes_right_after_its_start_is_replaced() -> None:
+    """The list without it may have been read before it was there; it is believed once it cannot have been."""
+    world = World()
+    world.apply(workload())
+    world.run_until(lambda: bool(world.pods()))
+    world.run(1.0)
+    node = next(node for node in world.nodes.values() if node.runtime)
+    node.runtime.clear()
+    node.look()
+    world.run(10)
+
+    assert len(world.pods()) == 1
+
+
 def test_bids_stay_few() -> None:
     """On twelve nodes a task hears a handful of bids: whoever heard three better ones keeps silent."""
     world = World(tuple(f"n{number}" for number in range(12)))
