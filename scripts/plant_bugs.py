@@ -5,7 +5,8 @@
     .venv/bin/python scripts/plant_bugs.py --state hunts.jsonl   # keeps what it did, and goes on there next time
 
 The bugs are of the classes that peers had: memberlist and foca (incarnations, suspicion, refutation), Raft and
-PySyncObj (votes forgotten, majorities miscounted), IPsec (replay windows), and what one forgets in a hurry.
+PySyncObj (votes forgotten, majorities miscounted), IPsec (replay windows), Kubernetes and Nomad (what is counted twice
+or not at all, two of one replica, storms of restarts), and what one forgets in a hurry.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ ENOUGH = 0.95
 """Part of the bugs that has to be found: 19 of 20."""
 AT_ONCE = 100
 """Seeds after which a hunt writes down how far it came."""
-CONTROL = "(none)"
-"""The code as it is, without a bug: nothing may be found."""
+CONTROLS = {"(none)": "mesh", "(none, scheduling)": "scheduling"}
+"""The code as it is, without a bug, by the kind of trial: nothing may be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Bug:
     file: str
     before: str
     after: str
+    kind: str = "mesh"
+    """The kind of trial that looks for it."""
 
 
 BUGS = (
@@ -215,6 +218,118 @@ BUGS = (
         "return [*kept, Schedule((",
         "return [Schedule((",
     ),
+    Bug(
+        "late-stop",
+        "a pod runs on for ten seconds after its run lease",
+        "beemesh/scheduling/run_leases.py",
+        'return Schedule((self._room, "run-end", key), ends_s - RUN_LEASE_MARGIN_S)',
+        'return Schedule((self._room, "run-end", key), ends_s + 10.0)',
+        "scheduling",
+    ),
+    Bug(
+        "unleased-adoption",
+        "a pod that an earlier agent started runs on without a run lease",
+        "beemesh/scheduling/pod_keeper.py",
+        "adopted += [] if placement.task.duplicate_tolerant else self._run_leases.adopt(placement, now)",
+        "adopted += []",
+        "scheduling",
+    ),
+    Bug(
+        "lease-given-up-early",
+        "the run lease goes before the pod does",
+        "beemesh/scheduling/pod_keeper.py",
+        "return [*self.ending(name), *self.stop_job(",
+        "return [*self.ending(name), *self._run_leases.release(name), *self.stop_job(",
+        "scheduling",
+    ),
+    Bug(
+        "uncounted-cpu",
+        "a bidder counts all of its cores as free",
+        "beemesh/scheduling/local_work.py",
+        "cpu_m_free=max(0, cpu_m - held.cpu_m)",
+        "cpu_m_free=cpu_m",
+        "scheduling",
+    ),
+    Bug(
+        "unreserved-adoption",
+        "a pod that an earlier agent started is not reserved for",
+        "beemesh/scheduling/pod_keeper.py",
+        "adopted = self.promise(name, placement.task, started=True)",
+        "adopted: Effects = []",
+        "scheduling",
+    ),
+    Bug(
+        "room-given-twice",
+        "what a cancelled start needs is given away while it still runs",
+        "beemesh/scheduling/deploying.py",
+        "                *self._keeper.ending(name),\n",
+        "                *self._keeper.withdraw(name),\n                *self._keeper.ending(name),\n",
+        "scheduling",
+    ),
+    Bug(
+        "forgotten-failures",
+        "a steward tries again at once, whatever failed",
+        "beemesh/scheduling/hosting.py",
+        "count=before.count + 1 if blamed else max(1, before.count)",
+        "count=0",
+        "scheduling",
+    ),
+    Bug(
+        "forgotten-tasks",
+        "a steward publishes what it has published already",
+        "beemesh/workloads/reconciler.py",
+        "taken = slot in self.active or slot in self.done or slot in self.observed.starting",
+        "taken = slot in self.active or slot in self.done",
+        "scheduling",
+    ),
+    Bug(
+        "wrong-one-drained",
+        "of two duplicates the one with the right is asked to end",
+        "beemesh/workloads/reconciler.py",
+        "stays = max(reports, key=lambda each: each.order)",
+        "stays = min(reports, key=lambda each: each.order)",
+        "scheduling",
+    ),
+    Bug(
+        "short-grant",
+        "a replica counts a lease for half as long as its holder",
+        "beemesh/dht/compare_and_swap.py",
+        "fresh = _Standing(lease, signed, fence_seen, now.boot_s + lease.ttl_ms / 1000)",
+        "fresh = _Standing(lease, signed, fence_seen, now.boot_s + lease.ttl_ms / 2000)",
+        "scheduling",
+    ),
+    Bug(
+        "late-claims",
+        "losers claim a replica that runs already",
+        "beemesh/scheduling/bidding.py",
+        "done = [e for e in self.book.open() if (e.task.workload_id, e.task.revision, e.task.replica) == same]",
+        "done = [] if same else self.book.open()",
+        "scheduling",
+    ),
+    Bug(
+        "surplus-kept",
+        "what is scaled away runs on",
+        "beemesh/workloads/reconciler.py",
+        "if report.replica >= self.declared.replicas:",
+        "if report.replica > self.declared.replicas + 9:",
+        "scheduling",
+    ),
+    Bug(
+        "room-kept",
+        "what a pod held stays reserved when it is gone",
+        "beemesh/scheduling/pod_keeper.py",
+        "return self.forget(name) + self.withdraw(name) + self._run_leases.release(name)",
+        "return self.forget(name) + self._run_leases.release(name)",
+        "scheduling",
+    ),
+    Bug(
+        "new-before-old",
+        "what must not be doubled is updated new first",
+        "beemesh/workloads/reconciler.py",
+        "exclusive=not workload.duplicate_tolerant",
+        "exclusive=False",
+        "scheduling",
+    ),
 )
 
 
@@ -252,21 +367,22 @@ def hunt(begun: Hunt, seeds: int, state: Path | None, source: Path = ROOT) -> Hu
     Whoever stops it loses the last hundred seeds at most: the rest stands in `state`.
     """
     bug = next((each for each in BUGS if each.name == begun.name), None)
+    kind = bug.kind if bug is not None else CONTROLS[begun.name]
     with tempfile.TemporaryDirectory(prefix="planted-") as name:
         folder = Path(name)
         copy_code(source, folder)
         if bug is not None:
             plant(bug, folder)
         while not begun.violation and begun.seeds < seeds:
-            begun = _some_seeds(begun, min(seeds, begun.seeds + AT_ONCE), folder)
+            begun = _some_seeds(begun, min(seeds, begun.seeds + AT_ONCE), folder, kind)
             if state is not None:
                 with state.open("a") as file:
                     file.write(json.dumps(asdict(begun)) + "\n")
     return begun
 
 
-def _some_seeds(begun: Hunt, until: int, folder: Path) -> Hunt:
-    command = [sys.executable, "-m", "simulator", "hunt", "--seeds", f"{begun.seeds}..{until - 1}"]
+def _some_seeds(begun: Hunt, until: int, folder: Path, kind: str) -> Hunt:
+    command = [sys.executable, "-m", "simulator", "hunt", "--kind", kind, "--seeds", f"{begun.seeds}..{until - 1}"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
@@ -315,14 +431,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(line_of(done), flush=True)
         found = [each for each in hunts if each.violation]
         as_many = partial(work, seeds=max((each.seeds for each in found), default=1))
-        control = as_many(begun.get(CONTROL, Hunt(CONTROL)))
-    print(line_of(control))
+        kinds = {bug.kind for bug in BUGS if bug.name in names}
+        wanted = [name for name, kind in CONTROLS.items() if kind in kinds]
+        controls = [as_many(begun.get(name, Hunt(name))) for name in wanted]
+    print(*map(line_of, controls), sep="\n")
     print(f"{len(found)} of {len(hunts)} bugs found")
     if options.json is not None:
         report = {"found": len(found), "planted": len(hunts), "seeds_at_most": options.seeds,
-                  "without_a_bug": asdict(control), "hunts": [asdict(each) for each in hunts]}  # fmt: skip
+                  "without_a_bug": [asdict(each) for each in controls],
+                  "hunts": [asdict(each) for each in hunts]}  # fmt: skip
         options.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0 if not control.violation and len(found) >= ENOUGH * len(hunts) else 1
+    return 0 if not any(each.violation for each in controls) and len(found) >= ENOUGH * len(hunts) else 1
 
 
 if __name__ == "__main__":
