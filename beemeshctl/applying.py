@@ -30,10 +30,12 @@ from beemesh.custody.sealing import (
 from beemesh.errors import BeemeshError, Conflict, Unavailable, Unreachable, Untrusted
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, short
-from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, object_key, workload_key
+from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, budget_key, object_key, workload_key
 from beemesh.membership.roster import Roster
+from beemesh.workloads.budget_rules import budget_of
+from beemesh.workloads.budgets import Budget
 from beemesh.workloads.fingerprint import canonical, fingerprint
-from beemesh.workloads.objects import CONFIG_KINDS, ManifestObject, ObjectKey
+from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS, ManifestObject, ObjectKey
 from beemesh.workloads.record import SealedObject, Workload
 from beemesh.workloads.resolve import ResolvedWorkload
 from beemesh.workloads.revising import next_number, with_revision
@@ -44,7 +46,13 @@ from beemeshctl.workload_identity import WorkloadIssuer, WorkRoot
 
 Verb = Literal["created", "configured", "unchanged", "deleted"]
 
-GROUPS = {"Deployment": "deployment.apps", "Pod": "pod", "ConfigMap": "configmap", "Secret": "secret"}
+GROUPS = {
+    "Deployment": "deployment.apps",
+    "Pod": "pod",
+    "ConfigMap": "configmap",
+    "Secret": "secret",
+    "PodDisruptionBudget": "poddisruptionbudget.policy",
+}
 """How kubectl names kinds in its messages."""
 
 POLL_S = 0.1
@@ -222,6 +230,21 @@ class Planner:
             fields=("data",) if before is not None else (),
         )
 
+    def budget(self, item: ManifestObject) -> Change:
+        """What becomes of a disruption budget. It holds no secret: members read it, and nothing is sealed."""
+        key = budget_key(item.namespace, item.name)
+        intent = self._mesh.standing(key)
+        before = msgspec.msgpack.decode(intent.body, type=Budget) if intent is not None else None
+        created_ms = before.created_ms if before is not None else _now_ms()
+        managed_by = self._managed_by or (before.managed_by if before is not None else "")
+        body = budget_of(item, created_ms=created_ms, managed_by=managed_by)
+        place = (item.kind, item.namespace, item.name)
+        if body == before:
+            return Change(*place, "unchanged", key)
+        verb: Verb = "configured" if before is not None else "created"
+        fields = ("spec",) if before is not None else ()
+        return Change(*place, verb, key, record=self._sign("budget", key, body), fields=fields)
+
     def removal(self, kind: str, namespace: str, name: str) -> Change | None:
         """The tombstone of an object, or None when there is no such object."""
         key = key_of(kind, namespace, name)
@@ -286,6 +309,8 @@ def key_of(kind: str, namespace: str, name: str) -> str:
     """The intent key of an object of any kind."""
     if kind in CONFIG_KINDS:
         return object_key(kind, namespace, name)
+    if kind in POLICY_KINDS:
+        return budget_key(namespace, name)
     return workload_key(f"{kind.lower()}/{namespace}/{name}")
 
 

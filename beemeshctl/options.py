@@ -34,6 +34,7 @@ TYPES = {
     ),
     "configmaps": ("ConfigMap", "/api/v1", True, ("configmap", "cm")),
     "secrets": ("Secret", "/api/v1", True, ("secret",)),
+    "poddisruptionbudgets": ("PodDisruptionBudget", "/apis/policy/v1", True, ("poddisruptionbudget", "pdb")),
     "events": ("Event", "/api/v1", True, ("event", "ev")),
     "tasks": ("Task", "/apis/beemesh.io/v1alpha1", True, ("task",)),
 }

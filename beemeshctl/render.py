@@ -13,7 +13,11 @@ import click
 OUTPUTS = ("table", "wide", "json", "yaml", "name")
 GAP = "  "
 
-KIND_NAMES = {"Deployment": "deployment.apps", "Task": "task.beemesh.io"}
+KIND_NAMES = {
+    "Deployment": "deployment.apps",
+    "PodDisruptionBudget": "poddisruptionbudget.policy",
+    "Task": "task.beemesh.io",
+}
 
 
 def print_objects(items: Sequence[dict[str, Any]], kind: str, output: str, *, single: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from beemesh.errors import InvalidInput
-from beemesh.workloads.objects import CONFIG_KINDS
+from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS
 from beemesh.workloads.resolve import needed_objects, resolve
 from beemeshctl.applying import Change, Mesh, Planner, read_back
 from beemeshctl.client import Client
@@ -13,7 +13,8 @@ from beemeshctl.manifests import ManifestSet
 def plan_changes(
     client: Client, manifests: ManifestSet, *, mesh: Mesh | None = None, managed_by: str = "", lenient: bool = False
 ) -> list[Change]:
-    """The changes in the order in which they are to be made: ConfigMaps and Secrets before what refers to them.
+    """The changes in the order in which they are to be made: ConfigMaps and Secrets before what refers to them,
+    and disruption budgets before what they protect.
 
     Raises `InvalidInput` with every problem; with `lenient` a workload that cannot be resolved is left out instead,
     and its problems are added to `manifests.problems` by the caller's own means.
@@ -26,4 +27,5 @@ def plan_changes(
         raise InvalidInput("these manifests cannot be resolved; nothing was changed", problems=problems)
     planner = Planner(client, mesh, managed_by=managed_by)
     configs = [planner.config(item) for item in manifests.objects if item.kind in CONFIG_KINDS]
-    return configs + [planner.workload(workload) for workload in resolution.workloads]
+    budgets = [planner.budget(item) for item in manifests.objects if item.kind in POLICY_KINDS]
+    return configs + budgets + [planner.workload(workload) for workload in resolution.workloads]

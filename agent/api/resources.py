@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from agent.api.seam import Backend, Json
-from beemesh.workloads import kubeshape
+from beemesh.workloads import kube_budgets, kubeshape
+from beemesh.workloads.budgets import Budget
+from beemesh.workloads.record import Workload
 
 BEEMESH_GROUP = "beemesh.io/v1alpha1"
 EVENTS_LISTED_MAX = 1_000
@@ -65,6 +67,16 @@ async def _secrets(api: Backend, namespace: str) -> list[Json]:
     return [kubeshape.config(view) for view in api.mesh.configs("Secret", namespace)]
 
 
+async def _budgets(api: Backend, namespace: str) -> list[Json]:
+    pods = await api.mesh.pods(namespace)
+    workloads = [body for _, body in api.mesh.records("workload/", "workload", Workload)]
+    return [
+        kube_budgets.budget(body, intent.seq, workloads, pods)
+        for intent, body in api.mesh.records("budget/", "budget", Budget)
+        if not namespace or body.namespace == namespace
+    ]
+
+
 async def _events(api: Backend, namespace: str) -> list[Json]:
     return [kubeshape.event(view) for view in api.mesh.events(namespace)[-EVENTS_LISTED_MAX:]]
 
@@ -80,5 +92,6 @@ RESOURCES = (
     Resource("v1", "secrets", "Secret", _secrets),
     Resource("v1", "events", "Event", _events, short=("ev",)),
     Resource("apps/v1", "deployments", "Deployment", _deployments, short=("deploy",)),
+    Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", _budgets, short=("pdb",)),
     Resource(BEEMESH_GROUP, "tasks", "Task", _tasks, is_named_anywhere=True),
 )

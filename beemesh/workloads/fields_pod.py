@@ -13,7 +13,7 @@ there. `~` names values that ask for what Beemesh does anyway: they are accepted
 
 from __future__ import annotations
 
-KINDS = {"Pod": "v1", "Deployment": "apps/v1", "ConfigMap": "v1", "Secret": "v1"}
+KINDS = {"Pod": "v1", "Deployment": "apps/v1", "ConfigMap": "v1", "Secret": "v1", "PodDisruptionBudget": "policy/v1"}
 """The kinds a manifest may hold, and the only `apiVersion` of each."""
 
 POD_FIELDS = """

@@ -40,6 +40,10 @@ def _get(item: Json, *path: str) -> Any:
     return value if value is not None else ""
 
 
+def _amount(name: str) -> Callable[[Json, int], str]:
+    return lambda item, _: str(_get(item, "spec", name)) or "N/A"
+
+
 def _age(item: Json, now_ms: int) -> str:
     return age(str(_get(item, "metadata", "creationTimestamp")), now_ms)
 
@@ -152,6 +156,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("OBJECT", _object),
         Column("MESSAGE", _at("message")),
         Column("NODE", _at("source", "host"), wide=True),
+    ),
+    "PodDisruptionBudget": (
+        _NAME,
+        Column("MIN AVAILABLE", _amount("minAvailable")),
+        Column("MAX UNAVAILABLE", _amount("maxUnavailable")),
+        Column("ALLOWED DISRUPTIONS", _number("status", "disruptionsAllowed"), type="integer"),
+        _AGE,
     ),
     "ConfigMap": (_NAME, Column("REVISION", _at("metadata", "annotations", "beemesh.io/revision")), _AGE),
     "Secret": (

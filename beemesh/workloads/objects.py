@@ -11,6 +11,7 @@ Path = tuple[str | int, ...]
 
 WORKLOAD_KINDS = ("Pod", "Deployment")
 CONFIG_KINDS = ("ConfigMap", "Secret")
+POLICY_KINDS = ("PodDisruptionBudget",)
 
 
 def path_text(path: Path) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from beemesh.workloads.fields_pod import POD_FIELDS
+from beemesh.workloads.fields_policy import POLICY_FIELDS
 from beemesh.workloads.fields_volumes import VOLUME_FIELDS
 
 _TOKEN = re.compile(r"(?P<plus>\+?)(?P<name>[A-Za-z*/-]+)(?P<required>!?):(?P<type>[^~]+)(?:~(?P<defaults>.+))?")
@@ -92,7 +93,7 @@ def structs() -> dict[str, StructType]:
     """Every type of the tables by name; read once, at first use."""
     blocks: dict[str, list[str]] = {}
     current: list[str] = []
-    for line in (POD_FIELDS + VOLUME_FIELDS).splitlines():
+    for line in (POD_FIELDS + VOLUME_FIELDS + POLICY_FIELDS).splitlines():
         if line and not line.startswith(" "):
             current = blocks.setdefault(line, [])
         else:

@@ -10,8 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from beemesh.workloads import formats
+from beemesh.workloads.budget_rules import budget_findings
 from beemesh.workloads.fields_pod import KINDS
-from beemesh.workloads.objects import CONFIG_KINDS, Checked, Finding, ManifestObject, ObjectKey, path_text, shown
+from beemesh.workloads.objects import (
+    CONFIG_KINDS,
+    POLICY_KINDS,
+    Checked,
+    Finding,
+    ManifestObject,
+    ObjectKey,
+    path_text,
+    shown,
+)
 from beemesh.workloads.pod_rules import pod_findings, selector_findings, selects
 from beemesh.workloads.record import PROGRESS_DEADLINE_S
 from beemesh.workloads.schema import did_you_mean, structs
@@ -50,7 +60,6 @@ FOREIGN_KINDS = frozenset(
         "Node",
         "PersistentVolume",
         "PersistentVolumeClaim",
-        "PodDisruptionBudget",
         "PodTemplate",
         "PriorityClass",
         "ReplicaSet",
@@ -164,7 +173,7 @@ def _metadata_findings(
         yield Finding(("metadata",), f"namespace {shown(namespace)} {problem}")
     yield from _key_findings(metadata, ("metadata",))
     annotations = metadata.get("annotations", {})
-    workload = kind not in CONFIG_KINDS
+    workload = kind not in CONFIG_KINDS + POLICY_KINDS
     yield from check_annotations(annotations, ("metadata", "annotations"), workload=workload)
 
 
@@ -253,7 +262,13 @@ def _content(body: Mapping[str, Any], plain: str, encoded: str) -> Iterator[Find
                 yield Finding((group, name), f"key {shown(name)} in {path_text((group,))} {problem}", at_key=True)
 
 
-_RULES = {"Pod": _pod, "Deployment": _deployment, "ConfigMap": _config_map, "Secret": _secret}
+_RULES = {
+    "Pod": _pod,
+    "Deployment": _deployment,
+    "ConfigMap": _config_map,
+    "Secret": _secret,
+    "PodDisruptionBudget": budget_findings,
+}
 
 
 def checked_objects(documents: Iterable[object], *, allow_unsupported: bool = False) -> list[ManifestObject]:

@@ -10,7 +10,13 @@ import click
 from beemesh.errors import InvalidInput, NotFound, Unreachable
 from beemeshctl.options import TYPES, duration_s, namespace_option, timeout_option, type_and_names, via_option
 
-DELETABLE = {"pods": "Pod", "deployments": "Deployment", "configmaps": "ConfigMap", "secrets": "Secret"}
+DELETABLE = {
+    "pods": "Pod",
+    "deployments": "Deployment",
+    "configmaps": "ConfigMap",
+    "secrets": "Secret",
+    "poddisruptionbudgets": "PodDisruptionBudget",
+}
 POLL_S = 0.15
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from beemesh.identity.membership_card import Taint
 from beemesh.workloads import kubeshape as shape
+from beemesh.workloads.budgets import Budget
+from beemesh.workloads.kube_budgets import budget as shaped_budget
 from beemesh.workloads.kubetable import COLUMNS, age, rows, table
 from beemesh.workloads.observation import ContainerReport, Endpoint
 
@@ -101,6 +103,7 @@ def test_tables_have_a_cell_for_every_column() -> None:
         "Task": shape.task(shape.TaskView("01ABC", "deployment/default/hello", "default", 1, 0)),
         "Event": shape.event(shape.EventView("01ABC", "Deployed", "alpha", kind="Pod", name="x", at_ms=AT_MS)),
         "ConfigMap": shape.config(shape.ConfigView("ConfigMap", "c", "default")),
+        "PodDisruptionBudget": shaped_budget(Budget("default", "web", min_available="1"), 1, [], []),
         "Secret": shape.config(shape.ConfigView("Secret", "s", "default", type="Opaque")),
     }
     assert set(items) == set(COLUMNS)
