@@ -8,10 +8,12 @@ from beemesh.crypto import Crypto
 from beemesh.effects import Broadcast, Effects, Notify, Now, Randomness, Request, Schedule
 from beemesh.events import Observed
 from beemesh.identity.signing import sign_statement
+from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import TaskLedger
-from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, SignedTask
+from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, Occupancy, SignedTask
+from beemesh.scheduling.surroundings import in_turn, occupancy
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
 from beemesh.scheduling.upkeep import Upkeep
@@ -35,6 +37,7 @@ class Acting:
     def __init__(
         self,
         room: str,
+        roster: Roster,
         view: View,
         crypto: Crypto,
         randomness: Randomness,
@@ -45,6 +48,7 @@ class Acting:
         new_request_id: Callable[[], int],
     ) -> None:
         self._room = room
+        self._roster = roster
         self._view = view
         self._crypto = crypto
         self._randomness = randomness
@@ -69,7 +73,8 @@ class Acting:
         settled = is_settled(declared, arranged.observed) and not arranged.moving
         wake_s = now.boot_s + (POLL_SETTLED_S if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
-        for action in (*arranged.actions, *steps):
+        steps = (*arranged.actions, *steps)
+        for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id)):
             match action:
                 case StartReplica():
                     effects += self._publish(hosted, action, now)
@@ -110,7 +115,8 @@ class Acting:
     def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
         assert hosted.workload is not None, "nothing is started of a deleted workload"
         facts = (hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
-        task = make_task(*facts, tentative=hosted.tentative)
+        known = self._surroundings(hosted, action)
+        task = make_task(*facts, tentative=hosted.tentative, occupancy=known)
         signed = sign_statement(self._crypto, TASK_KIND, task)
         self._ledger.heard(task, signed, now.boot_s)
         timing = self._settings.scheduler
@@ -120,6 +126,15 @@ class Acting:
             Schedule((self._room, "bids", task.task_id), now.boot_s + patience_s),
             _count("tasks_published"),
         ]
+
+    def _surroundings(self, hosted: Hosted, start: StartReplica) -> tuple[Occupancy, ...]:
+        """Where the workload's other replicas are, as far as its pod terms ask for it."""
+        wanted = hosted.workload.as_of(start.revision) if hosted.workload else None
+        if wanted is None or not wanted.constraints.pod_terms:
+            return ()
+        reports = [each for node_id, told in hosted.reports.items() if self._view.is_alive(node_id) for each in told]
+        cards = [card for card in self._roster.members() if self._view.is_alive(card.node_id)]
+        return occupancy(wanted, start.replica, reports, self._ledger.of(hosted.workload_id), cards)
 
     def _order_stop(self, hosted: Hosted, action: StopReplicaAction, now: Now) -> Effects:
         report, instead = action.report, action.instead

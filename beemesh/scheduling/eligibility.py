@@ -89,7 +89,7 @@ def placement_refusals(constraints: Constraints, card: Membership) -> list[str]:
         if labels.get(key) != value:
             here = f"here it is {labels[key]!r}" if key in labels else "this node has no such label"
             reasons.append(f"node selector wants {key}={value}, {here}")
-    if constraints.node_affinity and not _affinity_holds(constraints.node_affinity, labels, card.name):
+    if constraints.node_affinity and not affinity_holds(constraints.node_affinity, {**labels, FIELD_NAME: card.name}):
         wanted = " or ".join(_term_text(term) for term in constraints.node_affinity)
         reasons.append(f"node affinity wants {wanted}")
     for taint in card.taints:
@@ -134,10 +134,10 @@ def _tolerated(tolerations: tuple[Toleration, ...], taint: Taint) -> bool:
     return any(toleration.tolerates(taint) for toleration in tolerations)
 
 
-def _affinity_holds(terms: tuple[tuple[Expression, ...], ...], labels: Mapping[str, str], name: str) -> bool:
-    """A disjunction of conjunctions; an empty term matches nothing (Kubernetes)."""
-    fields = {**labels, FIELD_NAME: name}
-    return any(term and all(matches(expression, fields) for expression in term) for term in terms)
+def affinity_holds(terms: tuple[tuple[Expression, ...], ...], labels: Mapping[str, str]) -> bool:
+    """A disjunction of conjunctions; an empty term matches nothing (Kubernetes). `labels` are a node's, with its name
+    at `FIELD_NAME`."""
+    return any(term and all(matches(expression, labels) for expression in term) for term in terms)
 
 
 def matches(expression: Expression, labels: Mapping[str, str]) -> bool:
@@ -166,9 +166,10 @@ def _compares(expression: Expression, value: str | None) -> bool:
 
 
 def _term_text(term: tuple[Expression, ...]) -> str:
-    return " and ".join(_expression_text(expression) for expression in term) or "nothing at all"
+    return " and ".join(expression_text(expression) for expression in term) or "nothing at all"
 
 
-def _expression_text(expression: Expression) -> str:
+def expression_text(expression: Expression) -> str:
+    """A selector requirement for people."""
     values = ", ".join(expression.values)
     return f"{expression.key} {expression.operator}" + (f" ({values})" if values else "")

@@ -13,6 +13,7 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
+from beemesh.scheduling.surroundings import takes_turns
 from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, TARGET, Teller
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
@@ -123,6 +124,10 @@ class Hosted:
         namespace = self.workload.namespace if self.workload else ""
         subject = {"task_id": task_id, "workload_id": self.workload_id, "namespace": namespace}
         return tell.about(status, now, reason, details, **subject, revision=slot[0], replica=slot[1])
+
+    def takes_turns(self) -> bool:
+        """Whether its replicas are placed one after the other."""
+        return self.workload is not None and takes_turns(self.workload.constraints, self.workload.pod_labels)
 
     def declared(self, observed: Observed) -> Declared:
         """What is wanted, given what is: a rollout that failed is taken back."""

@@ -6,14 +6,16 @@ from collections.abc import Iterable
 
 import msgspec
 
+from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId
 from beemesh.intents.record import Cordon, cordon_key
 from beemesh.membership.roster import Roster
-from beemesh.scheduling.eligibility import refusals, repelled_softly
+from beemesh.scheduling.eligibility import FIELD_NAME, node_labels, refusals, repelled_softly
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
+from beemesh.scheduling.neighbours import Newcomer, Verdict, judge
 from beemesh.scheduling.score import Place, Score, score
-from beemesh.scheduling.tasks import IntentLookup
+from beemesh.scheduling.tasks import IntentLookup, record_of, workload_of
 from beemesh.settings.model import NodeSettings
 
 
@@ -48,6 +50,8 @@ class Judge:
             runs_sibling=crowd > 0,
         )
         against += self._moving_away(task, card.name, wall_ms)
+        beside = self._beside(task, card, len(leading - {task.replica}))
+        against += beside.against
         if against:
             return against
         place = Place(
@@ -58,8 +62,28 @@ class Judge:
             softly_repelled=repelled_softly(task.constraints, card),
             crowd=max(crowd, 1 if self._self_id in task.avoid else 0),
             failed=self._self_id in task.failed,
+            wished=beside.wished,
+            uneven=beside.uneven,
         )
         return score(task.reqs, resources, place, self._settings.scheduler.weights)
+
+    def _beside(self, task: Task, card: Membership, siblings_coming: int) -> Verdict:
+        """What this node is to the replica because of other pods, and of its labels."""
+        constraints = task.constraints
+        if not constraints.pod_terms and not constraints.preferences and not self._local.repels():
+            return Verdict()
+        workload = workload_of(record_of(task, self._intent_for))
+        newcomer = Newcomer(
+            namespace=task.namespace,
+            workload_id=task.workload_id,
+            replica=task.replica,
+            labels=workload.pod_labels if workload else {},
+            terms=constraints.pod_terms,
+            occupancy=task.occupancy,
+            apart_already=constraints.anti_affinity_hosts,
+        )
+        labels = {**node_labels(card), FIELD_NAME: card.name}
+        return judge(newcomer, self._local.neighbours(), siblings_coming, labels, constraints.preferences)
 
     def cordon(self, name: str) -> str | None:
         """Why the node is cordoned; None when it is not."""

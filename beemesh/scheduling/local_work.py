@@ -6,14 +6,15 @@ it shows in the machine's own figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from beemesh.events import ResourcesObserved
 from beemesh.identity.membership_card import Caps
 from beemesh.scheduling.eligibility import Resources
+from beemesh.scheduling.neighbours import Neighbour
 from beemesh.settings.model import Policies, Reserve
-from beemesh.workloads.record import Requirements
+from beemesh.workloads.record import PodTerm, Qos, Requirements
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,14 @@ class Promise:
     replica: int
     reqs: Requirements
     started: bool = False
+    namespace: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the pod, for what others want beside them."""
+    repels: tuple[PodTerm, ...] = ()
+    """What it wants not beside it on this host."""
+    qos: Qos = field(default_factory=Qos)
+    since_ms: int = 0
+    """When its task was published or it was started (wall time): which of two is the younger."""
 
 
 class LocalWork:
@@ -53,6 +62,15 @@ class LocalWork:
         """Other replicas of the workload that are promised here."""
         ordinals = {each.replica for each in self._promises.values() if each.workload_id == workload_id}
         return len(ordinals - {replica})
+
+    def neighbours(self) -> Iterator[Neighbour]:
+        """Everything that is promised here, as other pods see it."""
+        for each in self._promises.values():
+            yield Neighbour(each.namespace, each.workload_id, each.replica, each.labels, each.repels)
+
+    def repels(self) -> bool:
+        """Whether anything here wants not to be beside some others."""
+        return any(each.repels for each in self._promises.values())
 
     def totals(self) -> Requirements:
         """The sum of all promises (without ports)."""

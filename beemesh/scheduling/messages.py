@@ -21,6 +21,15 @@ VERDICT_KIND = "cas-verdict"
 EVENT_KIND = "event"
 
 
+class Occupancy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where other replicas are that one pod term of the task is about: how many at each value of its topology (the
+    fullest values), the fewest that any value has which the replica may go to, and how many there are in all."""
+
+    counts: dict[str, int] = {}
+    floor: int = 0
+    total: int = 0
+
+
 class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     """Start one replica of one revision. The steward signs it; the authority is the operator's record that it names
     by `record_digest` (SHA-256 of the signed intent's body)."""
@@ -51,6 +60,8 @@ class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     """The steward's lease is a minority's: this is for those who are cut off with it, and for nobody else."""
     instead_of: int = 0
     """The current revision, when this is for an older one, since that one failed or is paused."""
+    occupancy: tuple[Occupancy, ...] = ()
+    """One per pod term of `constraints`, as the steward knew it: best effort, for nodes know the rest themselves."""
 
 
 class Bid(msgspec.Struct, frozen=True, omit_defaults=True):

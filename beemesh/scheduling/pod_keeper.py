@@ -8,14 +8,14 @@ from beemesh.custody.local_copies import LocalCopies
 from beemesh.effects import Effects, Erase, Notify, Now, Run, Save, Schedule
 from beemesh.events import Observed, PodsObserved, ReservationsChanged, StopPod
 from beemesh.intents.record import workload_key
-from beemesh.scheduling.local_work import LocalWork, Promise
+from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import EventStatus, Task
 from beemesh.scheduling.pods import ENDED, TABLE, PodTable, name_of
+from beemesh.scheduling.promises import promise_found, promise_of
 from beemesh.scheduling.run_leases import RunLeases
 from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.scheduling.telling import FINISHED, Teller
 from beemesh.workloads.observation import ReplicaReport
-from beemesh.workloads.record import Requirements
 
 GRACE_S = 30
 """Seconds between asking a pod to end and ending it, where nobody says another."""
@@ -92,8 +92,7 @@ class PodKeeper:
             ending = placement.ending and name not in self.table.stopping
             return adopted + (self.stop_job(name, "it was ending already", GRACE_S) if ending else [])
         workload = workload_of(self._intent_for(workload_key(report.workload_id)))
-        reqs = workload.requirements if workload else Requirements()  # of another revision: the best guess there is
-        self._local.promise(name, Promise(report.workload_id, report.revision, report.replica, reqs, started=True))
+        self._local.promise(name, promise_found(report, workload))
         effects = self._reservations()
         if workload is not None and not workload.duplicate_tolerant:
             effects += self.stop(name, "it must not be doubled, and nothing is known of its right to run", now, 0)
@@ -150,7 +149,7 @@ class PodKeeper:
 
     def promise(self, name: str, task: Task, *, started: bool) -> Effects:
         """Reserve what a task needs; `started` once the machine's own figures show it."""
-        self._local.promise(name, Promise(task.workload_id, task.revision, task.replica, task.reqs, started))
+        self._local.promise(name, promise_of(task, self._intent_for, started=started))
         return self._reservations()
 
     def withdraw(self, name: str) -> Effects:

@@ -24,6 +24,9 @@ UNKNOWN_RELIABILITY = 0.5
 CROWD_MAX = 1_000
 """Replicas of one workload on one node that are told apart."""
 
+UNEVEN_BANDS = 2
+"""How many replicas on one node a wished spread that is one off outweighs: what is said goes before our habit."""
+
 FAILED_CROWD = 100
 """A failure here weighs as much as so many other replicas: more than a node of an ordinary mesh ever has."""
 
@@ -51,6 +54,10 @@ class Place:
     """Other replicas of the workload here, promised ones too; a node in the task's `avoid` counts as one at least."""
     failed: bool = False
     """The replica failed here before: see `FAILED_CROWD`."""
+    wished: float = 1.0
+    """The weighted part of the workload's wishes that come true here: preferred affinities (see `neighbours`)."""
+    uneven: int = 0
+    """By how many replicas the spreads that are wished would be off, were it placed here."""
 
 
 def score(reqs: Requirements, resources: Resources, place: Place, weights: Weights) -> Score:
@@ -67,8 +74,10 @@ def score(reqs: Requirements, resources: Resources, place: Place, weights: Weigh
     inside = sum(parts[name] * share for name, share in shares.items()) / whole if whole else parts["fit"]
     crowd = min(max(0, place.crowd), CROWD_MAX)
     told = {**parts, "crowd": float(crowd)} | ({"failed": 1.0} if place.failed else {})
+    told |= {"uneven": float(place.uneven)} if place.uneven else {}
+    band = crowd + min(place.uneven, CROWD_MAX) * UNEVEN_BANDS + (FAILED_CROWD if place.failed else 0)
     return Score(
-        total=round(_banded(inside, crowd + FAILED_CROWD if place.failed else crowd), DIGITS),
+        total=round(_banded(inside, band), DIGITS),
         parts={name: round(value, DIGITS) for name, value in told.items()},
         fit={name: round(value, DIGITS) for name, value in fit.items()},
     )
@@ -108,12 +117,14 @@ def _left(free: int, need: int, total: int) -> float:
 
 
 def _locality(place: Place) -> float:
-    """1 where all wishes are met, ½ where the site is but the zone is not, 0 elsewhere; a soft taint halves it."""
+    """1 where all wishes are met, ½ where the site is but the zone is not, 0 elsewhere; times the part of preferred
+    affinities that come true; a soft taint halves it."""
     near = 1.0
     if place.wished_site and place.wished_site != place.site:
         near = 0.0
     elif place.wished_zone and place.wished_zone != place.zone:
         near = 0.5
+    near *= _unit(place.wished)
     return near / 2 if place.softly_repelled else near
 
 

@@ -120,7 +120,9 @@ class Steward:
         self._hosted: dict[str, Hosted] = {}
         tell = Teller(self_id, randomness)
         self._hearing = Hearing(view, randomness, self.ledger, new_request_id)
-        self._acting = Acting(self.room, view, crypto, randomness, settings, self.ledger, tell, upkeep, new_request_id)
+        self._acting = Acting(
+            self.room, roster, view, crypto, randomness, settings, self.ledger, tell, upkeep, new_request_id
+        )
         self._unplaced = Unplaced(self_id, roster, view, self.ledger, self._hosted, tell, new_request_id)
         self._started = False
 
@@ -274,6 +276,8 @@ class Steward:
         hosted.told_of(event, now.boot_s)
         if event.status in ROLLOUT_EVENTS and not hosted.hosting and hosted.holder in (None, event.node_id):
             hosted.recall(event)
+        if hosted.hosting and event.status == "Scheduled" and hosted.takes_turns():
+            return self._acting.step(hosted, now)
         if not hosted.hosting or event.status not in ("Deployed", "Failed", "Cancelled", "Stopped", "Preempted"):
             return []
         if event.status == "Deployed":

@@ -12,7 +12,7 @@ from beemesh.identity.signing import Body, Signed, Verifier, decode_body, open_s
 from beemesh.ids import ULID_RANDOM_BYTES, digest_of, is_ulid, ulid
 from beemesh.intents.record import Intent, workload_key
 from beemesh.membership.roster import Roster
-from beemesh.scheduling.messages import TASK_KIND, SignedTask, Task
+from beemesh.scheduling.messages import TASK_KIND, Occupancy, SignedTask, Task
 from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Workload
 
@@ -45,9 +45,10 @@ def make_task(
     randomness: Randomness,
     *,
     tentative: bool = False,
+    occupancy: tuple[Occupancy, ...] = (),
 ) -> Task:
     """A task for the replica that the reconciler wants to `start` of a kept revision of `workload`, whose signed intent
-    is `record`; `tentative` when the steward's lease is."""
+    is `record`; `tentative` when the steward's lease is, `occupancy` as `scheduling.surroundings` counts it."""
     revision = workload.revision(start.revision)
     asks = workload.as_of(start.revision)
     assert revision is not None and asks is not None, "the reconciler starts kept revisions only"

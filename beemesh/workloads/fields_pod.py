@@ -49,7 +49,8 @@ LabelSelectorRequirement
 PodSpec
   +affinity:Affinity +containers!:[Container] +hostname:label +nodeName:subdomain
   +nodeSelector:map<labelvalue> +restartPolicy:{Always|OnFailure|Never} +securityContext:PodSecurityContext
-  +terminationGracePeriodSeconds:int(0..86400) +tolerations:[Toleration] +volumes:[Volume]
+  +terminationGracePeriodSeconds:int(0..86400) +tolerations:[Toleration]
+  +topologySpreadConstraints:[TopologySpreadConstraint] +volumes:[Volume]
   activeDeadlineSeconds:int(1..) automountServiceAccountToken:bool~false dnsConfig:PodDNSConfig
   dnsPolicy:{ClusterFirst|ClusterFirstWithHostNet|Default|None}~ClusterFirst|Default enableServiceLinks:bool~*
   ephemeralContainers:[EphemeralContainer] evictionResponders:[EvictionResponder] hostAliases:[HostAlias]
@@ -61,7 +62,6 @@ PodSpec
   runtimeClassName:str schedulerName:str~default-scheduler schedulingGates:[PodSchedulingGate]
   schedulingGroup:PodSchedulingGroup serviceAccount:str~default serviceAccountName:str~default
   setHostnameAsFQDN:bool~false shareProcessNamespace:bool~false subdomain:label
-  topologySpreadConstraints:[TopologySpreadConstraint]
 Container
   +args:[str] +command:[str] +env:[EnvVar] +envFrom:[EnvFromSource] +image!:image
   +imagePullPolicy:{Always|IfNotPresent|Never} +name!:label +ports:[ContainerPort]
@@ -136,35 +136,36 @@ WindowsSecurityContextOptions
 Sysctl
   name!:str value!:str
 Affinity
-  +nodeAffinity:NodeAffinity +podAntiAffinity:PodAntiAffinity podAffinity:PodAffinity
+  +nodeAffinity:NodeAffinity +podAffinity:PodAffinity +podAntiAffinity:PodAntiAffinity
 NodeAffinity
+  +preferredDuringSchedulingIgnoredDuringExecution:[PreferredSchedulingTerm]
   +requiredDuringSchedulingIgnoredDuringExecution:NodeSelector
-  preferredDuringSchedulingIgnoredDuringExecution:[PreferredSchedulingTerm]
 PodAffinity
-  preferredDuringSchedulingIgnoredDuringExecution:[WeightedPodAffinityTerm]
-  requiredDuringSchedulingIgnoredDuringExecution:[PodAffinityTerm]
-PodAntiAffinity
+  +preferredDuringSchedulingIgnoredDuringExecution:[WeightedPodAffinityTerm]
   +requiredDuringSchedulingIgnoredDuringExecution:[PodAffinityTerm]
-  preferredDuringSchedulingIgnoredDuringExecution:[WeightedPodAffinityTerm]
+PodAntiAffinity
+  +preferredDuringSchedulingIgnoredDuringExecution:[WeightedPodAffinityTerm]
+  +requiredDuringSchedulingIgnoredDuringExecution:[PodAffinityTerm]
 PodAffinityTerm
   +labelSelector:LabelSelector +topologyKey!:qualifiedname matchLabelKeys:[str] mismatchLabelKeys:[str]
   namespaceSelector:LabelSelector namespaces:[str]
 WeightedPodAffinityTerm
-  podAffinityTerm!:PodAffinityTerm weight!:int(1..100)
+  +podAffinityTerm!:PodAffinityTerm +weight!:int(1..100)
 PreferredSchedulingTerm
-  preference!:NodeSelectorTerm weight!:int(1..100)
+  +preference!:NodeSelectorTerm +weight!:int(1..100)
 NodeSelector
   +nodeSelectorTerms!:[NodeSelectorTerm]
 NodeSelectorTerm
-  +matchExpressions:[NodeSelectorRequirement] matchFields:[NodeSelectorRequirement]
+  +matchExpressions:[NodeSelectorRequirement] +matchFields:[NodeSelectorRequirement]
 NodeSelectorRequirement
   +key!:qualifiedname +operator!:{In|NotIn|Exists|DoesNotExist|Gt|Lt} +values:[labelvalue]
 Toleration
   +effect:{NoSchedule|PreferNoSchedule|NoExecute} +key:qualifiedname +operator:{Exists|Equal} +value:labelvalue
   tolerationSeconds:int
 TopologySpreadConstraint
-  labelSelector:LabelSelector matchLabelKeys:[str] maxSkew!:int minDomains:int nodeAffinityPolicy:str
-  nodeTaintsPolicy:str topologyKey!:str whenUnsatisfiable!:{DoNotSchedule|ScheduleAnyway}
+  +labelSelector:LabelSelector +maxSkew!:int(1..10000) +topologyKey!:qualifiedname
+  +whenUnsatisfiable!:{DoNotSchedule|ScheduleAnyway} matchLabelKeys:[str] minDomains:int(1..)~1
+  nodeAffinityPolicy:{Honor|Ignore}~Honor nodeTaintsPolicy:{Honor|Ignore}~Ignore
 PodDNSConfig
   nameservers:[str] options:[PodDNSConfigOption] searches:[str]
 PodDNSConfigOption

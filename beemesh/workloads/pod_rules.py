@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from beemesh.workloads.objects import Finding, Path, path_text, shown
+from beemesh.workloads.placement_rules import placement_findings
 from beemesh.workloads.probe_rules import probe_findings
 from beemesh.workloads.quantities import parse_quantity
 from beemesh.workloads.schema import did_you_mean
@@ -16,7 +17,6 @@ FIELD_PATHS = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.node
 
 KEYED_FIELD = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
-HOSTNAME_TOPOLOGY = "kubernetes.io/hostname"
 CONTAINERS_MAX = 50
 """Containers of one pod: far above what people write, and a bound on what one task starts."""
 
@@ -44,7 +44,7 @@ def pod_findings(spec: Mapping[str, Any], labels: Mapping[str, str], path: Path,
     yield from _non_root(pod_security, {}, (*path, "securityContext"))
     for place, container in containers:
         yield from _container(container, place, names, pod_security)
-    yield from _placement(spec, labels, path)
+    yield from placement_findings(spec, labels, path)
 
 
 def _containers(spec: Mapping[str, Any], path: Path) -> list[tuple[Path, Mapping[str, Any]]]:
@@ -204,71 +204,3 @@ def _non_root(own: Mapping[str, Any], pod: Mapping[str, Any], path: Path) -> Rul
     if own.get("runAsNonRoot") and not own.get("runAsUser", pod.get("runAsUser", 0)):
         hint = "add runAsUser with a number other than 0; beemesh does not look into the image for its user"
         yield Finding((*path, "runAsNonRoot"), "runAsNonRoot needs a runAsUser that is not root", hint)
-
-
-def _placement(spec: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> Rules:
-    affinity = spec.get("affinity", {})
-    required = "requiredDuringSchedulingIgnoredDuringExecution"
-    base: Path = (*path, "affinity", "nodeAffinity", required)
-    node = affinity.get("nodeAffinity", {}).get(required)
-    if node is not None and not node.get("nodeSelectorTerms"):
-        yield Finding(base, f"{path_text((*base, 'nodeSelectorTerms'))} must have at least one term")
-    for index, term in enumerate((node or {}).get("nodeSelectorTerms", [])):
-        place = (*base, "nodeSelectorTerms", index, "matchExpressions")
-        if not term.get("matchExpressions"):
-            yield Finding(place[:-1], f"{path_text(place)} must have at least one entry: an empty term fits no node")
-        yield from expressions(term.get("matchExpressions", []), place)
-    base = (*path, "affinity", "podAntiAffinity", required)
-    for index, term in enumerate(affinity.get("podAntiAffinity", {}).get(required, [])):
-        yield from _anti_affinity(term, labels, (*base, index))
-    for index, toleration in enumerate(spec.get("tolerations", [])):
-        place = (*path, "tolerations", index)
-        exists = toleration.get("operator", "Equal") == "Exists"
-        if exists and toleration.get("value"):
-            yield Finding((*place, "value"), "a toleration with operator Exists has no value")
-        if not exists and "key" not in toleration:
-            yield Finding(place, f"{path_text((*place, 'key'))} is missing", "only operator Exists may leave it out")
-
-
-def _anti_affinity(term: Mapping[str, Any], labels: Mapping[str, str], path: Path) -> Rules:
-    if term.get("topologyKey", HOSTNAME_TOPOLOGY) != HOSTNAME_TOPOLOGY:
-        message = f"podAntiAffinity with topologyKey {shown(term['topologyKey'])} is not supported by beemesh yet"
-        yield Finding((*path, "topologyKey"), message, f"{HOSTNAME_TOPOLOGY} is")
-    selector = term.get("labelSelector", {})
-    yield from selector_findings(selector, (*path, "labelSelector"))
-    if not selector or not selects(selector, labels):
-        message = "podAntiAffinity against pods of other workloads is not supported by beemesh yet"
-        yield Finding(path, message, "a labelSelector that matches the pod's own labels keeps its replicas apart")
-
-
-def expressions(items: list[Mapping[str, Any]], path: Path) -> Rules:
-    """Selector requirements whose values do not fit their operator."""
-    for index, item in enumerate(items):
-        place, operator, values = (*path, index, "values"), item.get("operator"), item.get("values", [])
-        if operator in ("In", "NotIn") and not values:
-            yield Finding((*path, index), f"operator {operator} needs values")
-        if operator in ("Exists", "DoesNotExist") and values:
-            yield Finding(place, f"operator {operator} has no values")
-        if operator in ("Gt", "Lt") and not (len(values) == 1 and re.fullmatch(r"-?[0-9]{1,18}", values[0])):
-            yield Finding((*path, index), f"operator {operator} needs one value that is a whole number")
-
-
-def selector_findings(selector: Mapping[str, Any], path: Path) -> Rules:
-    """What is wrong with a label selector by itself."""
-    yield from expressions(selector.get("matchExpressions", []), (*path, "matchExpressions"))
-
-
-def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a label selector matches; an empty one matches everything (Kubernetes' rule)."""
-    if any(labels.get(name) != value for name, value in selector.get("matchLabels", {}).items()):
-        return False
-    return all(_matches(item, labels) for item in selector.get("matchExpressions", []))
-
-
-def _matches(item: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    value, operator = labels.get(item.get("key", "")), item.get("operator")
-    if operator == "In":
-        return value is not None and value in item.get("values", [])
-    if operator == "NotIn":
-        return value is None or value not in item.get("values", [])
-    return (value is not None) == (operator == "Exists")

@@ -86,8 +86,30 @@ class Toleration(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.key == taint.key and self.value == taint.value
 
 
+class Preference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A preferred node affinity: `weight` 1…100 for nodes on which every expression holds."""
+
+    weight: int
+    expressions: tuple[Expression, ...] = ()
+
+
+class PodTerm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a replica wants of pods of its namespace that `selector` (a conjunction; empty selects all) matches, among
+    nodes with the same value of the label `topology`: to be where some are (`affinity`), where none is
+    (`anti-affinity`), or that their numbers differ by at most `max_skew` between values (`spread`).
+
+    `weight` 0 makes it a condition; 1…100 a wish (a spread with `ScheduleAnyway` is a wish of 100)."""
+
+    kind: Literal["affinity", "anti-affinity", "spread"]
+    topology: str
+    selector: tuple[Expression, ...] = ()
+    weight: int = 0
+    max_skew: int = 0
+
+
 class Constraints(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a replica may run. `node_affinity` is a disjunction of conjunctions, as in Kubernetes."""
+    """Where a replica may run, and where it had rather. `node_affinity` is a disjunction of conjunctions, as in
+    Kubernetes."""
 
     node_name: str = ""
     node_selector: dict[str, str] = {}
@@ -95,14 +117,20 @@ class Constraints(msgspec.Struct, frozen=True, omit_defaults=True):
     tolerations: tuple[Toleration, ...] = ()
     anti_affinity_hosts: bool = False
     """Never two replicas of this workload on one node."""
+    preferences: tuple[Preference, ...] = ()
+    pod_terms: tuple[PodTerm, ...] = ()
 
 
 class Qos(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Priority (higher first), whether a higher one may evict it, and the Kubernetes QoS class."""
+    """Priority (higher first), whether a higher one may evict it, whether it may evict lower ones itself
+    (`preemptionPolicy`), and the Kubernetes QoS class."""
 
     priority: int = 0
     preemptible: bool = False
     qos_class: str = "BestEffort"
+    preempts: bool = True
+    priority_class: str = ""
+    """The name of the PriorityClass that `priority` came from, for people."""
 
 
 PROGRESS_DEADLINE_S = 600

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
+from beemesh.workloads.placement_rules import HOSTNAME_TOPOLOGY, PREFERRED, REQUIRED
 from beemesh.workloads.quantities import mebibytes, millicores, parse_quantity
-from beemesh.workloads.record import Constraints, Expression, HostPort, Qos, Requirements, Toleration
+from beemesh.workloads.record import (
+    Constraints,
+    Expression,
+    HostPort,
+    PodTerm,
+    Preference,
+    Qos,
+    Requirements,
+    Toleration,
+)
+from beemesh.workloads.selectors import expressions_of, selector_of, selects
 from beemesh.workloads.settings import WorkloadSettings
 
 DEFAULT_CPU_M = 10
@@ -18,7 +29,8 @@ DEFAULT_MEM_MB = 32
 WRITABLE_LAYER_MB = 64
 """Cap of a container's writable layer, in MiB, where `limits.ephemeral-storage` does not say another."""
 
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+SPREAD_WEIGHT = 100
+"""What a spread that is only wished weighs, beside wishes of 1…100."""
 
 Json = Mapping[str, Any]
 
@@ -88,28 +100,55 @@ def host_ports(spec: Json, *, publish_auto: bool) -> Iterator[HostPort]:
                 )
 
 
-def constraints_of(spec: Json) -> Constraints:
-    """Where a replica may run."""
+def constraints_of(spec: Json, labels: Mapping[str, str]) -> Constraints:
+    """Where a replica with these pod `labels` may run, and where it had rather."""
     affinity = spec.get("affinity", {})
-    terms = affinity.get("nodeAffinity", {}).get(REQUIRED, {}).get("nodeSelectorTerms", [])
+    node = affinity.get("nodeAffinity", {})
+    pod_terms = tuple(_pod_terms(spec))
     return Constraints(
         node_name=spec.get("nodeName", ""),
         node_selector=dict(spec.get("nodeSelector", {})),
-        node_affinity=tuple(
-            tuple(
-                Expression(item["key"], item["operator"], tuple(item.get("values", ())))
-                for item in term.get("matchExpressions", [])
-            )
-            for term in terms
-        ),
+        node_affinity=tuple(_node_term(term) for term in node.get(REQUIRED, {}).get("nodeSelectorTerms", [])),
         tolerations=tuple(
             Toleration(
                 item.get("key", ""), item.get("operator", "Equal"), item.get("value", ""), item.get("effect", "")
             )
             for item in spec.get("tolerations", [])
         ),
-        anti_affinity_hosts=bool(affinity.get("podAntiAffinity", {}).get(REQUIRED)),
+        anti_affinity_hosts=any(
+            term.topology == HOSTNAME_TOPOLOGY and selects(item.get("labelSelector", {}), labels)
+            for item in affinity.get("podAntiAffinity", {}).get(REQUIRED, [])
+            for term in (_pod_term("anti-affinity", item),)
+        ),
+        preferences=tuple(
+            Preference(item["weight"], _node_term(item["preference"])) for item in node.get(PREFERRED, [])
+        ),
+        pod_terms=pod_terms,
     )
+
+
+def _node_term(term: Json) -> tuple[Expression, ...]:
+    return (*expressions_of(term.get("matchExpressions", [])), *expressions_of(term.get("matchFields", [])))
+
+
+def _pod_terms(spec: Json) -> Iterator[PodTerm]:
+    kinds: tuple[tuple[Literal["affinity", "anti-affinity"], str], ...] = (
+        ("affinity", "podAffinity"),
+        ("anti-affinity", "podAntiAffinity"),
+    )
+    for kind, field in kinds:
+        terms = spec.get("affinity", {}).get(field, {})
+        yield from (_pod_term(kind, item) for item in terms.get(REQUIRED, []))
+        yield from (_pod_term(kind, item["podAffinityTerm"], item["weight"]) for item in terms.get(PREFERRED, []))
+    for item in spec.get("topologySpreadConstraints", []):
+        weight = SPREAD_WEIGHT if item["whenUnsatisfiable"] == "ScheduleAnyway" else 0
+        yield _pod_term("spread", item, weight, item["maxSkew"])
+
+
+def _pod_term(
+    kind: Literal["affinity", "anti-affinity", "spread"], item: Json, weight: int = 0, max_skew: int = 0
+) -> PodTerm:
+    return PodTerm(kind, item["topologyKey"], selector_of(item.get("labelSelector", {})), weight, max_skew)
 
 
 def qos_of(spec: Json) -> Qos:

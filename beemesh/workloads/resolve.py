@@ -158,7 +158,7 @@ def resolve_one(
         replicas=replicas,
         strategy=strategy_of(item.kind, body_spec, replicas, settings.rollback),
         requirements=requirements_of(spec, settings),
-        constraints=constraints_of(spec),
+        constraints=constraints_of(spec, metadata.get("labels", {})),
         qos=qos_of(spec),
         settings=settings,
         restart_policy=spec.get("restartPolicy", "Always"),

@@ -22,9 +22,10 @@ from beemesh.workloads.objects import (
     path_text,
     shown,
 )
-from beemesh.workloads.pod_rules import pod_findings, selector_findings, selects
+from beemesh.workloads.pod_rules import pod_findings
 from beemesh.workloads.record import PROGRESS_DEADLINE_S
 from beemesh.workloads.schema import did_you_mean, structs
+from beemesh.workloads.selectors import selector_findings, selects
 from beemesh.workloads.settings import check_agreement, check_annotations
 from beemesh.workloads.structure import FINDINGS_MAX, Walk, word_for
 

@@ -14,6 +14,20 @@ from beemesh.workloads.schema import structs
 from beemesh.workloads.validation import check, check_set
 from tests.unit.workloads.samples import config_map, container, deployment, pod, secret
 
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+def _spread(**changes: Any) -> dict[str, Any]:
+    """A spread over zones; None leaves a field out."""
+    values: dict[str, Any] = {
+        "maxSkew": 1,
+        "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "hello"}},
+    }
+    return {name: value for name, value in {**values, **changes}.items() if value is not None}
+
 
 def findings(document: object, **options: Any) -> list[Finding]:
     """What a check finds."""
@@ -184,6 +198,36 @@ def test_container_mistakes(change: dict[str, Any], place: str, words: str) -> N
         ({"nodeSelector": {"a": "b c"}}, "spec.nodeSelector.a", "63 letters"),
         ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "spec.tolerations[0].value", "no value"),
         ({"initContainers": [container()]}, "spec.initContainers", "not supported"),
+        (
+            {"topologySpreadConstraints": [_spread(labelSelector={"matchLabels": {"app": "other"}})]},
+            "spec.topologySpreadConstraints[0].labelSelector",
+            "other workloads",
+        ),
+        (
+            {"topologySpreadConstraints": [_spread(labelSelector=None)]},
+            "spec.topologySpreadConstraints[0]",
+            "labelSelector is missing",
+        ),
+        (
+            {"topologySpreadConstraints": [_spread(maxSkew=0, labelSelector={})]},
+            "spec.topologySpreadConstraints[0].maxSkew",
+            "from 1",
+        ),
+        (
+            {"topologySpreadConstraints": [_spread(minDomains=2, labelSelector={})]},
+            "spec.topologySpreadConstraints[0].minDomains",
+            "not supported",
+        ),
+        (
+            {"affinity": {"nodeAffinity": {_PREFERRED: [{"weight": 1, "preference": {}}]}}},
+            f"spec.affinity.nodeAffinity.{_PREFERRED}[0].preference",
+            "an empty term fits no node",
+        ),
+        (
+            {"affinity": {"podAffinity": {_REQUIRED: [{"topologyKey": "beemesh.io/site"}]}}},
+            f"spec.affinity.podAffinity.{_REQUIRED}[0]",
+            "labelSelector is missing",
+        ),
     ],
 )
 def test_pod_mistakes(spec: dict[str, Any], place: str, words: str) -> None:
@@ -199,13 +243,17 @@ def test_selector_must_match_the_template() -> None:
     assert "does not match" in found.message
 
 
-def test_anti_affinity_keeps_own_replicas_apart_only() -> None:
-    """Anti-affinity on hosts is supported against the workload's own pods, and refused against others."""
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "hello"}}}
+def test_pod_terms_mean_what_can_be_known() -> None:
+    """A node knows its own pods whosesoever, so terms per host may name any; wider ones those of the workload."""
+    term: dict[str, Any] = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "hello"}}}
     affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
     assert findings(deployment(template={"affinity": affinity})) == []
+    term["topologyKey"] = "topology.kubernetes.io/zone"
+    assert findings(deployment(template={"affinity": affinity})) == []
     term["labelSelector"] = {"matchLabels": {"app": "other"}}
-    assert "other workloads" in only(deployment(template={"affinity": affinity})).message
+    assert "other workloads with topologyKey" in only(deployment(template={"affinity": affinity})).message
+    term["topologyKey"] = "kubernetes.io/hostname"
+    assert findings(deployment(template={"affinity": affinity})) == []
 
 
 @pytest.mark.parametrize(
