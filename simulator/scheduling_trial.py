@@ -57,7 +57,7 @@ class SchedulingTrial(Ordeal):
         plan = replace(draw(chance, len(fleet), seconds), applies=(), locks=(), rivals=())
         super().__init__(seed, seconds, chance, plan, fleet, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
-        self._script = draw_script(chance, seconds)
+        self.script = draw_script(chance, seconds)
         self._desk = Desk(self.world, self._submitted, self._tell, chance.uniform(*LOAD))
         self._runtime = MockRuntime(self.world, seed)
         self.doubles = DoubleChecker(self._runtime)
@@ -71,7 +71,7 @@ class SchedulingTrial(Ordeal):
         self._run_for(FORMING_S)
         faults = self.world.faults
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
-        self._torment((at_s, self._doing(action, seed)) for at_s, action, seed in self._script)
+        self._torment((at_s, self._doing(action, seed)) for at_s, action, seed in self.script)
         self._runtime.is_calm = True
         self._mend()
         self._heal()

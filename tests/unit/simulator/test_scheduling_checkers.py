@@ -1,0 +1,223 @@
+"""The checkers of scheduling bite: each is shown what it exists for, and says so."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from beemesh.effects import JobFinished, Run
+from beemesh.events import DeployPod, LeaseGranted, ReleaseLease, ReservationsChanged, StopPod, TaskHeard
+from beemesh.identity.signing import Signed
+from beemesh.ids import Digest
+from beemesh.scheduling.leases import run_key
+from beemesh.scheduling.messages import LeaseProof, Task
+from beemesh.secret import SecretBytes
+from beemesh.workloads.record import Requirements
+from simulator.checkers.doubles import GONE_S, DoubleChecker
+from simulator.checkers.fences import FenceChecker
+from simulator.checkers.ordinals import OrdinalChecker
+from simulator.checkers.outcomes import OutcomeChecker
+from simulator.checkers.overlaps import OverlapChecker
+from simulator.checkers.reservations import ReservationChecker, may_give
+from simulator.checkers.run_leases import RunLeaseChecker
+from simulator.checkers.storms import STARTS_MAX, TASKS_MAX, StormChecker
+from simulator.mock_runtime import MockRuntime, PodStarted, conduct_of
+from simulator.operator import deployment, grant_operator, submission
+from simulator.world import World
+
+WORK = "deployment/default/web"
+SIGNED = Signed("lease", b"", bytes(32), bytes(64))
+AMPLE_S = 20.0
+"""Longer than any start takes."""
+
+
+def steady(seed: int = 0) -> int:
+    """A seed by which the pods of `WORK` start and stay."""
+    while (conduct := conduct_of(seed, WORK, 1, once=False)).fails or conduct.lives_s or conduct.ready_s:
+        seed += 1
+    return seed
+
+
+def meshed(nodes: int = 3) -> tuple[World, MockRuntime]:
+    """Agents that know each other, and engines."""
+    world = World(nodes)
+    runtime = MockRuntime(world, steady())
+    grant_operator(world)
+    world.start_all()
+    world.run_for(3)
+    return world, runtime
+
+
+def task(*, tolerant: bool = True, cpu_m: int = 100, number: int = 1, revision: int = 1) -> Task:
+    """A task of the first replica."""
+    reqs = Requirements(cpu_m=cpu_m, mem_mb=64)
+    return Task(
+        f"task{number}", WORK, "default", "Deployment", revision, 0, Digest(bytes(32)), Digest(bytes(32)), 0, 0, b"",
+        reqs=reqs, duplicate_tolerant=tolerant,
+    )  # fmt: skip
+
+
+def run(world: World, runtime: MockRuntime, index: int, what: Task, fence: int = 1) -> None:
+    """An engine is asked to start a pod, by nobody's leave."""
+    pod = f"web-{what.revision}-0"
+    runtime.carry_out(world.machines[index], Run("job", DeployPod(pod, what, fence, SecretBytes(b""))))
+    world.run_for(AMPLE_S)
+
+
+def test_two_of_one_ordinal_are_blamed() -> None:
+    """Where nothing may be doubled; not where it may, and not on a machine that stands still."""
+    world, runtime = meshed()
+    checker, blamed = OrdinalChecker(runtime), list[str]()
+    run(world, runtime, 0, task(tolerant=False))
+    checker.look(world, blamed.append)
+    assert not blamed
+    run(world, runtime, 1, task(tolerant=False, number=2))
+    world.pause(0, 30.0)
+    checker.look(world, blamed.append)
+    assert not blamed
+    world.wake(0)
+    world.run_for(2)
+    checker.saw(world, world.now_s, 1, PodStarted(task(tolerant=False, number=2), 2), blamed.append)
+    assert "must not be doubled" in blamed[0]
+
+
+def test_what_runs_without_its_run_lease_is_blamed() -> None:
+    """From the start, and from the moment the lease ends."""
+    world, runtime = meshed()
+    checker, blamed = RunLeaseChecker(runtime), list[str]()
+    machine, key = world.machines[0], run_key(WORK, 0)
+    until_s = world.now_s + AMPLE_S + 10
+    granted = LeaseGranted(key, LeaseProof(SIGNED, ()), 1, until_s + machine.boot_offset_s)
+    checker.saw(world, world.now_s, 0, granted, blamed.append)
+    checker.look(world, blamed.append)
+    run(world, runtime, 0, task(tolerant=False))
+    checker.saw(world, world.now_s, 0, PodStarted(task(tolerant=False), 1), blamed.append)
+    checker.look(world, blamed.append)
+    assert not blamed
+    world.run_for(11)
+    checker.look(world, blamed.append)
+    assert "runs on without the lease" in blamed[0]
+    checker.saw(world, world.now_s, 1, PodStarted(task(tolerant=False), 1), blamed.append)
+    assert "starts without the lease" in blamed[1]
+    checker.saw(world, world.now_s, 0, ReleaseLease(key), blamed.append)
+
+
+def test_a_fence_that_goes_back_is_blamed() -> None:
+    """Also the same fence in another's hands; a replica that lost its disk excuses both."""
+    world, blamed = World(2), list[str]()
+    for forgetful in (True, False):
+        checker = FenceChecker(forgetful=forgetful)
+        for index, fence in ((0, 2), (0, 2), (1, 2), (1, 1)):
+            checker.saw(
+                world, 0.0, index, DeployPod("web", task(tolerant=False), fence, SecretBytes(b"")), blamed.append
+            )
+    assert len(blamed) == 2
+
+
+def test_duplicates_that_stay_are_blamed() -> None:
+    """Ten seconds after the last fault, unless their end has been ordered."""
+    world, runtime = meshed()
+    checker, blamed = DoubleChecker(runtime), list[str]()
+    cut = world.faults.cut({0}, {1, 2})
+    run(world, runtime, 0, task())
+    run(world, runtime, 1, task(number=2))
+    checker.look(world, blamed.append)
+    world.faults.heal(cut)
+    world.run_for(GONE_S - 0.5)
+    checker.look(world, blamed.append)
+    assert not blamed
+    world.run_for(1)
+    checker.look(world, blamed.append)
+    assert "still runs 2 times" in blamed[0]
+    runtime.carry_out(world.machines[0], Run("stop", StopPod("web-1-0", 30, "", "default")))
+    again = DoubleChecker(runtime)
+    again.look(world, blamed.append)
+    assert len(blamed) == 1
+
+
+def test_more_than_a_machine_may_give_is_blamed() -> None:
+    """What runs, what is promised, and what runs without a promise."""
+    world, runtime = meshed(1)
+    checker, blamed = ReservationChecker(runtime), list[str]()
+    limit = may_give(world.machines[0])
+    assert (limit.cpu_m, limit.mem_mb, limit.storage_mb) == (3600, 7680, 98_976)
+    checker.saw(world, 0.0, 0, ReservationsChanged(limit.cpu_m, limit.mem_mb, limit.storage_mb), blamed.append)
+    checker.look(world, blamed.append)
+    assert not blamed
+    checker.saw(world, 0.0, 0, ReservationsChanged(limit.cpu_m + 1, 0, 0), blamed.append)
+    assert "promises cpu_m 3601" in blamed[0]
+    checker.saw(world, 0.0, 0, ReservationsChanged(50, 0, 0), blamed.append)
+    run(world, runtime, 0, task(cpu_m=3700))
+    checker.look(world, blamed.append)
+    assert "more than it has promised" in blamed[1]
+    checker.saw(world, 0.0, 0, PodStarted(task(cpu_m=3700), 1), blamed.append)
+    assert "runs cpu_m 3700" in blamed[2]
+
+
+@pytest.mark.parametrize("what", ["starts", "tasks"])
+def test_a_storm_is_blamed(what: str) -> None:
+    """Too many starts, or too many tasks, of one replica within ten seconds; the same number over a minute is none."""
+    world, blamed = World(1), list[str]()
+    most = STARTS_MAX if what == "starts" else TASKS_MAX
+    for pause_s in (60.0 / most, 0.1):
+        assert not blamed
+        checker = StormChecker()
+        for number in range(most + 1):
+            start = DeployPod("web", task(number=number), 1, SecretBytes(b""))
+            event = start if what == "starts" else TaskHeard(task(number=number), SIGNED)
+            checker.saw(world, number * pause_s, 0, event, blamed.append)
+    assert len(blamed) == 1
+
+
+def test_overlapping_leases_are_blamed_while_rosters_agree() -> None:
+    """Give or take one keeper; further apart they are counted."""
+    world, _ = meshed(4)
+    ends_s = world.now_s + 10
+    for apart, expected in ((0, 1), (1, 1), (2, 0)):
+        checker, blamed = OverlapChecker(forgetful=False), list[str]()
+        roster = world.node(0).roster
+        keepers = roster.keepers()
+        object.__setattr__(roster, "keepers", lambda kept=keepers[apart:]: kept)
+        for index, fence in ((0, 1), (1, 2)):
+            granted = LeaseGranted("lease/x", LeaseProof(SIGNED, ()), fence, ends_s)
+            checker.saw(world, world.now_s, index, granted, blamed.append)
+        object.__delattr__(roster, "keepers")
+        assert (len(blamed), checker.beyond) == (expected, 1 - expected)
+
+
+def test_the_end_of_each_replica_is_judged() -> None:
+    """What runs is well, what nobody can explain is lost, what could run is blamed, and so is what nobody wants."""
+    world, runtime = meshed()
+    checker, blamed = OutcomeChecker(runtime, steady()), list[str]()
+    _, command = submission(world, 0, deployment("web", 1), 1)
+    world.event(0, command)
+    world.run_for(AMPLE_S)
+    checker.at_end(world, blamed.append)
+    assert (blamed, checker.counts["running"]) == ([], 1)
+
+    holder = next(machine for machine in world.machines if machine.pods)
+    report = holder.pods.pop("web-1-0")
+    checker.at_end(world, blamed.append)
+    assert "does not run in the end" in blamed[0] or "has room" in blamed[0]
+    holder.pods["web-1-0"] = report
+    holder.pods["web-1-9"] = msgspec.structs.replace(report, pod="web-1-9", replica=9)
+    runtime.tasks[holder.index, "default/web-1-9"] = task()
+    checker.at_end(world, blamed.append)
+    assert "one too many" in blamed[1]
+
+
+def test_an_engine_goes_on_when_its_agent_dies() -> None:
+    """What was being started then runs, and the next agent is told; a power cut ends it."""
+    world, runtime = meshed(1)
+    machine = world.machines[0]
+    told: list[object] = []
+    for power, runs in ((False, 1), (True, 0)):
+        runtime.carry_out(machine, Run("job", DeployPod("web-1-0", task(), 1, SecretBytes(b""))))
+        world.kill(0, power=power)
+        world.start(0)
+        world.watch = lambda _index, event: told.append(event)
+        world.run_for(AMPLE_S)
+        assert len(machine.pods) == runs
+        machine.pods.clear()
+    assert any(isinstance(event, PodStarted) for event in told)
+    assert not any(isinstance(event, JobFinished) for event in told)
