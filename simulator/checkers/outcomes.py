@@ -67,36 +67,40 @@ class OutcomeChecker:
             ordinals.setdefault(report.replica, []).append(report)
             if report.replica >= workload.replicas:
                 blame(f"{workload.workload_id}/{report.replica} runs on n{machine.index}, which is one too many")
+        behind, reasons = [], 0
         for ordinal in range(workload.replicas):
             here = ordinals.get(ordinal, [])
-            place = f"{workload.workload_id}/{ordinal}"
             if len(here) == 1 and here[0].is_of(workload.current):
                 self.counts["running"] += 1
             elif len(here) > 1:
-                blame(f"{place} runs {len(here)} times in the end")
+                blame(f"{workload.workload_id}/{ordinal} runs {len(here)} times in the end")
+            elif here and not why_pending(world, asked, workload.workload_id, workload.current.number, ordinal):
+                behind.append(ordinal)
             else:
-                self._missing(world, asked, workload, ordinal, blame)
+                reasons += self._missing(world, asked, workload, ordinal, blame)
+        self.counts["behind"] += len(behind)
+        if behind and not reasons:  # a revision that cannot be had in one place is not tried in the others
+            blame(f"{workload.workload_id}/{behind[0]} runs an old revision in the end; n{asked.index} knows no reason")
 
-    def _missing(self, world: World, asked: Machine, workload: Workload, ordinal: int, blame: Blame) -> None:
-        """Nothing of the revision that is wanted runs."""
+    def _missing(self, world: World, asked: Machine, workload: Workload, ordinal: int, blame: Blame) -> bool:
+        """Nothing of the revision that is wanted runs; whether there is a reason."""
         place, revision = f"{workload.workload_id}/{ordinal}", workload.current.number
         once = workload.restart_policy != "Always"
         last = last_word(asked, workload.workload_id, revision, ordinal)
         if once and last is not None and (FINISHED in last.details or last.status == "Failed"):
             self.counts["ended"] += 1
-            return
+            return False
         reason = why_pending(world, asked, workload.workload_id, revision, ordinal)
         if not reason:
             blame(f"{place} does not run in the end, and n{asked.index} cannot tell why")
-            return
+            return False
         self.counts["pending"] += 1
         conduct = conduct_of(self._seed, workload.workload_id, revision, once=once)
-        if conduct.fails or conduct.lives_s:
-            return
-        for machine in world.machines:
-            if self._has_room(machine, workload):
-                blame(f"{place} is pending though n{machine.index} has room; n{asked.index} says: {reason}")
-                return
+        open_to = [] if conduct.fails or conduct.lives_s else world.machines
+        roomy = next((machine for machine in open_to if self._has_room(machine, workload)), None)
+        if roomy is not None:
+            blame(f"{place} is pending though n{roomy.index} has room; n{asked.index} says: {reason}")
+        return True
 
     def _has_room(self, machine: Machine, workload: Workload) -> bool:
         """Whether nothing at all speaks against a machine; False where that takes more than a sum."""
