@@ -39,6 +39,7 @@ from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS, ManifestObject
 from beemesh.workloads.record import SealedObject, Workload
 from beemesh.workloads.resolve import ResolvedWorkload
 from beemesh.workloads.revising import next_number, with_revision
+from beemesh.workloads.rollout_report import line_of, report_of
 from beemesh.workloads.settings import CHANGE_CAUSE
 from beemesh.workloads.strategies import for_replicas
 from beemeshctl.client import BEEMESH, Client
@@ -395,6 +396,7 @@ def wait_for(
     told = ""
     while waiting:
         pods = client.get("/api/v1/pods")["items"]
+        _check_rollouts(client, waiting.values())
         reasons = []
         for key, change in list(waiting.items()):
             why = _not_ready(change, pods)
@@ -413,6 +415,16 @@ def wait_for(
             tell(line)
         if waiting:
             time.sleep(POLL_S)
+
+
+def _check_rollouts(client: Client, changes: Iterable[Change]) -> None:
+    """Raise `BeemeshError` when the mesh has given up a revision that is waited for."""
+    for change in changes:
+        if change.kind != "Deployment":
+            continue
+        report = report_of(client.get(f"/apis/apps/v1/namespaces/{change.namespace}/deployments/{change.name}"))
+        if report.state == "failed" and report.revision == change.revision:
+            raise BeemeshError(line_of(report), hint="mend the manifest and apply again")
 
 
 def _not_ready(change: Change, pods: list[Any]) -> str:

@@ -67,6 +67,28 @@ def _rebalance() -> dict[str, Any]:
     return {"$schema": DRAFT, **msgspec.json.schema(Proposal), "title": title}
 
 
+def _rollout_status() -> dict[str, Any]:
+    from beemesh.workloads.rollout_report import RolloutReport
+
+    return _list_of(RolloutReport, "What `beemeshctl rollout status -o json` prints")
+
+
+def _rollout_history() -> dict[str, Any]:
+    from beemesh.workloads.rollout_report import History
+
+    return _list_of(History, "What `beemeshctl rollout history -o json` prints")
+
+
+def _list_of(item: type[Any], title: str) -> dict[str, Any]:
+    """A `List` of these."""
+    import msgspec
+
+    (head,), components = msgspec.json.schema_components([item], ref_template="#/$defs/{name}")
+    properties = {"kind": {"const": "List"}, "items": {"type": "array", "items": head}}
+    shape = {"type": "object", "properties": properties, "required": ["kind", "items"]}
+    return {"$schema": DRAFT, "title": title, **shape, "$defs": dict(sorted(components.items()))}
+
+
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "drain.schema.json": _drain,
     "explanation.schema.json": _explanation,
@@ -74,6 +96,8 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "messages.schema.json": _messages,
     "node.schema.json": _node,
     "rebalance.schema.json": _rebalance,
+    "rollout-history.schema.json": _rollout_history,
+    "rollout-status.schema.json": _rollout_status,
 }
 """Every generated file and what makes it."""
 

@@ -21,11 +21,14 @@ from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.messages import Event
+from beemesh.scheduling.telling import MANIFEST, TARGET
 from beemesh.undecodable import UNDECODABLE
-from beemesh.workloads.kubeshape import ConfigView, DeploymentView, EventView, NodeView, PodView
+from beemesh.workloads.kubedeployment import DeploymentView
+from beemesh.workloads.kubeshape import ConfigView, EventView, NodeView, PodView
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 from beemesh.workloads.podspec import pod_name
 from beemesh.workloads.record import SealedObject, Workload
+from beemesh.workloads.rollout import mark_of
 
 ASK_PATIENCE_S = 2.0
 """How long a live node may take to list its replicas before it is shown as not answering."""
@@ -56,8 +59,8 @@ class IntentReader(Protocol):
 class JournalReader(Protocol):
     """The events that this agent heard."""
 
-    def events(self) -> Sequence[Event]:
-        """Oldest first."""
+    def events(self, *, workload_id: str = "") -> Sequence[Event]:
+        """Oldest first; of one workload, where it is named."""
         ...
 
 
@@ -207,10 +210,10 @@ class MeshReader:
             if body.kind == "Deployment"
         ]
 
-    @staticmethod
-    def _deployment(intent: Intent, body: Workload, pods: list[PodView]) -> DeploymentView:
+    def _deployment(self, intent: Intent, body: Workload, pods: list[PodView]) -> DeploymentView:
         running = [pod for pod in pods if pod.node]
-        current = [pod for pod in running if pod.revision == body.current.number]
+        current = [pod for pod in running if body.current.covers(pod.revision)]
+        failed = self._failed_rollout(body)
         problems = sorted({pod.message for pod in pods if not pod.node and pod.message})
         return DeploymentView(
             name=body.name,
@@ -218,7 +221,7 @@ class MeshReader:
             replicas=body.replicas,
             revision=body.current.number,
             running=len([pod for pod in running if pod.phase == "Running"]),
-            ready=len([pod for pod in current if pod.ready]),
+            ready=len([pod for pod in running if pod.ready]),
             updated=len(current),
             generation=intent.seq,
             observed_generation=intent.seq,
@@ -226,12 +229,23 @@ class MeshReader:
             annotations=body.annotations,
             pod_labels=body.pod_labels,
             images=body.images,
-            strategy=body.strategy.type,
+            strategy=body.strategy,
+            history_limit=body.history_limit,
+            failed=_explained(failed) if failed is not None else "",
+            rolled_back_to=rolled_back_to(failed),
             endpoints=[(pod.name, endpoint) for pod in running for endpoint in pod.endpoints],
             problem="; ".join(problems),
             created_ms=body.created_ms or intent.issued_ms,
             resource_version=intent.seq,
         )
+
+    def _failed_rollout(self, body: Workload) -> Event | None:
+        """What the steward told of the current revision, if that has failed."""
+        for event in reversed(self.journal.events(workload_id=body.workload_id)):
+            about = event.details.get(MANIFEST) == mark_of(body.current).hex()
+            if about and event.revision == body.current.number:
+                return event if event.status in ("RolledBack", "Failed") else None
+        return None
 
     def nodes(self, wall_ms: int) -> list[NodeView]:
         """Every member of the roster, alive or not."""
@@ -322,4 +336,12 @@ def _explained(event: Event) -> str:
     return ": ".join(part for part in (event.reason, event.details.get("message", "")) if part)
 
 
-WARNINGS = frozenset({"Failed", "Preempted", "Pending", "ShareRefused", "IntentConflict", "IdentityCloned", "NodeDead"})
+def rolled_back_to(event: Event | None) -> int:
+    """The revision that a failed rollout went back to; 0 for none."""
+    target = event.details.get(TARGET, "") if event is not None else ""
+    return int(target) if target.isdigit() else 0
+
+
+WARNINGS = frozenset(
+    {"Failed", "RolledBack", "Preempted", "Pending", "ShareRefused", "IntentConflict", "IdentityCloned", "NodeDead"}
+)

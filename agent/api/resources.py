@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from agent.api.seam import Backend, Json
-from beemesh.workloads import kube_budgets, kubeshape
+from beemesh.workloads import kube_budgets, kubedeployment, kubeshape
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Workload
 
@@ -56,7 +56,7 @@ async def _pods(api: Backend, namespace: str) -> list[Json]:
 
 
 async def _deployments(api: Backend, namespace: str) -> list[Json]:
-    return [kubeshape.deployment(view) for view in await api.mesh.deployments(namespace)]
+    return [kubedeployment.deployment(view) for view in await api.mesh.deployments(namespace)]
 
 
 async def _configmaps(api: Backend, namespace: str) -> list[Json]:

@@ -50,33 +50,6 @@ class PodView:
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentView:
-    """A deployment's record beside what runs of it. `generation` is the record's, `observed_generation` the newest that
-    its reconciler acted on; `updated` counts replicas of the current revision."""
-
-    name: str
-    namespace: str
-    replicas: int
-    revision: int = 1
-    running: int = 0
-    ready: int = 0
-    updated: int = 0
-    generation: int = 1
-    observed_generation: int = 0
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    pod_labels: Mapping[str, str] = field(default_factory=dict)
-    images: Sequence[str] = ()
-    strategy: str = "RollingUpdate"
-    endpoints: Sequence[tuple[str, Endpoint]] = ()
-    """Each reachable endpoint with the name of its pod."""
-    problem: str = ""
-    """Why it does not get on, if so (such as the reasons that no node bid)."""
-    created_ms: int = 0
-    resource_version: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class NodeView:
     """One member of the mesh as the answering agent sees it."""
 
@@ -168,7 +141,7 @@ def uid(*parts: str) -> str:
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{digest[20:32]}"
 
 
-def _metadata(
+def metadata_of(
     name: str,
     kind: str,
     *,
@@ -178,6 +151,7 @@ def _metadata(
     created_ms: int = 0,
     resource_version: int = 0,
 ) -> Json:
+    """An object's `metadata`."""
     metadata: Json = {
         "name": name,
         "uid": uid(kind, namespace, name, str(created_ms)),
@@ -206,7 +180,8 @@ def endpoint(view: Endpoint, pod: str = "") -> Json:
     return shape
 
 
-def _condition(kind: str, value: bool, reason: str = "", message: str = "", at_ms: int = 0) -> Json:
+def condition_of(kind: str, value: bool, reason: str = "", message: str = "", at_ms: int = 0) -> Json:
+    """A condition of an object's `status`."""
     shape: Json = {"type": kind, "status": "True" if value else "False"}
     if reason:
         shape["reason"] = reason
@@ -248,7 +223,7 @@ def pod(view: PodView) -> Json:
     annotations = {"beemesh.io/workload-id": view.workload_id}
     if view.task_id:
         annotations["beemesh.io/task"] = view.task_id
-    metadata = _metadata(
+    metadata = metadata_of(
         view.name,
         "Pod",
         namespace=view.namespace,
@@ -278,9 +253,9 @@ def _status(view: PodView) -> Json:
     status: Json = {
         "phase": "Running" if terminating else view.phase,
         "conditions": [
-            _condition("PodScheduled", bool(view.node), "" if view.node else "Unschedulable", view.message),
-            _condition("ContainersReady", view.ready, at_ms=view.started_ms),
-            _condition("Ready", view.ready, at_ms=view.started_ms),
+            condition_of("PodScheduled", bool(view.node), "" if view.node else "Unschedulable", view.message),
+            condition_of("ContainersReady", view.ready, at_ms=view.started_ms),
+            condition_of("Ready", view.ready, at_ms=view.started_ms),
         ],
         "containerStatuses": [_container_status(report) for report in view.containers],
         "endpoints": [endpoint(item) for item in view.endpoints],
@@ -295,52 +270,6 @@ def _status(view: PodView) -> Json:
     return status
 
 
-def deployment(view: DeploymentView) -> Json:
-    """An `apps/v1` Deployment. Its template holds what members may see: labels and images."""
-    metadata = _metadata(
-        view.name,
-        "Deployment",
-        namespace=view.namespace,
-        labels=view.labels,
-        annotations={**view.annotations, "deployment.kubernetes.io/revision": str(view.revision)},
-        created_ms=view.created_ms,
-        resource_version=view.resource_version,
-    )
-    metadata["uid"] = uid("Deployment", view.namespace, view.name)
-    metadata["generation"] = view.generation
-    containers = [{"name": f"container-{index}", "image": image} for index, image in enumerate(view.images)]
-    available = view.ready >= view.replicas
-    settled = available and view.updated >= view.replicas and view.running <= view.replicas
-    spec = {
-        "replicas": view.replicas,
-        "selector": {"matchLabels": dict(view.pod_labels)},
-        "strategy": {"type": view.strategy},
-        "template": {"metadata": {"labels": dict(view.pod_labels)}, "spec": {"containers": containers}},
-    }
-    status: Json = {
-        "observedGeneration": view.observed_generation,
-        "replicas": view.running,
-        "readyReplicas": view.ready,
-        "updatedReplicas": view.updated,
-        "availableReplicas": view.ready,
-        "unavailableReplicas": max(0, view.replicas - view.ready),
-        "conditions": [
-            _condition(
-                "Available", available, "MinimumReplicasAvailable" if available else "MinimumReplicasUnavailable"
-            ),
-            _condition("Progressing", not view.problem, _progress(view, settled=settled), view.problem),
-        ],
-        "endpoints": [endpoint(item, name) for name, item in view.endpoints],
-    }
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec, "status": status}
-
-
-def _progress(view: DeploymentView, *, settled: bool) -> str:
-    if view.problem:
-        return "Unschedulable"
-    return "NewReplicaSetAvailable" if settled else "ReplicaSetUpdated"
-
-
 def node(view: NodeView) -> Json:
     """A `v1` Node; a cordoned one is unschedulable, one that is not alive is not Ready."""
     labels = {**view.labels, "kubernetes.io/hostname": view.name}
@@ -352,7 +281,7 @@ def node(view: NodeView) -> Json:
         if value:
             labels[name] = value
     labels.update({f"node-role.kubernetes.io/{role}": "" for role in view.roles})
-    metadata = _metadata(
+    metadata = metadata_of(
         view.name,
         "Node",
         labels=labels,
@@ -365,8 +294,8 @@ def node(view: NodeView) -> Json:
         spec["unschedulable"] = True
     if view.taints:
         spec["taints"] = [{"key": item.key, "value": item.value, "effect": item.effect} for item in view.taints]
-    conditions = [_condition("Ready", view.ready, "AgentReady" if view.ready else "AgentUnreachable", view.state)]
-    conditions += [_condition("Warning", True, "NeedsAttention", text) for text in view.warnings]
+    conditions = [condition_of("Ready", view.ready, "AgentReady" if view.ready else "AgentUnreachable", view.state)]
+    conditions += [condition_of("Warning", True, "NeedsAttention", text) for text in view.warnings]
     if view.seen_ms:
         conditions[0]["lastHeartbeatTime"] = timestamp(view.seen_ms)
     addresses = [{"type": "InternalIP", "address": address} for address in view.addresses]
@@ -388,7 +317,7 @@ def _amounts(cpu_m: int, mem_mb: int, storage_mb: int) -> Json:
 
 def task(view: TaskView) -> Json:
     """A Beemesh Task."""
-    metadata = _metadata(view.task_id.lower(), "Task", namespace=view.namespace, created_ms=view.created_ms)
+    metadata = metadata_of(view.task_id.lower(), "Task", namespace=view.namespace, created_ms=view.created_ms)
     spec = {"workload": view.workload_id, "revision": view.revision, "replica": view.replica, "taskID": view.task_id}
     status = {"state": view.state, "attempt": view.attempt, "node": view.node, "reason": view.reason, "bids": view.bids}
     return {"apiVersion": TASK_API_VERSION, "kind": "Task", "metadata": metadata, "spec": spec, "status": status}
@@ -399,7 +328,7 @@ def event(view: EventView) -> Json:
     shape: Json = {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": _metadata(
+        "metadata": metadata_of(
             view.event_id.lower(), "Event", namespace=view.namespace or "default", created_ms=view.at_ms
         ),
         "type": "Warning" if view.warning else "Normal",
@@ -422,7 +351,7 @@ def event(view: EventView) -> Json:
 
 def config(view: ConfigView) -> Json:
     """A `v1` ConfigMap or Secret without its content, which is sealed."""
-    metadata = _metadata(
+    metadata = metadata_of(
         view.name,
         view.kind,
         namespace=view.namespace,

@@ -29,6 +29,8 @@ COMMANDS: dict[str, Entry] = {
     "node": Entry("beemeshctl.commands.node", "Cordon, drain or remove nodes."),
     "rebalance": Entry("beemeshctl.commands.rebalance", "Move replicas from the fullest nodes to the emptiest."),
     "reconcile": Entry("beemeshctl.commands.reconcile", "Keep the mesh as a directory of manifests says."),
+    "rollout": Entry("beemeshctl.commands.rollout", "Watch, pause, repeat and take back what is rolled out."),
+    "scale": Entry("beemeshctl.commands.scale", "Want another number of replicas."),
     "simulate": Entry("beemeshctl.commands.simulate", "Say what would happen to a mesh, by simulating it."),
     "version": Entry("beemeshctl.commands.version", "Print the version of this program, and of the agents."),
 }

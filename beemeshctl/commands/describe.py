@@ -91,7 +91,10 @@ def _deployment(client: Any, item: dict[str, Any], namespace: str) -> None:
         "Replicas",
         f"{spec['replicas']} wanted, {status['readyReplicas']} ready, {status['updatedReplicas']} up to date",
     )
-    _line("Strategy", spec["strategy"]["type"])
+    rolling = spec["strategy"].get("rollingUpdate")
+    bounds = f", max surge {rolling['maxSurge']}, max unavailable {rolling['maxUnavailable']}" if rolling else ""
+    paused = ", PAUSED" if spec.get("paused") else ""
+    _line("Strategy", f"{spec['strategy']['type']}{bounds}, min ready {spec['minReadySeconds']} s{paused}")
     for condition in status["conditions"]:
         text = f"{condition['status']}  {condition.get('reason', '')}  {condition.get('message', '')}".rstrip()
         _line(condition["type"], text)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beemesh.identity.membership_card import Taint
+from beemesh.workloads import kubedeployment as deploy
 from beemesh.workloads import kubeshape as shape
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.kube_budgets import budget as shaped_budget
@@ -56,7 +57,7 @@ def test_a_running_pod() -> None:
         "ready": True,
     }
     assert item["status"]["endpoints"] == [expected]
-    deployment = shape.deployment(shape.DeploymentView("hello", "default", 2))
+    deployment = deploy.deployment(deploy.DeploymentView("hello", "default", 2))
     assert item["metadata"]["ownerReferences"][0]["uid"] == deployment["metadata"]["uid"]
     assert json.loads(json.dumps(item)) == item
 
@@ -73,15 +74,15 @@ def test_a_waiting_pod_says_why() -> None:
 
 def test_a_deployment_counts() -> None:
     """A deployment's status has Kubernetes' counts, generation and conditions."""
-    view = shape.DeploymentView(
+    view = deploy.DeploymentView(
         "hello", "default", 2, running=2, ready=1, updated=2, generation=3, observed_generation=3
     )
-    item = shape.deployment(view)
+    item = deploy.deployment(view)
     counts = {name: item["status"][name] for name in ("replicas", "readyReplicas", "unavailableReplicas")}
     assert counts == {"replicas": 2, "readyReplicas": 1, "unavailableReplicas": 1}
     assert (item["metadata"]["generation"], item["status"]["observedGeneration"]) == (3, 3)
     assert condition(item, "Available") == "False"
-    assert condition(shape.deployment(shape.DeploymentView("a", "b", 1, ready=1)), "Available") == "True"
+    assert condition(deploy.deployment(deploy.DeploymentView("a", "b", 1, ready=1)), "Available") == "True"
 
 
 def test_a_node() -> None:
@@ -98,7 +99,7 @@ def test_tables_have_a_cell_for_every_column() -> None:
     """Every kind has a table, for kubectl and for a terminal."""
     items = {
         "Pod": shape.pod(POD),
-        "Deployment": shape.deployment(shape.DeploymentView("hello", "default", 2, endpoints=(("p", ENDPOINT),))),
+        "Deployment": deploy.deployment(deploy.DeploymentView("hello", "default", 2, endpoints=(("p", ENDPOINT),))),
         "Node": shape.node(shape.NodeView("alpha", "abc", addresses=("10.0.0.5",))),
         "Task": shape.task(shape.TaskView("01ABC", "deployment/default/hello", "default", 1, 0)),
         "Event": shape.event(shape.EventView("01ABC", "Deployed", "alpha", kind="Pod", name="x", at_ms=AT_MS)),
