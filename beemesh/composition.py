@@ -38,12 +38,15 @@ from beemesh.membership.settings import SelfFacts, SwimSettings
 from beemesh.membership.swim import Swim
 from beemesh.membership.view import View
 from beemesh.node import Node, is_cold
+from beemesh.scheduling.audience import Audience
 from beemesh.scheduling.bidding import Bidder
+from beemesh.scheduling.calling import Caller
 from beemesh.scheduling.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TOPIC_EVENTS
 from beemesh.scheduling.steward import Steward
+from beemesh.scheduling.taskbook import TaskBook
 from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings import NodeSettings
 from beemesh.topics.broadcaster import Topics
@@ -90,6 +93,8 @@ class _Shared:
     crypto: Crypto
     randomness: Randomness
     new_request_id: Callable[[], int]
+    book: TaskBook
+    """The tasks that this node has heard of: bidding writes it, whoever tells of tasks reads it."""
 
 
 def compose(
@@ -108,7 +113,7 @@ def compose(
     roster = Roster(settings.mesh, ca_key)
     view = View(membership.node_id, roster)
     intents = IntentMap(crypto, roster)
-    shared = _Shared(membership.node_id, settings, roster, view, intents, crypto, randomness, _counter())
+    shared = _Shared(membership.node_id, settings, roster, view, intents, crypto, randomness, _counter(), TaskBook())
     address = (membership.addresses[0], membership.gossip_port)
     swim = Swim(
         shared.self_id,
@@ -132,9 +137,8 @@ def compose(
         intent_for=intents.get,
         new_request_id=shared.new_request_id,
     )
-    facts = SelfFacts(settings.runtime.engine, __version__, membership.api_port)
     topics = Topics(shared.self_id, view, randomness, encode_body, decode_body, frozenset({TOPIC_EVENTS}))
-    journal = Journal(shared.self_id, roster, crypto)
+    journal = _journal(shared)
     placing = executor, bidder, steward = _scheduling(shared, journal)
     directory = directory_of(shared)
     participants: tuple[Participant, ...] = (
@@ -142,11 +146,12 @@ def compose(
         swim,
         keyring,
         ClockWitnesses(shared.self_id, roster),
-        SelfSummary(shared.self_id, swim.members, facts, intents.get),
+        _summary(shared, swim, membership),
         topics,
         directory,
         *_leases_and_custody(shared),
         *placing,
+        Caller(shared.self_id, roster, view, crypto, randomness, settings),
         journal,
     )
     node = Node(
@@ -162,6 +167,16 @@ def compose(
         is_warm=is_warm,
     )
     return Composition(node, roster, view, intents, journal, bidder, executor, steward, swim, keyring, directory)
+
+
+def _summary(shared: _Shared, swim: Swim, membership: Membership) -> SelfSummary:
+    facts = SelfFacts(shared.settings.runtime.engine, __version__, membership.api_port)
+    return SelfSummary(shared.self_id, swim.members, facts, shared.intents.get)
+
+
+def _journal(shared: _Shared) -> Journal:
+    audience = Audience(shared.self_id, shared.roster, shared.view, shared.book.get)
+    return Journal(shared.self_id, shared.roster, shared.crypto, audience, shared.new_request_id)
 
 
 def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
@@ -210,7 +225,7 @@ def _scheduling(shared: _Shared, journal: Journal) -> tuple[Executor, Bidder, St
         partial(check_proof, crypto, roster),
         shared.new_request_id,
     )
-    bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get)
+    bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get, shared.book)
     steward = Steward(
         self_id,
         roster,

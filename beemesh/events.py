@@ -356,6 +356,40 @@ class BidHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishTask:
+    """From `steward`: bring this task to those who may run it; `calling` chooses the way."""
+
+    task: Task
+    signed: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class OfferHeard:
+    """From `calling`, on the steward's node in a large mesh: what a candidate answered, a bid or its reasons."""
+
+    task_id: str
+    node_id: NodeId
+    bid: Bid | None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskUnplaced:
+    """From `calling`: nobody who was asked takes a task that this node called for; each one's reasons."""
+
+    task_id: str
+    reasons: tuple[tuple[NodeId, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventsWatched:
+    """From the shell: somebody watches events at this agent for the next `for_s` seconds; of one namespace, or all."""
+
+    for_s: float
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EventHeard:
     """From `journal`: an event whose signature holds, kept for the first time; our own ones too."""
 

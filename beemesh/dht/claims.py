@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from beemesh.crypto import Crypto
 from beemesh.dht.kset import k_set, kset_hash, majority
-from beemesh.effects import Answered, Cancel, Effects, Notify, Now, Randomness, Request, Schedule, TimerFired
+from beemesh.effects import Answered, Cancel, Effects, Notify, Now, Randomness, Request, Schedule, Send, TimerFired
 from beemesh.errors import Untrusted
 from beemesh.events import (
     Claim,
@@ -27,7 +27,7 @@ from beemesh.events import (
 from beemesh.identity.signing import Signed, decode_body, open_statement
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
-from beemesh.scheduling.leases import lease_digest, sign_lease
+from beemesh.scheduling.leases import PLACEMENT_PREFIX, lease_digest, sign_lease
 from beemesh.scheduling.messages import VERDICT_KIND, CasAnswer, CompareAndSwap, Lease, LeaseProof, Verdict
 
 ROUND_S = 1.0
@@ -144,9 +144,22 @@ class Claims:
             return []
         if not claim.fence:  # it never left
             return self._forget(claim)
+        if key.startswith(PLACEMENT_PREFIX):
+            return self._let_go(claim)
         claim.phase = "releasing"
         cancels: Effects = [Cancel(("claims", what, key)) for what in ("renew", "expiry", "again")]
         return [*cancels, *self._ask(claim, now, released=True)]
+
+    def _let_go(self, claim: _Claim) -> Effects:
+        """Give a placement up without waiting for answers: where the word is lost, the lease ends in a moment."""
+        known = self._known.setdefault(claim.wish.key, _Known())
+        under_way = claim.current.lease.version if claim.current is not None else 0
+        version = max(known.version, under_way)
+        lease = self._lease(claim, version + 1, released=True)
+        members = k_set(self._roster, claim.wish.key)
+        told = CompareAndSwap(sign_lease(self._crypto, lease), version, kset_hash(members))
+        known.version = version + 1
+        return [*self._forget(claim), *(Send(member, told) for member in members)]
 
     # --- rounds ---------------------------------------------------------------------------------------------------
 
@@ -158,19 +171,7 @@ class Claims:
             self._known.popitem(last=False)
         if claim.phase == "claiming" and claim.fence <= known.fence_seen:
             claim.fence = known.fence_seen + 1
-        lease = Lease(
-            key=wish.key,
-            holder=self._self_id,
-            task_id=wish.task_id,
-            fence=claim.fence,
-            ttl_ms=wish.ttl_ms,
-            version=known.version + 1,
-            renew_nonce=self._randomness.randbytes(NONCE_BYTES),
-            workload_id=wish.workload_id,
-            revision=wish.revision,
-            replica=wish.replica,
-            released=released,
-        )
+        lease = self._lease(claim, known.version + 1, released=released)
         members = k_set(self._roster, wish.key)
         if not members:
             return [*self._forget(claim), Notify(LeaseDenied(wish.key, "no keeper is known yet"))]
@@ -186,6 +187,22 @@ class Claims:
             current.waiting.add(request_id)
             effects.append(Request(request_id, member, question, ROUND_S))
         return effects
+
+    def _lease(self, claim: _Claim, version: int, *, released: bool) -> Lease:
+        wish = claim.wish
+        return Lease(
+            key=wish.key,
+            holder=self._self_id,
+            task_id=wish.task_id,
+            fence=claim.fence,
+            ttl_ms=wish.ttl_ms,
+            version=version,
+            renew_nonce=self._randomness.randbytes(NONCE_BYTES),
+            workload_id=wish.workload_id,
+            revision=wish.revision,
+            replica=wish.replica,
+            released=released,
+        )
 
     def _answered(self, event: Answered, now: Now) -> Effects:
         claim = self._claims.get(self._questions.pop(event.request_id, ""))
@@ -315,6 +332,8 @@ class Claims:
         """Give up, and take back what some replicas granted meanwhile."""
         told = Notify(LeaseDenied(claim.wish.key, why, holder, retry_s))
         if claim.current is not None and claim.current.grants:
+            if claim.wish.key.startswith(PLACEMENT_PREFIX):
+                return [told, *self._let_go(claim)]
             claim.phase = "releasing"
             return [told, *self._ask(claim, now, released=True)]
         return [*self._forget(claim), told]

@@ -24,7 +24,7 @@ from beemesh.crypto import Crypto
 from beemesh.dht.abstention import TABLE as ROSTERS_TABLE
 from beemesh.dht.abstention import KeeperHistory
 from beemesh.dht.kset import k_set, kset_hash
-from beemesh.effects import Asked, Effects, Erase, Notify, Now, Reply, Save, TimerFired
+from beemesh.effects import Asked, Effects, Erase, Notify, Now, Received, Reply, Save, TimerFired
 from beemesh.errors import Untrusted
 from beemesh.events import IntentChanged, Observed
 from beemesh.identity.signing import Signed, decode_body, sign_statement
@@ -144,6 +144,8 @@ class LeaseReplica:
         match event:
             case Asked(sender=sender, token=token, message=CompareAndSwap() as swap):
                 return [*self._history.observe(now), *self._on_swap(sender, token, swap, now)]
+            case Received(sender=sender, message=CompareAndSwap() as swap):
+                return self._let_go(sender, swap, now)
             case Asked(token=token, message=GetLease(key=key)):
                 return [Reply(token, self._look(key, now))]
             case IntentChanged():
@@ -202,6 +204,21 @@ class LeaseReplica:
             effects.append(Save(TABLE, lease.key.encode(), msgspec.msgpack.encode(_Saved(signed, fence_seen))))
         verdict = self._verdict(signed, lease.key, "granted", now, ttl_ms=lease.ttl_ms)
         return [*effects, self._answer(token, verdict, fresh), _counted("granted")]
+
+    def _let_go(self, sender: NodeId, swap: CompareAndSwap, now: Now) -> Effects:
+        """A holder gives up and wants no answer. Not saved: after a restart the lease counts as held once more, and
+        ends by itself."""
+        try:
+            lease = self._open(sender, swap.lease)
+        except Untrusted:
+            return []
+        standing = self._leases.get(lease.key)
+        if not lease.released or standing is None or self._problem(sender, lease, swap, now):
+            return []
+        if _renews(standing, lease) and lease.version > standing.lease.version:
+            fence_seen = max(lease.fence, standing.fence_seen)
+            self._leases[lease.key] = _Standing(lease, swap.lease, fence_seen, standing.expires_boot_s)
+        return []
 
     def _open(self, sender: NodeId, signed: Signed) -> Lease:
         if len(signed.body) > LEASE_BYTES_MAX:

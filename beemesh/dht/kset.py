@@ -6,17 +6,19 @@ A partition changes the view and not the roster, so it cannot vote itself a majo
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from functools import lru_cache
 
-from beemesh.ids import Digest, NodeId
+from beemesh.ids import NODE_ID_BYTES, Digest, NodeId
 from beemesh.membership.roster import Roster
 
 K = 8
 """Replicas of a key: seven may be lost before it is gone, and three before nobody gets a majority."""
 
 KSETS_KEPT = 512
-"""K-sets and their names that are kept, some 400 bytes each: every vote and every renewal of a lease asks for its own
-again. With them stay the rosters that they were counted over, nearly always the same one."""
+"""Names of k-sets that are kept, some 400 bytes each: every vote and every renewal of a lease asks for its own."""
+
+BITS = 8 * NODE_ID_BYTES
 
 
 def point_of(key: str) -> int:
@@ -24,11 +26,26 @@ def point_of(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest())
 
 
-@lru_cache(KSETS_KEPT)
 def nearest(node_ids: tuple[NodeId, ...], key: str, k: int = K) -> tuple[NodeId, ...]:
-    """The `k` IDs with the smallest XOR distance to the key, nearest first."""
+    """The `k` IDs with the smallest XOR distance to the key, nearest first; `node_ids` are sorted.
+
+    All that share a longer prefix with the key are nearer than all that share a shorter one. So the list is halved at
+    the key's bits, one after the other, for as long as enough are left: it costs the logarithm of their number."""
     point = point_of(key)
-    return tuple(sorted(node_ids, key=lambda node_id: int.from_bytes(node_id) ^ point)[:k])
+    low, high, prefix = 0, len(node_ids), 0
+    for bit in range(BITS - 1, -1, -1):
+        if high - low <= k:
+            break
+        half = prefix | (1 << bit)
+        middle = bisect_left(node_ids, half.to_bytes(NODE_ID_BYTES), low, high)
+        ones = bool(point >> bit & 1)
+        if (high - middle if ones else middle - low) < k:
+            break
+        if ones:
+            low, prefix = middle, half
+        else:
+            high = middle
+    return tuple(sorted(node_ids[low:high], key=lambda node_id: int.from_bytes(node_id) ^ point)[:k])
 
 
 def k_set(roster: Roster, key: str) -> tuple[NodeId, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from beemesh.crypto import Crypto
-from beemesh.effects import Broadcast, Effects, Notify, Now, Randomness, Request, Schedule
-from beemesh.events import Observed
+from beemesh.effects import Effects, Notify, Now, Randomness, Request, Schedule
+from beemesh.events import Observed, PublishTask
 from beemesh.identity.signing import sign_statement
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import TaskLedger
-from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, Occupancy, SignedTask
+from beemesh.scheduling.messages import TASK_KIND, Occupancy
 from beemesh.scheduling.surroundings import in_turn, occupancy
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
@@ -122,7 +122,7 @@ class Acting:
         timing = self._settings.scheduler
         patience_s = (timing.selection_window_ms + timing.selection_jitter_ms) / 1000
         return [
-            Broadcast(TOPIC_TASKS, SignedTask(signed)),
+            Notify(PublishTask(task, signed)),
             Schedule((self._room, "bids", task.task_id), now.boot_s + patience_s),
             _count("tasks_published"),
         ]

@@ -9,14 +9,14 @@ A wrong guess costs nothing but a refused claim: the lease decides, never the bi
 from __future__ import annotations
 
 from beemesh.crypto import Crypto
-from beemesh.effects import Broadcast, Cancel, Effects, Notify, Now, Randomness, Schedule
+from beemesh.effects import Broadcast, Cancel, Effects, Notify, Now, Randomness, Schedule, Send
 from beemesh.events import BidHeard, Claim, Observed, ReleaseLease
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import lease_key
-from beemesh.scheduling.messages import BID_KIND, TOPIC_PROPOSALS, Bid, SignedBid, Task
+from beemesh.scheduling.messages import BID_KIND, TOPIC_PROPOSALS, Bid, Offer, SignedBid, Task
 from beemesh.scheduling.pace import SLACK_MIN_S, Pace
 from beemesh.scheduling.score import Score, better
 from beemesh.scheduling.taskbook import Entry, TaskBook
@@ -48,8 +48,9 @@ class Auctions:
         settings: NodeSettings,
         judge: Judge,
         intent_for: IntentLookup,
+        book: TaskBook | None = None,
     ) -> None:
-        self.book = TaskBook()
+        self.book = TaskBook() if book is None else book
         self._self_id = self_id
         self._view = view
         self._crypto = crypto
@@ -73,11 +74,15 @@ class Auctions:
             until_s = entry.heard_s + RECORD_WAIT_S
             if now.boot_s < until_s:
                 return [Schedule((ROOM, "record", task_id), until_s)]
+            if entry.caller is not None:
+                return self.refuse(entry, entry.reasons)
             entry.state = "silent"
             return []
         against = objection(entry.task, workload_of(found))
         if against:
             entry.state, entry.reasons = "over", (against,)
+            if entry.caller is not None:
+                return [Send(entry.caller, Offer(task_id, None, entry.reasons))]
             return [count("tasks_silent", reason="record")]
         return self._line_up(entry, now)
 
@@ -85,7 +90,9 @@ class Auctions:
         """Set the moment to speak, or keep silent with the reasons."""
         if now.boot_s >= entry.ends_s:
             return self.end(entry, "the task's time is over", now)
-        verdict = self._judge(entry)
+        verdict = self.judge(entry)
+        if entry.caller is not None:
+            return self._offer(entry, verdict, now)
         if not isinstance(verdict, Score):
             entry.state, entry.reasons = "silent", tuple(verdict)
             return [count("tasks_silent", reason="ineligible")]
@@ -93,10 +100,14 @@ class Auctions:
         entry.speak_s = max(now.boot_s, entry.heard_s + self._pace.delay_s(verdict.total)) + self._pace.jitter_s()
         return [Schedule((ROOM, "speak", entry.task.task_id), entry.speak_s)]
 
-    def _judge(self, entry: Entry) -> list[str] | Score:
+    def judge(self, entry: Entry) -> list[str] | Score:
         """The reasons against this node, or its score, with all that it leads in counted as promised."""
-        others = [lead for lead in self._leads.values() if lead.task_id != entry.task.task_id]
-        return self._judge_task(entry.task, others, entry.heard_ms)
+        return self.judge_task(entry.task, entry.heard_ms)
+
+    def judge_task(self, task: Task, wall_ms: int) -> list[str] | Score:
+        """The same for a task that is not in the book."""
+        others = [lead for lead in self._leads.values() if lead.task_id != task.task_id]
+        return self._judge_task(task, others, wall_ms)
 
     def look_again(self, entries: list[Entry], now: Now) -> Effects:
         """Room may have appeared: judge those again for which there was none."""
@@ -119,22 +130,12 @@ class Auctions:
 
     def speak(self, entry: Entry, now: Now) -> Effects:
         """It is this node's turn."""
-        verdict = self._judge(entry)
+        verdict = self.judge(entry)
         later_s = entry.heard_s + self._pace.delay_s(verdict.total) if isinstance(verdict, Score) else 0.0
         if not isinstance(verdict, Score) or later_s > now.boot_s + SLACK_MIN_S:
             # The places ahead went to siblings of this task meanwhile: stand back, behind those who have none.
             return self._line_up(entry, now)
-        bid = Bid(
-            task_id=entry.task.task_id,
-            node_id=self._self_id,
-            score=verdict.total,
-            issued_ms=now.wall_ms,
-            expires_ms=now.wall_ms + int((entry.ends_s - now.boot_s) * 1000),
-            nonce=self._randomness.randbytes(NONCE_BYTES),
-            fit=verdict.fit,
-            reasons=verdict.parts,
-            capabilities=(self._engine,),
-        )
+        bid = self.bid_of(entry.task, verdict, entry.ends_s, now)
         ahead = entry.better_than(bid)
         if ahead >= ENOUGH_BETTER_BIDS:
             entry.reasons = (f"{ahead} better bids were heard before this node spoke",)
@@ -152,6 +153,47 @@ class Auctions:
         if self._all_spoke(entry):
             return effects + self.close(entry, now)
         return [*effects, Schedule((ROOM, "close", entry.task.task_id), now.boot_s + self._pace.slack_s())]
+
+    def bid_of(self, task: Task, verdict: Score, ends_s: float, now: Now) -> Bid:
+        """This node's bid for a task."""
+        return Bid(
+            task_id=task.task_id,
+            node_id=self._self_id,
+            score=verdict.total,
+            issued_ms=now.wall_ms,
+            expires_ms=now.wall_ms + int((ends_s - now.boot_s) * 1000),
+            nonce=self._randomness.randbytes(NONCE_BYTES),
+            fit=verdict.fit,
+            reasons=verdict.parts,
+            capabilities=(self._engine,),
+        )
+
+    # --- answering a steward that asks this node alone --------------------------------------------------------------
+
+    def _offer(self, entry: Entry, verdict: list[str] | Score, now: Now) -> Effects:
+        """Bid to the steward, or tell it why not."""
+        if not isinstance(verdict, Score):
+            return self.refuse(entry, tuple(verdict))
+        assert entry.caller is not None, "only a called task is answered to its steward"
+        bid = self.bid_of(entry.task, verdict, entry.ends_s, now)
+        entry.bids[self._self_id] = bid
+        entry.state, entry.reasons = "offered", ()
+        return [Send(entry.caller, Offer(entry.task.task_id, bid)), count("bids_sent")]
+
+    def refuse(self, entry: Entry, reasons: tuple[str, ...]) -> Effects:
+        """Tell the steward, once for each state of things, and wait for room."""
+        assert entry.caller is not None, "only a called task is answered to its steward"
+        told = entry.state == "silent" and entry.reasons != ()
+        entry.state, entry.reasons = "silent", reasons
+        entry.bids.pop(self._self_id, None)
+        if told:
+            return []
+        return [
+            Send(entry.caller, Offer(entry.task.task_id, None, reasons)),
+            count("tasks_silent", reason="ineligible"),
+        ]
+
+    # --- claiming, and watching -------------------------------------------------------------------------------------
 
     def close(self, entry: Entry, now: Now) -> Effects:
         """Nobody better can still come: claim."""
@@ -202,7 +244,7 @@ class Auctions:
         """Nobody was heard to have deployed it: step in, if there is room here."""
         if now.boot_s >= entry.ends_s:
             return self.end(entry, "the task's time is over", now)
-        verdict = self._judge(entry)
+        verdict = self.judge(entry)
         if isinstance(verdict, Score):
             return [count("claims_again"), *self.close(entry, now)]
         entry.reasons = tuple(verdict)

@@ -17,31 +17,41 @@ from beemesh.events import (
     IntentChanged,
     LeaseDenied,
     LeaseGranted,
+    OfferHeard,
+    PublishTask,
     ReleaseLease,
     ReservationsChanged,
     ResourcesObserved,
     TaskHeard,
     TaskWon,
 )
+from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.auction import ROOM, Auctions, count, key_of
 from beemesh.scheduling.belief import Belief
+from beemesh.scheduling.candidacy import Candidacy, with_bid
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     TOPIC_PROPOSALS,
     TOPIC_TASKS,
+    Award,
+    Bid,
+    CallForBids,
     Event,
     SignedBid,
     SignedTask,
+    SignedTaskDigest,
     SilenceAnswer,
     SilenceQuestion,
+    Task,
 )
 from beemesh.scheduling.pace import BACKOFF_MAX_S
-from beemesh.scheduling.taskbook import Entry
+from beemesh.scheduling.sampling import is_large
+from beemesh.scheduling.taskbook import Entry, TaskBook
 from beemesh.scheduling.tasks import IntentLookup, names_record, record_of
 from beemesh.settings.model import NodeSettings
 
@@ -50,7 +60,7 @@ class Bidder:
     """One node's part in every auction. List it after the executor, which keeps `local`."""
 
     room = ROOM
-    handles: tuple[type, ...] = (SilenceQuestion, SignedTask)
+    handles: tuple[type, ...] = (SilenceQuestion, SignedTask, CallForBids, Award)
     listens: tuple[type, ...] = (
         Delivered,
         IntentChanged,
@@ -59,6 +69,8 @@ class Bidder:
         EventHeard,
         ResourcesObserved,
         ReservationsChanged,
+        PublishTask,
+        OfferHeard,
     )
     tables: tuple[str, ...] = ()
 
@@ -72,13 +84,17 @@ class Bidder:
         settings: NodeSettings,
         local: LocalWork,
         intent_for: IntentLookup,
+        book: TaskBook | None = None,
     ) -> None:
+        """`book` is written here alone; one is made where nobody else reads it."""
         judge = Judge(self_id, roster, settings, local, intent_for)
-        self._auctions = Auctions(self_id, view, crypto, randomness, settings, judge, intent_for)
+        self._auctions = Auctions(self_id, view, crypto, randomness, settings, judge, intent_for, book)
         self.book = self._auctions.book
         self._self_id = self_id
+        self._view = view
         self._intent_for = intent_for
         self._belief = Belief(crypto, roster, settings.scheduler.clock_skew_ms)
+        self._candidacy = Candidacy(self_id, roster, crypto, self._auctions, intent_for)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept: an auction is over in less time than a restart takes."""
@@ -94,6 +110,12 @@ class Bidder:
                 return self._hear_task(message, now)
             case Received(message=SignedTask() as message):
                 return self._hear_task(message, now)
+            case Received(sender=sender, message=CallForBids(task=signed)):
+                return self._called(signed, sender, now)
+            case Received(sender=sender, message=Award() as award):
+                return self._awarded(award, sender, now)
+            case Delivered(message=SignedTaskDigest() as message) if event.topic == TOPIC_TASKS:
+                return self._candidacy.hear_digest(message, now)
             case Delivered(message=SignedBid() as message) if event.topic == TOPIC_PROPOSALS:
                 return self._hear_bid(message, now)
             case TimerFired(key=(_, str(what), str(task_id))):
@@ -107,7 +129,11 @@ class Bidder:
             case IntentChanged(intent=intent):
                 return self._intent_changed(intent.key, now)
             case ResourcesObserved() | ReservationsChanged():
-                return self._auctions.look_again(self.book.open(), now)
+                return [*self._auctions.look_again(self.book.open(), now), *self._candidacy.room_appeared(now)]
+            case PublishTask(task=task, signed=signed):
+                return self._keep_own(task, signed, now)
+            case OfferHeard(task_id=task_id, node_id=node_id, bid=bid, reasons=reasons):
+                return self._note_offer(task_id, node_id, bid, reasons)
             case Asked(message=SilenceQuestion(task_id=task_id), token=token):
                 return [Reply(token, self._silence(task_id))]
         return []
@@ -120,16 +146,28 @@ class Bidder:
             return [task]
         if self.book.get(task.task_id) is not None:
             return []
-        effects: Effects = [count("tasks_seen"), Notify(TaskHeard(task, message.task))]
+        effects, entry = self._begin(task, message.task, now)
+        told = self.book.told_early(task.task_id)
+        return [
+            *effects,
+            *self._auctions.consider(entry, now),
+            *(self._told(told, now) if told is not None else []),
+        ]
+
+    def _begin(self, task: Task, signed: Signed, now: Now) -> tuple[Effects, Entry]:
+        """A task that is new here: it ends those before it for the same replica."""
+        effects: Effects = [count("tasks_seen"), Notify(TaskHeard(task, signed))]
         for older in self.book.open():
             same = (older.task.workload_id, older.task.replica) == (task.workload_id, task.replica)
             if same and older.task.task_id < task.task_id:
                 effects += self._auctions.end(older, f"task {task.task_id} took its place", now)
-        lifetime_s = (task.expires_ms - task.issued_ms) / 1000
-        entry = Entry(task, message.task, now.boot_s, now.wall_ms, now.boot_s + lifetime_s)
+        entry = self._entry(task, signed, now)
         self.book.add(entry)
-        told = self.book.told_early(task.task_id)
-        return effects + self._auctions.consider(entry, now) + (self._told(told, now) if told is not None else [])
+        return effects, entry
+
+    def _entry(self, task: Task, signed: Signed, now: Now) -> Entry:
+        lifetime_s = (task.expires_ms - task.issued_ms) / 1000
+        return Entry(task, signed, now.boot_s, now.wall_ms, now.boot_s + lifetime_s)
 
     def _hear_bid(self, message: SignedBid, now: Now) -> Effects:
         if message.bid.signer == self._self_id:
@@ -142,6 +180,47 @@ class Bidder:
         entry = self.book.get(bid.task_id)
         assert entry is not None, "add_bid kept it there"
         return [Notify(BidHeard(bid)), *self._auctions.weigh(entry, bid, now)]
+
+    # --- in a large mesh --------------------------------------------------------------------------------------------
+
+    def _called(self, signed: Signed, sender: NodeId, now: Now) -> Effects:
+        """A steward asks this node, perhaps among few others."""
+        if signed.signer != sender:
+            return [count("tasks_refused", reason="relayed")]
+        task = self._belief.task(SignedTask(signed), now)
+        if isinstance(task, Notify):
+            return [task]
+        entry = self.book.get(task.task_id)
+        if entry is not None and not (entry.caller is None and sender == self._self_id):
+            return self._candidacy.asked_again(entry, now)
+        effects, entry = self._begin(task, signed, now) if entry is None else ([], entry)
+        self.book.reopen(entry)
+        entry.caller, entry.state = sender, "waiting"
+        return effects + self._candidacy.asked(entry, now)
+
+    def _awarded(self, award: Award, sender: NodeId, now: Now) -> Effects:
+        """The steward chose this node."""
+        entry = self.book.get(award.task_id)
+        effects: Effects = []
+        if entry is None and award.task is not None and self._candidacy.stepped_in(award, sender):
+            effects = self._called(award.task, sender, now)
+            entry = self.book.get(award.task_id)
+        return effects + self._candidacy.told_to_claim(sender, entry, now) if entry is not None else effects
+
+    def _keep_own(self, task: Task, signed: Signed, now: Now) -> Effects:
+        """A task that this node's steward calls for: its book has the bids and the reasons, for who asks."""
+        if is_large(self._view) and self.book.get(task.task_id) is None:
+            entry = self._entry(task, signed, now)
+            entry.state, entry.outcome = "over", CALLED
+            self.book.add(entry)
+        return []
+
+    def _note_offer(self, task_id: str, node_id: NodeId, bid: Bid | None, reasons: tuple[str, ...]) -> Effects:
+        entry = self.book.get(task_id)
+        if entry is None:
+            return []
+        with_bid(entry, bid, node_id, reasons)
+        return [Notify(BidHeard(bid))] if bid is not None and node_id != self._self_id else []
 
     def _timer(self, what: str, task_id: str, now: Now) -> Effects:
         entry = self.book.get(task_id)
@@ -178,6 +257,9 @@ class Bidder:
         entry = self._claiming(denied.key)
         if entry is None:
             return []
+        if entry.caller is not None:
+            self._auctions.lead_no_more(entry)
+            return [count("leases", result="denied"), *self._candidacy.denied(entry, denied)]
         after_s = min(BACKOFF_MAX_S, max(denied.retry_after_s, self._auctions.backoff_s(entry)))
         return [count("leases", result="denied"), *self._auctions.watch(entry, now, after_s)]
 
@@ -233,4 +315,5 @@ class Bidder:
         )
 
 
+CALLED = "this node asks others for it"
 _WITHDRAWN = "the operator changed or deleted the workload"

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from beemesh.dht.kset import k_set, nearest
 from beemesh.effects import Notify, Now
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
 from beemesh.scheduling.surroundings import takes_turns
@@ -41,6 +44,16 @@ def rank_of(node_id: NodeId, workload_id: str, keepers: Iterable[NodeId]) -> int
     place = int.from_bytes(hashlib.sha256(steward_key(workload_id).encode()).digest(), "big")
     nearest = sorted(keepers, key=lambda keeper: int.from_bytes(keeper, "big") ^ place)[:CANDIDATES]
     return nearest.index(node_id) if node_id in nearest else None
+
+
+def stewards_in_line(workload_id: str, roster: Roster, view: View) -> list[NodeId]:
+    """Those that host the workload, or would next: the live keepers nearest to its key."""
+    # More than three of the eight nearest are seldom away at the same time; then all keepers are looked at.
+    near = [node_id for node_id in k_set(roster, steward_key(workload_id)) if view.is_alive(node_id)]
+    if len(near) < CANDIDATES:
+        keepers = nearest(roster.keeper_ids(), steward_key(workload_id), len(roster))
+        near = [node_id for node_id in keepers if view.is_alive(node_id)]
+    return near[:CANDIDATES]
 
 
 @dataclass(slots=True)

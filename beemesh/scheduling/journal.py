@@ -1,4 +1,5 @@
-"""What happened lately, as nodes signed it: published on `scheduler-events`, kept for a bounded time by everybody.
+"""What happened lately, as nodes signed it: published on `scheduler-events`, kept for a bounded time by everybody. In a
+large mesh only those are told whom it concerns (`audience`), the steward by a question that is put until it answers.
 
 Any agent answers `events`, `explain` and `describe` from its journal. New events are saved in batches, so that no
 decision ever waits for the diary.
@@ -7,20 +8,44 @@ decision ever waits for the diary.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from beemesh.crypto import Crypto
-from beemesh.effects import Broadcast, Effects, Erase, Notify, Now, Save, Schedule, TimerFired
+from beemesh.effects import (
+    Asked,
+    Broadcast,
+    Effects,
+    Erase,
+    Notify,
+    Now,
+    Received,
+    Reply,
+    Request,
+    Save,
+    Schedule,
+    Send,
+    TimerFired,
+)
 from beemesh.errors import Untrusted
-from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
+from beemesh.events import Delivered, EmitEvent, EventHeard, EventsWatched, Observed
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import NodeId, is_ulid
 from beemesh.membership.roster import Roster
 from beemesh.rates import Rates
-from beemesh.scheduling.messages import EVENT_KIND, TOPIC_EVENTS, Event, SignedEvent
+from beemesh.scheduling.audience import WATCH_MS_MAX, Audience
+from beemesh.scheduling.messages import (
+    EVENT_KIND,
+    EVENT_WATCH_KIND,
+    TOPIC_EVENTS,
+    Event,
+    EventTaken,
+    EventWatch,
+    SignedEvent,
+    SignedEventWatch,
+)
 from beemesh.scheduling.tasks import decoded, open_member_statement
 from beemesh.undecodable import decoded_rows
 
@@ -34,6 +59,9 @@ EVENTS_PER_S = 20.0
 EVENTS_BURST = 500.0
 """What one member may publish: a node that deploys a hundred pods at once, and a steady stream after it."""
 
+STEWARD_S = 3.0
+"""How long a steward may take to say that it has an event, through losses: a lease's lifetime."""
+
 TABLE = "journal"
 
 _encoder = msgspec.msgpack.Encoder()
@@ -43,11 +71,21 @@ class Journal:
     """Signs what this node tells, keeps what all nodes tell."""
 
     room = "journal"
-    handles: tuple[type, ...] = ()
-    listens: tuple[type, ...] = (EmitEvent, Delivered)
+    handles: tuple[type, ...] = (SignedEvent,)
+    listens: tuple[type, ...] = (EmitEvent, Delivered, EventsWatched)
     tables: tuple[str, ...] = (TABLE,)
 
-    def __init__(self, self_id: NodeId, roster: Roster, crypto: Crypto) -> None:
+    def __init__(
+        self,
+        self_id: NodeId,
+        roster: Roster,
+        crypto: Crypto,
+        audience: Audience | None = None,
+        new_request_id: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Without an `audience` everybody is told."""
+        self._audience = audience
+        self._new_request_id = new_request_id
         self._self_id = self_id
         self._roster = roster
         self._crypto = crypto
@@ -74,11 +112,46 @@ class Journal:
         match event:
             case EmitEvent(event=told):
                 signed = sign_statement(self._crypto, EVENT_KIND, told)
-                return [Broadcast(TOPIC_EVENTS, SignedEvent(signed)), *self._keep(told, signed, now)]
+                return [*self._publish(told, signed, now), *self._keep(told, signed, now)]
             case Delivered(message=SignedEvent() as message) if event.topic == TOPIC_EVENTS:
                 return self._hear(message.event, now)
+            case Received(message=SignedEvent() as message):
+                return self._hear(message.event, now)
+            case Asked(message=SignedEvent() as message, token=token):
+                return [Reply(token, EventTaken(_id_of(message.event))), *self._hear(message.event, now)]
+            case Delivered(message=SignedEventWatch() as message) if event.topic == TOPIC_EVENTS:
+                return self._watched(message, now)
+            case EventsWatched(for_s=for_s, namespace=namespace):
+                watch = EventWatch(self._self_id, now.wall_ms, round(for_s * 1000), namespace)
+                signed = sign_statement(self._crypto, EVENT_WATCH_KIND, watch)
+                return [Broadcast(TOPIC_EVENTS, SignedEventWatch(signed))]
             case TimerFired():
                 return self._flush()
+        return []
+
+    def _publish(self, event: Event, signed: Signed, now: Now) -> Effects:
+        """To everybody; or to the steward, which answers, and to the others whom it may concern."""
+        message = SignedEvent(signed)
+        audience = self._audience
+        if audience is None or audience.is_everybody():
+            return [Broadcast(TOPIC_EVENTS, message)]
+        effects: Effects = [Send(node_id, message) for node_id in audience.others(event, now)]
+        steward = audience.steward_of(event)
+        if steward is not None and steward != self._self_id:
+            effects.insert(0, Request(self._new_request_id(), steward, message, STEWARD_S))
+        return effects
+
+    def _watched(self, message: SignedEventWatch, now: Now) -> Effects:
+        """Somebody watches: from now on tell that node as well."""
+        try:
+            watch = open_member_statement(
+                self._crypto, self._roster, message.watch, EVENT_WATCH_KIND, EventWatch, now.wall_ms
+            )
+        except Untrusted:
+            return [_refused("untrusted")]
+        fresh = abs(now.wall_ms - watch.issued_ms) <= WATCH_MS_MAX
+        if self._audience is not None and fresh and watch.node_id == message.watch.signer != self._self_id:
+            self._audience.watch(watch, now)
         return []
 
     def _hear(self, signed: Signed, now: Now) -> Effects:
@@ -140,6 +213,12 @@ class Journal:
                 if event.status == "Deployed":
                     return None
         return None
+
+
+def _id_of(signed: Signed) -> str:
+    """The event's id, to name it by in an answer; nothing is believed yet."""
+    event = decoded(signed, Event)
+    return event.event_id if event is not None else ""
 
 
 def _refused(reason: str) -> Notify:

@@ -15,7 +15,8 @@ LEASE_TTL_MAX_MS = 15_000
 LEASE_KEY_CHARS_MAX = 512
 """A key with two Kubernetes names of 253 characters, kind and ordinal."""
 
-KEY_PREFIXES = ("lease/", "run/", "steward/", "recovery/")
+PLACEMENT_PREFIX = "lease/"
+KEY_PREFIXES = (PLACEMENT_PREFIX, "run/", "steward/", "recovery/")
 """What may be leased: placements, running ordinals, the hosting of a reconciler, a recovery."""
 
 Order = tuple[bool, int, bytes]

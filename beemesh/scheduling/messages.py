@@ -19,6 +19,8 @@ BID_KIND = "bid"
 LEASE_KIND = "lease"
 VERDICT_KIND = "cas-verdict"
 EVENT_KIND = "event"
+TASK_DIGEST_KIND = "task-digest"
+EVENT_WATCH_KIND = "event-watch"
 
 
 class Occupancy(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,6 +213,76 @@ class LeaseAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     current: Signed | None
     fence_seen: int
     remaining_ms: int = 0
+
+
+class CallForBids(msgspec.Struct, frozen=True):
+    """In a large mesh: a task for one candidate, who answers its steward with an `Offer`; nobody else hears of it."""
+
+    task: Signed
+
+
+class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A candidate's answer to the steward: a bid, or why there is none (any more); vouched for by its sender alone.
+    After an award without a lease, `wait_ms` says when a claim may succeed. One may come late: room has appeared."""
+
+    task_id: str
+    bid: Bid | None = None
+    reasons: tuple[str, ...] = ()
+    wait_ms: int = 0
+
+
+class Award(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The steward's word that a bidder leads: claim the lease. It carries the task for those who bid on a digest."""
+
+    task_id: str
+    task: Signed | None = None
+
+
+class TaskLine(msgspec.Struct, frozen=True, array_like=True):
+    """One task in a digest: enough to judge it by the operator's record, which every node has."""
+
+    task_id: str
+    workload_id: str
+    revision: int
+    replica: int
+
+
+class TaskDigest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tasks of one steward that nobody has taken yet. Of those who could take one, a `lot` (0…1) of each task's nodes
+    is asked to step in, drawn by the hash of task and node; it grows from digest to digest."""
+
+    steward: NodeId
+    issued_ms: int
+    lot: float
+    tasks: tuple[TaskLine, ...]
+
+
+class SignedTaskDigest(msgspec.Struct, frozen=True):
+    """A digest on the topic of tasks, signed by the steward (kind `task-digest`)."""
+
+    digest: Signed
+
+
+class EventTaken(msgspec.Struct, frozen=True):
+    """A steward has an event that was handed to it alone."""
+
+    event_id: str
+
+
+class EventWatch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """In a large mesh: somebody at `node_id` watches events for the next `for_ms`; each is told there."""
+
+    node_id: NodeId
+    issued_ms: int
+    for_ms: int
+    namespace: str = ""
+    """Of this namespace alone; empty for all."""
+
+
+class SignedEventWatch(msgspec.Struct, frozen=True):
+    """A watch on the topic of events, signed by the node that asks (kind `event-watch`)."""
+
+    watch: Signed
 
 
 class SilenceQuestion(msgspec.Struct, frozen=True):

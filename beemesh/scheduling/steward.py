@@ -38,6 +38,7 @@ from beemesh.events import (
     Observed,
     ReleaseLease,
     TaskHeard,
+    TaskUnplaced,
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
@@ -50,6 +51,7 @@ from beemesh.scheduling.hosting import Hosted, rank_of
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import Event, SignedTask
+from beemesh.scheduling.sampling import is_large
 from beemesh.scheduling.tasks import workload_of
 from beemesh.scheduling.telling import ROLLOUT_EVENTS, Teller
 from beemesh.scheduling.unplaced import Unplaced
@@ -86,6 +88,7 @@ class Steward:
         LeaseLost,
         LeaveMesh,
         TaskHeard,
+        TaskUnplaced,
         BidHeard,
         EventHeard,
         MemberUp,
@@ -152,6 +155,8 @@ class Steward:
                 return self._lease(hosted, event, now) if hosted and event.key.startswith("steward/") else []
             case TaskHeard(task=task, signed=signed):
                 self.ledger.heard(task, signed, now.boot_s)
+            case TaskUnplaced():
+                return self._unplaced.refused(event, now)
             case BidHeard(bid=bid):
                 self.ledger.bid(bid.task_id)
             case EventHeard(event=told):
@@ -289,7 +294,7 @@ class Steward:
         effects: Effects = []
         for hosted in self._own():
             for each in self.ledger.of(hosted.workload_id):
-                if each.holder is None and node_id != self._self_id:
+                if each.holder is None and node_id != self._self_id and not is_large(self._view):
                     effects.append(Send(node_id, SignedTask(each.signed)))
             hosted.hope()
             hosted.unknown.setdefault(node_id, 0)

@@ -24,11 +24,11 @@ EARLY_BIDS_MAX = 512
 EARLY_EVENTS_MAX = 512
 """Tasks of which an event is kept that came before them: a repair may bring a task when all is over."""
 
-State = Literal["waiting", "silent", "due", "spoken", "claiming", "watching", "won", "over"]
-"""`waiting` for its record; `silent` (not eligible); `due` to speak; `spoken` and in the lead or not; `claiming` the
-lease; `watching` another do it; `won` here; `over` for good."""
+State = Literal["waiting", "silent", "due", "spoken", "offered", "claiming", "watching", "won", "over"]
+"""`waiting` for its record; `silent` (not eligible); `due` to speak; `spoken` and in the lead or not; `offered` to the
+steward that asked; `claiming` the lease; `watching` another do it; `won` here; `over` for good."""
 
-OPEN: frozenset[State] = frozenset({"waiting", "silent", "due", "spoken", "claiming", "watching"})
+OPEN: frozenset[State] = frozenset({"waiting", "silent", "due", "spoken", "offered", "claiming", "watching"})
 
 
 @dataclass(slots=True)
@@ -46,6 +46,10 @@ class Entry:
     speak_s: float = 0.0
     retries: int = 0
     outcome: str = ""
+    caller: NodeId | None = None
+    """The steward that asked this node alone; None for a task that everybody heard."""
+    refusals: dict[NodeId, tuple[str, ...]] = field(default_factory=dict)
+    """On the steward's node: those who were asked and do not bid, with their reasons."""
 
     def best(self) -> Bid | None:
         """The best bid heard."""
@@ -92,6 +96,10 @@ class TaskBook:
             entry.bids.setdefault(bid.node_id, bid)
         while len(self._entries) > TASKS_MAX:
             self._entries.popitem(last=False)
+
+    def reopen(self, entry: Entry) -> None:
+        """A task that was only kept may lead to something here after all."""
+        self._open.add(entry.task.task_id)
 
     def tell_early(self, event: Event) -> None:
         """Keep the latest event of a task that has not come yet."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from beemesh.effects import Answered, Effects, Now
-from beemesh.ids import NodeId
+from beemesh.events import TaskUnplaced
+from beemesh.ids import NodeId, short
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import Outstanding, TaskLedger
-from beemesh.scheduling.pending import Inquiry
+from beemesh.scheduling.pending import REASON_CHARS_MAX, Inquiry
+from beemesh.scheduling.sampling import is_large
 from beemesh.scheduling.telling import Teller
 
 
@@ -28,22 +30,38 @@ class Unplaced:
         new_request_id: Callable[[], int],
     ) -> None:
         self._inquiry = Inquiry(self_id, roster, view, new_request_id)
+        self._roster = roster
+        self._view = view
         self._ledger = ledger
         self._hosted = hosted
         self._tell = tell
 
     def no_bids(self, task_id: str) -> Effects:
         """The window is over: if nobody spoke, ask why."""
+        if is_large(self._view):
+            return []  # those who were asked have said it by themselves
         return self._inquiry.ask(task_id) if self._untaken(task_id) else []
+
+    def refused(self, unplaced: TaskUnplaced, now: Now) -> Effects:
+        """All that were asked alone refuse a task: tell why it is pending, if that is news."""
+        names = {node_id: self._roster.member(node_id) for node_id, _ in unplaced.reasons}
+        details = {
+            card.name if card else short(node_id): "; ".join(reasons)[:REASON_CHARS_MAX]
+            for (node_id, reasons), card in zip(unplaced.reasons, names.values(), strict=True)
+        }
+        return self._pending(unplaced.task_id, details, now)
 
     def answered(self, request_id: int, answer: Answered, now: Now) -> Effects:
         """Take a silent node's reasons; the last one of a round tells why the replica is pending, if that is news."""
         done = self._inquiry.answered(request_id, answer)
-        found = self._untaken(done[0]) if done else None
-        if done is None or found is None:
+        return self._pending(*done, now) if done else []
+
+    def _pending(self, task_id: str, details: dict[str, str], now: Now) -> Effects:
+        """Say why nobody takes it."""
+        found = self._untaken(task_id)
+        if found is None:
             return []
         hosted, each = found
-        details = done[1]
         slot = (each.task.revision, each.task.replica)
         text = "; ".join(f"{name}: {reason}" for name, reason in sorted(details.items()))
         if not hosted.should_tell(slot, text, now.boot_s):

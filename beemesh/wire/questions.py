@@ -18,11 +18,13 @@ from beemesh.dht.messages import Answer, FindRecords, Question, StoreRecord
 from beemesh.effects import Now, Request
 from beemesh.ids import BootId, NodeId
 from beemesh.rates import Rates
+from beemesh.scheduling.messages import SignedEvent
 from beemesh.wire.datagram import BODY_BYTES_MAX
 from beemesh.wire.registry import CODES, decode_message, encode_message
 
-CARRIED: tuple[type[msgspec.Struct], ...] = (StoreRecord, FindRecords)
-"""Requests that may be handled twice: a record is stored once, however often it comes, and reading changes nothing."""
+CARRIED: tuple[type[msgspec.Struct], ...] = (StoreRecord, FindRecords, SignedEvent)
+"""Requests that may be handled twice: a record or an event is kept once, however often it comes, and reading changes
+nothing."""
 
 RETRY_S = (0.15, 0.15, 0.15)
 """Pauses after each time that a question is sent, with half of the usual deadline left for a stream at their end. A

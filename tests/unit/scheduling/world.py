@@ -59,6 +59,7 @@ from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.bidding import Bidder
+from beemesh.scheduling.calling import Caller
 from beemesh.scheduling.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
@@ -237,7 +238,8 @@ class WorldNode:
             lambda workload_id: self.journal.events(workload_id=workload_id),
         )
         neighbour = Neighbour(world, self)
-        parts = [neighbour, self.journal, self.executor, self.bidder, self.steward]
+        caller = Caller(self.node_id, self.roster, self.view, self.crypto, rng, mine)
+        parts = [neighbour, self.journal, self.executor, self.bidder, self.steward, caller]
         self.dispatcher = Dispatcher(self.node_id, parts, neighbour)
         for part in parts:
             for table in part.tables:
