@@ -97,6 +97,8 @@ class Door:
 
     def observe(self, event: Any) -> None:
         """Notifications of the node: counters, and the outcomes that somebody waits for."""
+        if self.mesh is not None:
+            self.mesh.live.hear(event)
         if isinstance(event, Observed):
             self.metrics.count(event)
         elif isinstance(event, Submitted):

@@ -32,6 +32,7 @@ TYPES = {
         True,
         ("deployment", "deploy", "deployment.apps", "deployments.apps"),
     ),
+    "endpoints": ("Endpoints", "/api/v1", True, ("endpoint", "ep")),
     "configmaps": ("ConfigMap", "/api/v1", True, ("configmap", "cm")),
     "secrets": ("Secret", "/api/v1", True, ("secret",)),
     "poddisruptionbudgets": ("PodDisruptionBudget", "/apis/policy/v1", True, ("poddisruptionbudget", "pdb")),

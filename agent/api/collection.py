@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 from starlette.requests import Request
@@ -17,9 +19,16 @@ from beemesh.errors import NotFound
 from beemesh.identity.grants import Grant
 from beemesh.workloads import kubeshape
 
-WATCH_EVERY_S = 0.25
+LOOK_EVERY_S = 0.25
+"""How often a watch looks at what nobody tells of."""
+TOLD_EVERY_S = 5.0
+"""How often a watch looks at what is told of, in case a word was lost."""
+GATHER_S = 0.02
+"""What happens within this after a first change is looked at together."""
 WATCH_MAX_S = 3_600.0
 """A watch ends after an hour at the latest, and clients open it again."""
+
+Stream = AsyncIterator[bytes]
 
 
 async def answer(api: Backend, resource: Resource, request: Request) -> Response:
@@ -29,13 +38,13 @@ async def answer(api: Backend, resource: Resource, request: Request) -> Response
     require_read(grant, namespace)
     name = request.path_params.get("name", "")
 
-    async def items() -> list[Json]:
-        found = [item for item in await resource.lister(api, namespace) if _visible(item, grant)]
+    async def items(source: Backend = api) -> list[Json]:
+        found = [item for item in await resource.lister(source, namespace) if _visible(item, grant)]
         selector = request.query_params.get("labelSelector", "")
         return [item for item in found if _selected(item, name, selector)]
 
     if request.query_params.get("watch") in ("true", "1"):
-        return StreamingResponse(_watch(items), media_type="application/json")
+        return StreamingResponse(_watch(api, resource, items), media_type="application/json")
     found = await items()
     if name:
         if not found:
@@ -47,24 +56,32 @@ async def answer(api: Backend, resource: Resource, request: Request) -> Response
     return json_answer(kubeshape.object_list(found[-limit:] if limit else [], kind=kind, resource_version=version))
 
 
-async def _watch(items: Callable[[], Awaitable[list[Json]]]) -> AsyncIterator[bytes]:
-    """ADDED, MODIFIED and DELETED lines from repeated looks; ends by itself after `WATCH_MAX_S`."""
+async def _watch(api: Backend, resource: Resource, items: Callable[[Backend], Awaitable[list[Json]]]) -> Stream:
+    """ADDED, MODIFIED and DELETED lines whenever something changed; ends by itself after `WATCH_MAX_S`."""
     known: dict[tuple[str, str], bytes] = {}
     objects: dict[tuple[str, str], Json] = {}
-    for _ in range(int(WATCH_MAX_S / WATCH_EVERY_S)):
-        seen = set()
-        for item in await items():
-            key = (item["metadata"].get("namespace", ""), item["metadata"]["name"])
-            seen.add(key)
-            encoded = msgspec.json.encode(item)
-            if known.get(key) != encoded:
-                kind = "MODIFIED" if key in known else "ADDED"
-                known[key], objects[key] = encoded, item
-                yield msgspec.json.encode({"type": kind, "object": item}) + b"\n"
-        for key in [key for key in known if key not in seen]:
-            del known[key]
-            yield msgspec.json.encode({"type": "DELETED", "object": objects.pop(key)}) + b"\n"
-        await asyncio.sleep(WATCH_EVERY_S)
+    source = replace(api, mesh=api.mesh.following())
+    loop = asyncio.get_running_loop()
+    ends_s = loop.time() + WATCH_MAX_S
+    with api.mesh.live.watched() as beat:
+        while loop.time() < ends_s:
+            beat.clear()
+            seen = set()
+            for item in await items(source):
+                key = (item["metadata"].get("namespace", ""), item["metadata"]["name"])
+                seen.add(key)
+                encoded = msgspec.json.encode(item)
+                if known.get(key) != encoded:
+                    kind = "MODIFIED" if key in known else "ADDED"
+                    known[key], objects[key] = encoded, item
+                    yield msgspec.json.encode({"type": kind, "object": item}) + b"\n"
+            for key in [key for key in known if key not in seen]:
+                del known[key]
+                yield msgspec.json.encode({"type": "DELETED", "object": objects.pop(key)}) + b"\n"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TOLD_EVERY_S if resource.tells else LOOK_EVERY_S):
+                    await beat.wait()
+            await asyncio.sleep(GATHER_S)
 
 
 def _visible(item: Json, grant: Grant) -> bool:

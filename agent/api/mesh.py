@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import msgspec
 
+from agent.api.live import LiveReplicas
 from beemesh.errors import Unreachable
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
@@ -23,6 +25,7 @@ from beemesh.membership.view import View
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.telling import MANIFEST, TARGET
 from beemesh.undecodable import UNDECODABLE
+from beemesh.workloads.kube_endpoints import EndpointsView, endpoints_views
 from beemesh.workloads.kubedeployment import DeploymentView
 from beemesh.workloads.kubeshape import ConfigView, EventView, NodeView, PodView
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
@@ -84,6 +87,26 @@ class MeshReader:
         self.journal = journal
         self._self_id = self_id
         self._asker = asker
+        self._follows = False
+        self.live = LiveReplicas(self._busy, self._reports)
+
+    def following(self) -> MeshReader:
+        """The same mesh as `live` holds it, within `live.watched()`."""
+        reader = copy(self)
+        reader._follows = True
+        return reader
+
+    def _busy(self) -> list[NodeId]:
+        """The live nodes that may run something."""
+        summaries = ((node_id, self.view.summary(node_id)) for node_id in self._alive())
+        return [node_id for node_id, summary in summaries if summary is None or summary.pods_running]
+
+    def _alive(self) -> list[NodeId]:
+        return [node_id for node_id in self.view.alive() if self.roster.member(node_id) is not None]
+
+    async def _reports(self, node_id: NodeId) -> tuple[ReplicaReport, ...] | None:
+        answer = await self._list(node_id)
+        return answer.replicas if answer is not None else None
 
     # --- records --------------------------------------------------------------------------------------------------
 
@@ -111,7 +134,10 @@ class MeshReader:
 
     async def replicas(self) -> Replicas:
         """Ask every live node what it runs."""
-        nodes = [node_id for node_id in self.view.alive() if self.roster.member(node_id) is not None]
+        if self._follows:
+            known = sorted(await self.live.reports(), key=lambda each: (each.namespace, each.pod, each.node_id))
+            return Replicas(tuple(known), ())
+        nodes = self._alive()
         answers = await asyncio.gather(*(self._list(node_id) for node_id in nodes))
         reports = [report for answer in answers if answer is not None for report in answer.replicas]
         silent = [self.name(node_id) for node_id, answer in zip(nodes, answers, strict=True) if answer is None]
@@ -162,6 +188,7 @@ class MeshReader:
             phase=report.phase,
             ready=report.ready,
             reason=report.reason,
+            message="; ".join(each.message for each in report.containers if each.message),
             task_id=report.task_id,
             host_ip=member.addresses[0] if member and member.addresses else "",
             labels=report.labels or (record[1].pod_labels if record else {}),
@@ -209,6 +236,21 @@ class MeshReader:
             for intent, body in self.workloads(namespace)
             if body.kind == "Deployment"
         ]
+
+    async def endpoints(self, namespace: str = "") -> list[EndpointsView]:
+        """Every workload with where it is reached."""
+        wanted = (
+            EndpointsView(
+                name=body.name,
+                namespace=body.namespace,
+                kind=body.kind,
+                labels=body.labels,
+                created_ms=body.created_ms or intent.issued_ms,
+                resource_version=intent.seq,
+            )
+            for intent, body in self.workloads(namespace)
+        )
+        return endpoints_views(await self.pods(namespace), wanted)
 
     def _deployment(self, intent: Intent, body: Workload, pods: list[PodView]) -> DeploymentView:
         running = [pod for pod in pods if pod.node]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agent.api.seam import Backend, Json
 from beemesh.workloads import kube_budgets, kubedeployment, kubeshape
 from beemesh.workloads.budgets import Budget
+from beemesh.workloads.kube_endpoints import endpoints
 from beemesh.workloads.record import Workload
 
 BEEMESH_GROUP = "beemesh.io/v1alpha1"
@@ -28,6 +29,8 @@ class Resource:
     lister: Lister
     namespaced: bool = True
     short: tuple[str, ...] = ()
+    tells: bool = True
+    """Whether every change of it is told (`agent.api.live`), so that a watch need not look again and again."""
     is_named_anywhere: bool = False
     """Whether one object is also found by its name without a namespace, because its name is unique in the mesh."""
 
@@ -59,6 +62,10 @@ async def _deployments(api: Backend, namespace: str) -> list[Json]:
     return [kubedeployment.deployment(view) for view in await api.mesh.deployments(namespace)]
 
 
+async def _endpoints(api: Backend, namespace: str) -> list[Json]:
+    return [endpoints(view) for view in await api.mesh.endpoints(namespace)]
+
+
 async def _configmaps(api: Backend, namespace: str) -> list[Json]:
     return [kubeshape.config(view) for view in api.mesh.configs("ConfigMap", namespace)]
 
@@ -86,12 +93,13 @@ async def _tasks(api: Backend, namespace: str) -> list[Json]:
 
 
 RESOURCES = (
-    Resource("v1", "nodes", "Node", _nodes, namespaced=False, short=("no",)),
+    Resource("v1", "nodes", "Node", _nodes, namespaced=False, short=("no",), tells=False),
     Resource("v1", "pods", "Pod", _pods, short=("po",)),
+    Resource("v1", "endpoints", "Endpoints", _endpoints, short=("ep",)),
     Resource("v1", "configmaps", "ConfigMap", _configmaps, short=("cm",)),
     Resource("v1", "secrets", "Secret", _secrets),
     Resource("v1", "events", "Event", _events, short=("ev",)),
     Resource("apps/v1", "deployments", "Deployment", _deployments, short=("deploy",)),
     Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", _budgets, short=("pdb",)),
-    Resource(BEEMESH_GROUP, "tasks", "Task", _tasks, is_named_anywhere=True),
+    Resource(BEEMESH_GROUP, "tasks", "Task", _tasks, is_named_anywhere=True, tells=False),
 )

@@ -10,6 +10,7 @@ from beemesh.events import Observed, PodsObserved, ReservationsChanged, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import EventStatus, Task
+from beemesh.scheduling.pod_news import news_of
 from beemesh.scheduling.pods import ENDED, TABLE, PodTable, name_of
 from beemesh.scheduling.promises import promise_found, promise_of
 from beemesh.scheduling.run_leases import RunLeases
@@ -75,7 +76,12 @@ class PodKeeper:
             ended_now = before is not None and before.phase not in ENDED
             effects = self.withdraw(name) + self.forget(name) + self._run_leases.release(name)
             return effects + (self._told_end(report, now) if ended_now else [])
-        return self._adopt(name, report, now) if before is None else []
+        if before is None:
+            return self._adopt(name, report, now)
+        return [] if name in self.table.stopping else self._told_news(before, report, now)
+
+    def _told_news(self, before: ReplicaReport, report: ReplicaReport, now: Now) -> Effects:
+        return [self.about(report, each.status, now, each.reason, each.details) for each in news_of(before, report)]
 
     def _told_end(self, report: ReplicaReport, now: Now) -> Effects:
         done = report.phase == "Succeeded"
@@ -129,7 +135,9 @@ class PodKeeper:
         """End a pod that is here; nothing when it is ending already, or is not here."""
         if name not in self.table.seen or name in self.table.stopping or name in self.table.deploying:
             return []
-        return [*self.ending(name), *self.stop_job(name, reason, grace_s), _count("stops", result="accepted")]
+        report = self.table.seen[name]
+        told = [self.about(report, "NotReady", now, reason)] if report.ready else []  # before it is stopped
+        return [*told, *self.ending(name), *self.stop_job(name, reason, grace_s), _count("stops", result="accepted")]
 
     def ending(self, name: str) -> Effects:
         """A pod was asked to end: no restart of the machine brings it back, and none of the agent spares it."""

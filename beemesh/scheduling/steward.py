@@ -73,6 +73,9 @@ SETTLE_S = 3.0
 FRESH_RECORD_MS = 30_000
 """A record that was signed so lately, and came while this node was running, is run by nobody yet: no need to ask."""
 
+LOOK_AGAIN = frozenset({"Deployed", "Failed", "Cancelled", "Stopped", "Preempted", "Ready", "NotReady"})
+"""What a node tells of a replica and a steward asks it about at once."""
+
 PREFIX = "workload/"
 
 
@@ -283,7 +286,7 @@ class Steward:
             hosted.recall(event)
         if hosted.hosting and event.status == "Scheduled" and hosted.takes_turns():
             return self._acting.step(hosted, now)
-        if not hosted.hosting or event.status not in ("Deployed", "Failed", "Cancelled", "Stopped", "Preempted"):
+        if not hosted.hosting or event.status not in LOOK_AGAIN:
             return []
         if event.status == "Deployed":
             hosted.deployed(event)

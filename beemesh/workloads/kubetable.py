@@ -67,6 +67,25 @@ def _endpoints(item: Json, _: int) -> str:
     return ",".join(found) or "<none>"
 
 
+def _reachable(item: Json, _: int) -> str:
+    found = [
+        f"{address['ip']}:{port['port']}"
+        for subset in _get(item, "subsets") or []
+        for address in subset.get("addresses", [])
+        for port in subset.get("ports", [])
+    ]
+    return ",".join(found) or "<none>"
+
+
+def _unready(item: Json, _: int) -> int:
+    return sum(len(subset.get("notReadyAddresses", [])) for subset in _get(item, "subsets") or [])
+
+
+def _endpoint_nodes(item: Json, _: int) -> str:
+    found = {address["nodeName"] for subset in _get(item, "subsets") or [] for address in subset.get("addresses", [])}
+    return ",".join(sorted(found)) or "<none>"
+
+
 def _node_status(item: Json, _: int) -> str:
     ready = any(
         condition["type"] == "Ready" and condition["status"] == "True"
@@ -129,6 +148,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("AVAILABLE", _number("status", "availableReplicas"), type="integer"),
         _AGE,
         Column("ENDPOINTS", _endpoints, wide=True),
+    ),
+    "Endpoints": (
+        _NAME,
+        Column("ENDPOINTS", _reachable),
+        _AGE,
+        Column("NOT READY", _unready, wide=True, type="integer"),
+        Column("NODES", _endpoint_nodes, wide=True),
     ),
     "Node": (
         _NAME,

@@ -35,13 +35,14 @@ def command(
     output: str,
     via: str,
 ) -> int:
-    """List nodes, pods, deployments, tasks, events, configmaps or secrets. Any agent answers for the whole mesh.
+    """List nodes, pods, deployments, endpoints, tasks, events, configmaps or secrets. Any agent answers for all.
 
     \b
     Examples:
       beemeshctl get nodes
       beemeshctl get pods -o wide --via bee2
       beemeshctl get deployment/hello -o json
+      beemeshctl get endpoints hello -o json -w
     """
     from beemeshctl.client import Client
     from beemeshctl.render import print_objects

@@ -13,6 +13,7 @@ from beemesh.workloads import kubedeployment as deploy
 from beemesh.workloads import kubeshape as shape
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.kube_budgets import budget as shaped_budget
+from beemesh.workloads.kube_endpoints import EndpointsView, endpoints
 from beemesh.workloads.kubetable import COLUMNS, age, rows, table
 from beemesh.workloads.observation import ContainerReport, Endpoint
 
@@ -103,6 +104,7 @@ def test_tables_have_a_cell_for_every_column() -> None:
         "Node": shape.node(shape.NodeView("alpha", "abc", addresses=("10.0.0.5",))),
         "Task": shape.task(shape.TaskView("01ABC", "deployment/default/hello", "default", 1, 0)),
         "Event": shape.event(shape.EventView("01ABC", "Deployed", "alpha", kind="Pod", name="x", at_ms=AT_MS)),
+        "Endpoints": endpoints(EndpointsView("web", "default", "Deployment")),
         "ConfigMap": shape.config(shape.ConfigView("ConfigMap", "c", "default")),
         "PodDisruptionBudget": shaped_budget(Budget("default", "web", min_available="1"), 1, [], []),
         "Secret": shape.config(shape.ConfigView("Secret", "s", "default", type="Opaque")),
