@@ -10,11 +10,11 @@ from simulator.machine import Machine
 from simulator.world import World
 
 
-def last_word(machine: Machine, workload_id: str, revision: int, replica: int) -> Event | None:
-    """The newest event that the machine's agent keeps of a replica."""
+def words(machine: Machine, workload_id: str, revision: int, replica: int) -> tuple[Event, ...]:
+    """The events that the machine's agent keeps of a replica, oldest first."""
     assert machine.composition is not None, f"n{machine.index} is down"
     events = machine.composition.journal.events(workload_id=workload_id)
-    return next((each for each in reversed(events) if (each.revision, each.replica) == (revision, replica)), None)
+    return tuple(event for event in events if (event.revision, event.replica) == (revision, replica))
 
 
 def why_pending(world: World, machine: Machine, workload_id: str, revision: int, replica: int) -> str:

@@ -1,7 +1,8 @@
 """A container engine for every simulated machine that does what engines do: it pulls slowly, fails, and loses pods.
 
 How the pods of a revision behave is drawn once from the seed and the revision's name, so it is the same on every
-machine and in every run. What an engine has begun goes on when its agent dies: it ends in a pod that nobody asked for.
+machine and in every run. A start that an engine has begun goes on when its agent dies: it ends in a pod that nobody
+waits for.
 """
 
 from __future__ import annotations
@@ -149,13 +150,17 @@ class MockRuntime:
         task, life, pods = job.task, machine.life, machine.pods
         conduct = self._conduct(machine, task)
         image = (machine.index, task.workload_id, task.revision)
-        takes_s = conduct.start_s + (0.0 if image in self._pulled else conduct.pull_s)
+        pull_s = 0.0 if image in self._pulled else conduct.pull_s
         fails = self._chance.random() < conduct.fails
+
+        def pulled() -> None:
+            if machine.life == life:  # an agent that died took what it was pulling with it
+                self._pulled.add(image)
+                self._world.at(self._world.now_s + conduct.start_s, finish, machine)
 
         def finish() -> None:
             if machine.pods is not pods:
                 return  # the machine lost its power meanwhile
-            self._pulled.add(image)
             result = None if fails else self._begun(machine, job, conduct)
             if machine.life == life and machine.composition is not None:
                 error = "StartFailed: the container ended with code 1" if fails else ""
@@ -163,7 +168,7 @@ class MockRuntime:
             self.mishaps.failed += fails
             self._changed(machine)
 
-        self._world.at(self._world.now_s + takes_s, finish, machine)
+        self._world.at(self._world.now_s + pull_s, pulled, machine)
 
     def _begun(self, machine: Machine, job: DeployPod, conduct: Conduct) -> ReplicaReport:
         task = job.task

@@ -7,6 +7,9 @@
     at 90s  expect running web=2
     end 90s
 
+Where a machine is meant, `@steward:web` means the one that hosts the reconciler of `web` just then, and `@runner:web`
+the one that runs its first replica.
+
 `parse` reads such a text; `simulator.stage` plays it. Words on a line are separated by blanks; `#` begins a comment.
 """
 
@@ -69,7 +72,7 @@ _OPTIONS = {
     "slow": {"by"},
     "loss": {"share"},
 }
-EXPECTATIONS = ("running", "alive", "dead", "agree", "never-doubled", "refused")
+EXPECTATIONS = ("running", "alive", "dead", "agree", "single", "never-doubled", "refused")
 
 
 def parse(text: str, file: str = "") -> Scenario:

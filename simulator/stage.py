@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from beemesh.errors import BeemeshError, InvalidInput, Problem
-from beemesh.events import LeaveMesh, Submitted
+from beemesh.events import LeaseGranted, LeaveMesh, Submitted
 from beemesh.workloads.quantities import mebibytes, millicores
 from beemesh.workloads.record import Workload
 from simulator.crypto import FakeCrypto, Keys
@@ -24,6 +24,8 @@ from simulator.world import World
 
 LOOK_EVERY_S = 0.1
 CALM_DELAY_S = (0.0005, 0.003)
+DYNAMIC = "@"
+"""Begins a selector whose machine is known only when its step comes."""
 
 
 @dataclass(slots=True)
@@ -73,6 +75,8 @@ class Stage:
         self.observer = Observer(self.world, self._tell)
         self._submitted: dict[int, Workload] = {}
         self._refused: set[str] = set()
+        self._stewards: dict[str, int] = {}
+        """Steward lease → the machine that was granted it last."""
         self._chosen = self._choose_all()
         wipes = any(step.action == "wipe" for step in scenario.steps)
         self._panel = Panel(self.world, always(forgetful=wipes, hostile=False), self._blame)
@@ -89,7 +93,9 @@ class Stage:
             wanted += [step.options["via"]] if "via" in step.options else []
             if step.action == "expect" and step.who == "dead":
                 wanted = [step.other]
-            for selector in filter(None, wanted):
+            for selector in wanted:
+                if not selector or selector.startswith(DYNAMIC):
+                    continue
                 try:
                     chosen[number, selector] = choose(selector, self._specs, self._chance)
                 except InvalidInput as error:
@@ -141,6 +147,8 @@ class Stage:
     def _saw(self, index: int, event: Any) -> None:
         self._panel.saw(index, event)
         self.observer.saw(self.world.now_s, index, event)
+        if isinstance(event, LeaseGranted) and event.key.startswith("steward/") and not event.proof.tentative:
+            self._stewards[event.key] = index
         if isinstance(event, Submitted) and event.token in self._submitted:
             draft = self._submitted[event.token]
             name = short(draft.workload_id)
@@ -163,8 +171,7 @@ class Stage:
             self.observer.fault()
         if step.action != "expect":
             self._tell(f"> {step}")
-        who = self._chosen.get((number, step.who), ())
-        others = self._chosen.get((number, step.other), ())
+        who, others = self._meant(number, step.who), self._meant(number, step.other)
         match step.action:
             case "apply":
                 self._apply(number, step)
@@ -187,6 +194,17 @@ class Stage:
                 self._expect(step, others)
             case _:
                 self._disturb(step, who)
+
+    def _meant(self, number: int, selector: str) -> tuple[int, ...]:
+        """The machines that a selector means at this moment."""
+        if not selector.startswith(DYNAMIC):
+            return self._chosen.get((number, selector), ())
+        role, _, name = selector.removeprefix(DYNAMIC).partition(":")
+        if role == "steward":
+            return tuple(index for key, index in self._stewards.items() if key.rpartition("/")[2] == name)
+        running = [(pod.replica, each.index, pod) for each in self.world.machines for pod in each.pods.values()]
+        named = [(replica, index) for replica, index, pod in running if pod.workload_id.rpartition("/")[2] == name]
+        return (min(named)[1],) if named else ()
 
     def _kill(self, step: Step, who: Sequence[int]) -> None:
         for index in who:
@@ -317,6 +335,9 @@ class Stage:
             case "agree":
                 maps = {self.world.node(each.index).intents.bucket_hashes() for each in up}
                 return [f"{len(maps)} different maps of intents"] if len(maps) > 1 else []
+            case "single":
+                stories = self.observer.stories.items()
+                return [f"{short(key)} runs twice" for key, story in stories if len(story.where) > story.running]
             case "never-doubled":
                 return [f"{short(key)} ran twice" for key, story in self.observer.stories.items() if story.doubled]
             case _:

@@ -75,6 +75,8 @@ class Hosted:
     """Nodes that have not said so since the lease was taken, and how often they were asked."""
     asked: dict[NodeId, int] = field(default_factory=dict)
     """Open questions: node → request id."""
+    newcomers: set[NodeId] = field(default_factory=set)
+    """Nodes that came lately, and have not been handed what nobody has taken yet."""
     failures: dict[Slot, Failures] = field(default_factory=dict)
     finished: set[Slot] = field(default_factory=set)
     told: dict[Slot, tuple[str, float]] = field(default_factory=dict)
@@ -120,6 +122,7 @@ class Hosted:
         self.reports.clear()
         self.unknown.clear()
         self.asked.clear()
+        self.newcomers.clear()
         self.stops.clear()
         self.ready_s.clear()
 

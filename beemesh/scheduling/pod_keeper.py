@@ -71,7 +71,8 @@ class PodKeeper:
             return []
         found = self._intent_for(workload_key(report.workload_id))
         if found is not None and found[0].kind == "tombstone":
-            return self.stop(name, "deleted", now)
+            counted = self._adopt(name, report, now) if before is None else []
+            return [*counted, *self.stop(name, "deleted", now)]
         if report.phase in ENDED:
             ended_now = before is not None and before.phase not in ENDED
             effects = self.withdraw(name) + self.forget(name) + self._run_leases.release(name)

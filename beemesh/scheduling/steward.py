@@ -296,9 +296,7 @@ class Steward:
         """It may run something, and it may have room for what is pending."""
         effects: Effects = []
         for hosted in self._own():
-            for each in self.ledger.of(hosted.workload_id):
-                if each.holder is None and node_id != self._self_id and not is_large(self._view):
-                    effects.append(Send(node_id, SignedTask(each.signed)))
+            hosted.newcomers.add(node_id)
             hosted.hope()
             hosted.unknown.setdefault(node_id, 0)
             effects += self._hearing.ask(hosted, node_id)
@@ -324,7 +322,19 @@ class Steward:
         workload_id, node_id = question
         hosted = self._hosted.get(workload_id)
         heard = self._hearing.answered(hosted, node_id, request_id, answer, now) if hosted else None
-        return [*heard, *self._acting.step(hosted, now)] if hosted and heard is not None else []
+        if hosted is None or heard is None:
+            return []
+        return [*heard, *self._hand_over(hosted, node_id, answer), *self._acting.step(hosted, now)]
+
+    def _hand_over(self, hosted: Hosted, node_id: NodeId, answer: Answered) -> Effects:
+        """A newcomer gets what nobody has taken once it has answered: before that it may let nothing in from us."""
+        if answer.message is None or node_id not in hosted.newcomers:
+            return []
+        hosted.newcomers.discard(node_id)
+        if is_large(self._view):
+            return []  # there it gets what is announced to all
+        untaken = [each for each in self.ledger.of(hosted.workload_id) if each.holder is None]
+        return [Send(node_id, SignedTask(each.signed)) for each in untaken if node_id != self._self_id]
 
     def _timer(self, what: str, subject: str, now: Now) -> Effects:
         if what == "bids":

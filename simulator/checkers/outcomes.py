@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from beemesh.intents.record import Cordon, cordon_key
+from beemesh.scheduling.pods import ENDED
 from beemesh.scheduling.telling import FINISHED
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.record import Constraints, Workload
-from simulator.asking import last_word, why_pending
+from simulator.asking import why_pending, words
 from simulator.checkers import Blame
 from simulator.checkers.reservations import AMOUNTS, may_give
 from simulator.machine import Machine
@@ -86,8 +87,7 @@ class OutcomeChecker:
         """Nothing of the revision that is wanted runs; whether there is a reason."""
         place, revision = f"{workload.workload_id}/{ordinal}", workload.current.number
         once = workload.restart_policy != "Always"
-        last = last_word(asked, workload.workload_id, revision, ordinal)
-        if once and last is not None and (FINISHED in last.details or last.status == "Failed"):
+        if once and self._ended(world, workload.workload_id, revision, ordinal):
             self.counts["ended"] += 1
             return False
         reason = why_pending(world, asked, workload.workload_id, revision, ordinal)
@@ -101,6 +101,18 @@ class OutcomeChecker:
         if roomy is not None:
             blame(f"{place} is pending though n{roomy.index} has room; n{asked.index} says: {reason}")
         return True
+
+    def _ended(self, world: World, workload_id: str, revision: int, ordinal: int) -> bool:
+        """Whether a pod that runs once came to its end: by what is left of it, or by the diary of any agent."""
+        for machine in world.machines:
+            for report in machine.pods.values():
+                same = (report.workload_id, report.revision, report.replica) == (workload_id, revision, ordinal)
+                if same and report.phase in ENDED:
+                    return True
+            told = words(machine, workload_id, revision, ordinal) if machine.is_up else ()
+            if any(FINISHED in event.details for event in told) or (told and told[-1].status == "Failed"):
+                return True
+        return False
 
     def _has_room(self, machine: Machine, workload: Workload) -> bool:
         """Whether nothing at all speaks against a machine; False where that takes more than a sum."""

@@ -130,6 +130,20 @@ def test_a_stop_goes_on_under_the_next_agent() -> None:
     assert holder.stopped
 
 
+def test_what_is_deleted_is_counted_until_it_is_gone() -> None:
+    """Deleted while its agent was away, a pod ends when the agent is back; nobody gets its room before that."""
+    world, holder = begun()
+    holder.crash()
+    world.delete(ONCE)
+    world.run(1)
+    holder.boot()
+    held = holder.local.totals().cpu_m
+    world.run_until(lambda: not holder.runtime)
+    world.run(1)
+
+    assert (held, holder.local.totals().cpu_m) == (100, 0)
+
+
 @pytest.mark.parametrize("tolerant", [True, False])
 def test_what_a_cancelled_start_needs_stays_reserved_until_it_is_gone(tolerant: bool) -> None:
     """Deleted while it was being started, the pod runs for a moment: nobody else gets its room meanwhile."""

@@ -74,6 +74,8 @@ from tests.unit.scheduling.samples import CA, WALL_MS, card, membership_intent, 
 LINK_S = 0.002
 DEPLOY_S = 0.3
 STOP_S = 0.1
+DEAF_S = 0.003
+"""A node that has just started lets no datagram in from those whom it has not pinged yet; streams it takes at once."""
 
 PLENTY = ResourcesObserved(4000, 4096, 50_000, 0.1, 3500, 40_000)
 
@@ -198,6 +200,7 @@ class WorldNode:
         """Start the agent; `sees`: its runtime lists its pods at once."""
         world = self.world
         self.dead = False
+        self.booted_s = world.now_s
         self.epoch += 1
         self.timers: dict[Any, int] = {}
         self.leases: dict[str, Claim] = {}
@@ -282,7 +285,7 @@ class WorldNode:
                 self.timers.pop(key, None)
             case Send(to=to, message=message):
                 other = world.nodes_by_id[to]
-                if world.reaches(self, other):
+                if world.reaches(self, other) and world.now_s >= other.booted_s + DEAF_S:
                     world.later(LINK_S, lambda: other.tell(Received(self.node_id, message)))
             case Request():
                 world.request(self, effect, epoch)

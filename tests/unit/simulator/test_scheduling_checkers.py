@@ -33,9 +33,11 @@ AMPLE_S = 20.0
 
 def steady(seed: int = 0) -> int:
     """A seed by which the pods of `WORK` start and stay."""
-    while (conduct := conduct_of(seed, WORK, 1, once=False)).fails or conduct.lives_s or conduct.ready_s:
+    while True:
+        conduct = conduct_of(seed, WORK, 1, once=False)
+        if not (conduct.fails or conduct.lives_s or conduct.ready_s or conduct.pull_s):
+            return seed
         seed += 1
-    return seed
 
 
 def meshed(nodes: int = 3) -> tuple[World, MockRuntime]:
@@ -213,6 +215,7 @@ def test_an_engine_goes_on_when_its_agent_dies() -> None:
     told: list[object] = []
     for power, runs in ((False, 1), (True, 0)):
         runtime.carry_out(machine, Run("job", DeployPod("web-1-0", task(), 1, SecretBytes(b""))))
+        world.run_for(0.1)
         world.kill(0, power=power)
         world.start(0)
         world.watch = lambda _index, event: told.append(event)
