@@ -238,8 +238,8 @@ BUGS = (
         "lease-given-up-early",
         "the run lease goes before the pod does",
         "beemesh/scheduling/pod_keeper.py",
-        "return [*self.ending(name), *self.stop_job(",
-        "return [*self.ending(name), *self._run_leases.release(name), *self.stop_job(",
+        "*self.ending(name), *self.stop_job(name, reason",
+        "*self.ending(name), *self._run_leases.release(name), *self.stop_job(name, reason",
         "scheduling",
     ),
     Bug(
