@@ -246,7 +246,7 @@ BUGS = (
         "uncounted-cpu",
         "a bidder counts all of its cores as free",
         "beemesh/scheduling/local_work.py",
-        "cpu_m_free=max(0, cpu_m - held.cpu_m)",
+        "cpu_m_free=max(0, free.cpu_m)",
         "cpu_m_free=cpu_m",
         "scheduling",
     ),

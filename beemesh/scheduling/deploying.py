@@ -24,7 +24,9 @@ from beemesh.events import (
     TaskWon,
 )
 from beemesh.intents.record import workload_key
+from beemesh.scheduling.evicting import Evictor
 from beemesh.scheduling.judging import Judge
+from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.pod_keeper import GRACE_S, PodKeeper
 from beemesh.scheduling.pods import TABLE, Deploying, Placement, PodTable, pod_of, restarts_alone
 from beemesh.scheduling.run_leases import RUN_LEASE_WAIT_S, RunLeases
@@ -50,6 +52,7 @@ class Deployer:
         tell: Teller,
         run_leases: RunLeases,
         keeper: PodKeeper,
+        local: LocalWork,
     ) -> None:
         self._room = room
         self._pods = pods
@@ -60,6 +63,7 @@ class Deployer:
         self._tell = tell
         self._run_leases = run_leases
         self._keeper = keeper
+        self._evictor = Evictor(pods, local, keeper)
 
     def won(self, won: TaskWon, now: Now) -> Effects:
         """A task is this node's to run."""
@@ -79,8 +83,13 @@ class Deployer:
         return [
             *self._keeper.promise(placement.name, task, started=False),
             self._tell.about_task("Scheduled", task, now, details=details),
+            *self._evictor.begin(deploying, verdict.victims, now),
             *self._begin_next(now),
         ]
+
+    def room_made(self, now: Now) -> Effects:
+        """Pods are gone: go on with deployments that waited for just these."""
+        return self._begin_next(now) if self._evictor.room_made() else []
 
     def _begin_next(self, now: Now) -> Effects:
         """Begin with queued deployments, as far as the limit on concurrent ones allows."""

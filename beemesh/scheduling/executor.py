@@ -87,7 +87,7 @@ class Executor:
         recovery = Recovery(self_id, view, new_request_id, self.room)
         self._keeper = keeper = PodKeeper(self.room, pods, local, intent_for, copies, tell, run_leases)
         self._deployer = deployer = Deployer(
-            self.room, pods, settings, judge, intent_for, copies, tell, run_leases, keeper
+            self.room, pods, settings, judge, intent_for, copies, tell, run_leases, keeper, local
         )
         self._rights = RunRights(self.room, pods, run_leases, keeper, deployer)
         self._stopper = Stopper(self.room, pods, intent_for, check_proof, judge, keeper, deployer)
@@ -147,7 +147,7 @@ class Executor:
         return self._deployer.finished(name, job, now)
 
     def _observed(self, observed: PodsObserved, now: Now) -> Effects:
-        effects = self._keeper.observed(observed, now)
+        effects = self._keeper.observed(observed, now) + self._deployer.room_made(now)
         if observed.complete and not self._answers.have_looked:
             effects += self._answers.looked() + self._restarts.begin(now)
         return effects

@@ -8,15 +8,17 @@ import msgspec
 
 from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId
-from beemesh.intents.record import Cordon, cordon_key
+from beemesh.intents.record import Cordon, cordon_key, workload_key
 from beemesh.membership.roster import Roster
-from beemesh.scheduling.eligibility import FIELD_NAME, node_labels, refusals, repelled_softly
+from beemesh.scheduling.eligibility import FIELD_NAME, capacity_refusals, node_labels, refusals, repelled_softly
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
 from beemesh.scheduling.neighbours import Newcomer, Verdict, judge
+from beemesh.scheduling.preemption import Candidate, victims
 from beemesh.scheduling.score import Place, Score, score
 from beemesh.scheduling.tasks import IntentLookup, record_of, workload_of
 from beemesh.settings.model import NodeSettings
+from beemesh.workloads.record import Requirements
 
 
 class Judge:
@@ -52,8 +54,16 @@ class Judge:
         against += self._moving_away(task, card.name, wall_ms)
         beside = self._beside(task, card, len(leading - {task.replica}))
         against += beside.against
+        evicted: tuple[Candidate, ...] = ()
         if against:
-            return against
+            if against != capacity_refusals(task.reqs, resources):
+                return against
+            # Only room is lacking: somebody less important may make it.
+            evicted = self._victims(task, card, [lead.reqs for lead in others])
+            after = self._local.resources(card.caps, (lead.reqs for lead in others), {each.name for each in evicted})
+            if not evicted or after is None:
+                return against
+            resources = after
         place = Place(
             site=card.site,
             zone=card.zone,
@@ -64,8 +74,23 @@ class Judge:
             failed=self._self_id in task.failed,
             wished=beside.wished,
             uneven=beside.uneven,
+            victims=evicted,
         )
         return score(task.reqs, resources, place, self._settings.scheduler.weights)
+
+    def _victims(self, task: Task, card: Membership, also: list[Requirements]) -> tuple[Candidate, ...]:
+        """Who would be evicted for the task; empty when that may not be, or would not help."""
+        if not task.qos.preempts:
+            return ()
+        shortage = self._local.shortage(task.reqs, card.caps, also)
+        if shortage is None:
+            return ()
+        return victims(self._local.candidates(task, self._is_alone), shortage) or ()
+
+    def _is_alone(self, workload_id: str) -> bool:
+        """Whether a workload has a single replica: no other goes on for it."""
+        workload = workload_of(self._intent_for(workload_key(workload_id)))
+        return workload is not None and workload.replicas == 1
 
     def _beside(self, task: Task, card: Membership, siblings_coming: int) -> Verdict:
         """What this node is to the replica because of other pods, and of its labels."""

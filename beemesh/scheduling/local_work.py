@@ -6,13 +6,15 @@ it shows in the machine's own figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from beemesh.events import ResourcesObserved
 from beemesh.identity.membership_card import Caps
 from beemesh.scheduling.eligibility import Resources
+from beemesh.scheduling.messages import Task
 from beemesh.scheduling.neighbours import Neighbour
+from beemesh.scheduling.preemption import Candidate, Shortage
 from beemesh.settings.model import Policies, Reserve
 from beemesh.workloads.record import PodTerm, Qos, Requirements
 
@@ -45,6 +47,8 @@ class LocalWork:
         self._reserve = reserve
         self._policies = policies
         self._promises: dict[str, Promise] = {}
+        self._leaving: set[str] = set()
+        """Pods that were evicted and are not gone yet."""
 
     def promise(self, pod: str, promise: Promise) -> None:
         """Reserve for a pod, or note that it started."""
@@ -52,6 +56,7 @@ class LocalWork:
 
     def withdraw(self, pod: str) -> bool:
         """Give back what a pod held; whether it held anything."""
+        self._leaving.discard(pod)
         return self._promises.pop(pod, None) is not None
 
     def get(self, pod: str) -> Promise | None:
@@ -76,35 +81,87 @@ class LocalWork:
         """The sum of all promises (without ports)."""
         return total(promise.reqs for promise in self._promises.values())
 
-    def resources(self, caps: Caps, also: Iterable[Requirements] = ()) -> Resources | None:
-        """What there is and what is free, were `also` promised too; None before the first reading."""
+    def resources(self, caps: Caps, also: Iterable[Requirements] = (), gone: Collection[str] = ()) -> Resources | None:
+        """What there is and what is free, were `also` promised too and the pods `gone` not there; None before the
+        first reading."""
         seen = self.observed
         if seen is None:
             return None
         extra = tuple(also)
-        held = total((*(promise.reqs for promise in self._promises.values()), *extra))
-        # The machine's own figures already contain what runs; what is on its way must be taken off them.
-        coming = total((*(each.reqs for each in self._promises.values() if not each.started), *extra))
         cpu_m, mem_mb, storage_mb = self._usable(seen, caps)
-        mem_left = mem_mb - held.mem_mb
-        if self._policies.overcommit.mem <= 1.0:
-            mem_left = min(mem_left, seen.mem_mb_free - coming.mem_mb)
-        storage_left = min(
-            storage_mb - held.storage_mb, seen.storage_mb_free - self._reserve.disk_mb - coming.storage_mb
-        )
+        free = self._free(seen, caps, extra, gone)
         most = self._policies.admission.max_pods
         return Resources(
             cpu_m_total=cpu_m,
             mem_mb_total=mem_mb,
             storage_mb_total=storage_mb,
-            cpu_m_free=max(0, cpu_m - held.cpu_m),
-            mem_mb_free=max(0, mem_left),
-            storage_mb_free=max(0, storage_left),
+            cpu_m_free=max(0, free.cpu_m),
+            mem_mb_free=max(0, free.mem_mb),
+            storage_mb_free=max(0, free.storage_mb),
             cpu_load=seen.cpu_load,
-            pods=len(self._promises) + len(extra),
+            pods=len(self._promises) + len(extra) - len(gone),
             pods_max=min(most, caps.pods) if caps.pods else most,
-            ports_in_use=self._ports(seen, extra),
+            ports_in_use=self._ports(seen, extra, gone),
         )
+
+    def leave(self, pod: str) -> None:
+        """A pod was evicted: its room is spoken for."""
+        self._leaving.add(pod)
+
+    def candidates(self, task: Task, is_alone: Callable[[str], bool]) -> list[Candidate]:
+        """Those that would go for `task`: preemptible, running, less important, not of its workload, not going yet.
+        `is_alone` tells of a workload whether it has a single replica."""
+        return [
+            Candidate(name, each.reqs, each.qos.priority, each.since_ms, is_alone(each.workload_id))
+            for name, each in sorted(self._promises.items())
+            if each.started
+            and each.qos.preemptible
+            and each.qos.priority < task.qos.priority
+            and each.workload_id != task.workload_id
+            and name not in self._leaving
+        ]
+
+    def shortage(self, reqs: Requirements, caps: Caps, also: Iterable[Requirements] = ()) -> Shortage | None:
+        """What is missing for `reqs`, once those that were evicted are gone; None where no eviction would help."""
+        seen, extra = self.observed, tuple(also)
+        if seen is None or reqs.gpus:
+            return None
+        wanted = {(port.protocol, port.number) for port in reqs.ports if port.number}
+        taken = wanted & self._ports(seen, extra, self._leaving)
+        here = {(port.protocol, port.number) for each in self._staying(()) for port in each.reqs.ports}
+        if taken - here:
+            return None
+        free = self._free(seen, caps, extra, self._leaving)
+        most = self._policies.admission.max_pods
+        most = min(most, caps.pods) if caps.pods else most
+        return Shortage(
+            cpu_m=max(0, reqs.cpu_m - free.cpu_m),
+            mem_mb=max(0, reqs.mem_mb - free.mem_mb),
+            storage_mb=max(0, max(1, reqs.storage_mb) - free.storage_mb),
+            pods=max(0, len(self._staying(self._leaving)) + len(extra) + 1 - most),
+            ports=frozenset(taken),
+        )
+
+    def _staying(self, gone: Collection[str]) -> list[Promise]:
+        return [promise for name, promise in self._promises.items() if name not in gone]
+
+    def _free(
+        self, seen: ResourcesObserved, caps: Caps, extra: tuple[Requirements, ...], gone: Collection[str]
+    ) -> Requirements:
+        """What is left of each amount, were `gone` not there; negative where more is promised than there is."""
+        staying = self._staying(gone)
+        held = total((*(promise.reqs for promise in staying), *extra))
+        # The machine's own figures already contain what runs; what is on its way must be taken off them, and what goes
+        # is given back.
+        coming = total((*(each.reqs for each in staying if not each.started), *extra))
+        going = total(self._promises[name].reqs for name in gone if name in self._promises)
+        cpu_m, mem_mb, storage_mb = self._usable(seen, caps)
+        mem_left = mem_mb - held.mem_mb
+        if self._policies.overcommit.mem <= 1.0:
+            mem_left = min(mem_left, seen.mem_mb_free - coming.mem_mb + going.mem_mb)
+        storage_free = seen.storage_mb_free - self._reserve.disk_mb - coming.storage_mb + going.storage_mb
+        storage_left = min(storage_mb - held.storage_mb, storage_free)
+        return Requirements(cpu_m=cpu_m - held.cpu_m, mem_mb=mem_left, storage_mb=storage_left)
 
     def _usable(self, seen: ResourcesObserved, caps: Caps) -> tuple[int, int, int]:
         cpu_m = int(seen.cpu_m_total * (1 - self._reserve.cpu_percent / 100) * self._policies.overcommit.cpu)
@@ -116,9 +173,17 @@ class LocalWork:
             min(storage_mb, caps.storage_mb) if caps.storage_mb else storage_mb,
         )
 
-    def _ports(self, seen: ResourcesObserved, extra: tuple[Requirements, ...]) -> frozenset[tuple[str, int]]:
-        listening = {("TCP", number) for number in seen.ports_in_use}
-        wanted = (*(promise.reqs for promise in self._promises.values()), *extra)
+    def _ports(
+        self, seen: ResourcesObserved, extra: tuple[Requirements, ...], gone: Collection[str] = ()
+    ) -> frozenset[tuple[str, int]]:
+        freed = {
+            (port.protocol, port.number)
+            for name in gone
+            if name in self._promises
+            for port in self._promises[name].reqs.ports
+        }
+        listening = {("TCP", number) for number in seen.ports_in_use} - freed
+        wanted = (*(promise.reqs for promise in self._staying(gone)), *extra)
         promised = {(port.protocol, port.number) for reqs in wanted for port in reqs.ports if port.number}
         return frozenset(listening | promised)
 

@@ -36,7 +36,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.task.namespace}/{self.pod}"
 
 
-Step = Literal["queued", "leasing", "clearing", "opening", "deploying", "cancelled"]
+Step = Literal["queued", "evicting", "leasing", "clearing", "opening", "deploying", "cancelled"]
 
 
 @dataclass(slots=True)
@@ -50,6 +50,8 @@ class Deploying:
     won_s: float
     plaintext: SecretBytes | None = None
     why: str = ""
+    victims: tuple[str, ...] = ()
+    """Pods that were evicted for it, by name."""
 
 
 def pod_of(task: Task) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from beemesh.ids import NodeId
 from beemesh.scheduling.eligibility import Resources
 from beemesh.scheduling.messages import Bid
+from beemesh.scheduling.preemption import Candidate
 from beemesh.settings.model import Weights
 from beemesh.workloads.record import Requirements
 
@@ -31,6 +32,10 @@ FAILED_CROWD = 100
 """A failure here weighs as much as so many other replicas: more than a node of an ordinary mesh ever has."""
 
 
+PREEMPTING = 2.0**-14
+"""What scores of nodes that would have to evict somebody are below: far less than the last band of all others has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """`total` 0…1 ranks; `parts` are the four ingredients 0…1 and the crowd, `fit` the resources one by one."""
@@ -38,6 +43,8 @@ class Score:
     total: float
     parts: dict[str, float] = field(default_factory=dict)
     fit: dict[str, float] = field(default_factory=dict)
+    victims: tuple[Candidate, ...] = ()
+    """Who would have to go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class Place:
     """The weighted part of the workload's wishes that come true here: preferred affinities (see `neighbours`)."""
     uneven: int = 0
     """By how many replicas the spreads that are wished would be off, were it placed here."""
+    victims: tuple[Candidate, ...] = ()
+    """Who would be evicted: see `PREEMPTING`. The resources are those after."""
 
 
 def score(reqs: Requirements, resources: Resources, place: Place, weights: Weights) -> Score:
@@ -76,10 +85,13 @@ def score(reqs: Requirements, resources: Resources, place: Place, weights: Weigh
     told = {**parts, "crowd": float(crowd)} | ({"failed": 1.0} if place.failed else {})
     told |= {"uneven": float(place.uneven)} if place.uneven else {}
     band = crowd + min(place.uneven, CROWD_MAX) * UNEVEN_BANDS + (FAILED_CROWD if place.failed else 0)
+    if place.victims:
+        told |= {"victims": float(len(place.victims)), "victim_priority": float(_highest(place.victims))}
     return Score(
-        total=round(_banded(inside, band), DIGITS),
+        total=_preempting(inside, place.victims) if place.victims else round(_banded(inside, band), DIGITS),
         parts={name: round(value, DIGITS) for name, value in told.items()},
         fit={name: round(value, DIGITS) for name, value in fit.items()},
+        victims=place.victims,
     )
 
 
@@ -98,6 +110,20 @@ def _banded(inside: float, crowd: int) -> float:
     floor, ceiling = 1.0 / (crowd + 2), 1.0 / (crowd + 1)
     # A hair below the ceiling, so that the best of one band never ties with the worst of the band above.
     return floor + _unit(inside) * (ceiling - floor) * 0.999
+
+
+def _preempting(inside: float, victims: tuple[Candidate, ...]) -> float:
+    """Below every band; among themselves by how many victims are the only one of their workload, by the highest
+    priority of a victim, by their number, and then as ever. One whole number has it all, exact in 52 bits."""
+    alone = min(sum(each.alone for each in victims), 15)
+    priority = min(max(_highest(victims), -(2**31)), 2**31 - 1) + 2**31
+    count = min(len(victims), 31)
+    worse = (((alone << 32 | priority) << 5 | count) << 10) | round((1.0 - _unit(inside)) * 1023)
+    return PREEMPTING * (1.0 - worse / 2**52)
+
+
+def _highest(victims: tuple[Candidate, ...]) -> int:
+    return max((each.priority for each in victims), default=0)
 
 
 def _fit(reqs: Requirements, resources: Resources) -> dict[str, float]:

@@ -85,7 +85,7 @@ class Stopper:
                 return self._deployer.drop(deploying, now)
             return self._deployer.begin(deploying, now)
         told = [self._keeper.about(report, "Stopped", now, reason)] if report else []
-        return [*self._keeper.gone(name), *told]
+        return [*self._keeper.gone(name), *told, *self._deployer.room_made(now)]
 
     def again(self, name: str) -> Effects:
         """A stop that failed is tried once more."""

@@ -1,0 +1,53 @@
+"""Making room for a more important replica: its victims are asked to end, and it waits until they are gone.
+
+The steward of each victim hears that it was preempted, and places it again elsewhere.
+"""
+
+from __future__ import annotations
+
+from beemesh.effects import Effects, Notify, Now
+from beemesh.events import Observed
+from beemesh.scheduling.local_work import LocalWork
+from beemesh.scheduling.pod_keeper import PodKeeper
+from beemesh.scheduling.pods import Deploying, PodTable
+from beemesh.scheduling.preemption import Candidate
+
+
+class Evictor:
+    """One node's evictions. Part of the deployer, which asks it before it begins."""
+
+    def __init__(self, pods: PodTable, local: LocalWork, keeper: PodKeeper) -> None:
+        self._pods = pods
+        self._local = local
+        self._keeper = keeper
+
+    def begin(self, deploying: Deploying, victims: tuple[Candidate, ...], now: Now) -> Effects:
+        """End those that have to go for a deployment, which waits for them; nothing when nobody has."""
+        if not victims:
+            return []
+        by = deploying.placement.task
+        deploying.step, deploying.victims = "evicting", tuple(each.name for each in victims)
+        deploying.why = f"evicting {', '.join(deploying.victims)}"
+        effects: Effects = []
+        for name in deploying.victims:
+            report = self._pods.seen.get(name)
+            if report is None:
+                continue
+            reason = f"{by.workload_id} is more important (priority {by.qos.priority})"
+            details = {"by": by.workload_id, "by_task": by.task_id}
+            told = self._keeper.about(report, "Preempted", now, reason, details)
+            stop = self._keeper.stop(name, f"preempted: {reason}", now)
+            self._local.leave(name)
+            effects += [told, *stop, Notify(Observed("scheduler_preemptions_total", {}))]
+        return effects
+
+    def room_made(self) -> bool:
+        """Whether somebody's victims are all gone; such deployments are put in line again."""
+        made = False
+        for each in self._pods.deploying.values():
+            if each.step == "evicting" and not any(self._is_here(name) for name in each.victims):
+                each.step, each.why, made = "queued", "", True
+        return made
+
+    def _is_here(self, name: str) -> bool:
+        return name in self._pods.stopping or self._pods.active(name)
