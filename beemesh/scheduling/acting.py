@@ -13,6 +13,7 @@ from beemesh.membership.view import View
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import TASK_KIND, Occupancy
+from beemesh.scheduling.repairs import Repairs
 from beemesh.scheduling.surroundings import in_turn, occupancy
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
@@ -47,6 +48,7 @@ class Acting:
         upkeep: Upkeep,
         new_request_id: Callable[[], int],
     ) -> None:
+        self.repairs = Repairs()
         self._room = room
         self._roster = roster
         self._view = view
@@ -76,13 +78,22 @@ class Acting:
         steps = (*arranged.actions, *steps)
         for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id)):
             match action:
-                case StartReplica():
+                case StartReplica() if self._may_begin(hosted, action, now):
                     effects += self._publish(hosted, action, now)
                 case StopReplicaAction():
                     effects += self._order_stop(hosted, action, now)
                 case Wait():
                     effects += self._waits(hosted, action, now)
         return [*effects, Schedule((self._room, "step", hosted.workload_id), wake_s)]
+
+    def _may_begin(self, hosted: Hosted, action: StartReplica, now: Now) -> bool:
+        """Whether there is budget for it, if it replaces what ran before; what is denied is asked for again soon."""
+        slot = (action.revision, action.replica)
+        if slot not in hosted.ran:
+            return True
+        outstanding = self._ledger.of(hosted.workload_id)
+        running = sum((each.task.revision, each.task.replica) in hosted.ran for each in outstanding)
+        return self.repairs.take(len(self._roster), running, now.boot_s)
 
     def _roll_on(self, hosted: Hosted, observed: Observation, now: Now) -> Effects:
         """Notice when a rollout is complete, and when it has failed; tell it for those who will host it after us."""

@@ -85,6 +85,8 @@ class Hosted:
     """(node, task id) → when its stop was ordered."""
     exhausted: set[Slot] = field(default_factory=set)
     rollout: Rollout = field(default_factory=Rollout)
+    ran: set[Slot] = field(default_factory=set)
+    """Slots that ran while we watched, or that did before we took over: another start of theirs is a repair."""
     ready_s: dict[tuple[NodeId, str], float] = field(default_factory=dict)
     """(node, task id) → since when it is known to be ready without a break."""
 
@@ -111,6 +113,7 @@ class Hosted:
         self.failures.clear()
         self.told.clear()
         self.exhausted.clear()
+        self.ran.clear()
         revision = workload.current.number if workload else 0
         self.finished = {slot for slot in self.finished if slot[0] == revision}
 
@@ -156,6 +159,7 @@ class Hosted:
         """What is, as far as nodes that are alive have said."""
         replicas = [report for node_id, reports in self.reports.items() if is_alive(node_id) for report in reports]
         replicas = [self._numbered(report) for report in replicas]
+        self.ran |= {(each.revision, each.replica) for each in replicas if each.phase == "Running"}
         return Observed(
             tuple(replicas),
             frozenset(starting),
@@ -179,6 +183,13 @@ class Hosted:
             return report
         number = revision.number if report.is_of(revision) else LOST_REVISION
         return msgspec.structs.replace(report, revision=number)
+
+    def take_over(self, events: Iterable[Event], boot_s: float) -> None:
+        """We host it from now on, not as the first; `events` are those of its rollouts that this node remembers."""
+        for event in events:
+            self.recall(event)
+        if self.workload is not None and self.rollout.complete:
+            self.ran = {(self.workload.current.number, replica) for replica in range(self.workload.replicas)}
 
     def recall(self, event: Event) -> None:
         """Something that the steward of its time told of a rollout."""

@@ -166,7 +166,10 @@ class Steward:
                 return self._told(told, now)
             case MemberUp(node_id=node_id):
                 return self._member_up(node_id, now)
-            case MemberDown(node_id=node_id) | MemberLeft(node_id=node_id):
+            case MemberDown(node_id=node_id):
+                self._acting.repairs.died(now.boot_s)
+                return self._member_down(node_id, now)
+            case MemberLeft(node_id=node_id):
                 return self._member_down(node_id, now)
             case Answered(request_id=request_id):
                 return self._answered(request_id, event, now)
@@ -267,9 +270,8 @@ class Steward:
         fresh, hosted.fresh = hosted.fresh, False
         hosted.rollout.take_over(now.boot_s)
         if not fresh:
-            for event in self._told_before(hosted.workload_id):
-                if event.status in ROLLOUT_EVENTS:
-                    hosted.recall(event)
+            told = self._told_before(hosted.workload_id)
+            hosted.take_over([event for event in told if event.status in ROLLOUT_EVENTS], now.boot_s)
             self._hearing.mark_unknown(hosted)
             return [_count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
@@ -294,6 +296,7 @@ class Steward:
 
     def _member_up(self, node_id: NodeId, now: Now) -> Effects:
         """It may run something, and it may have room for what is pending."""
+        self._acting.repairs.came(now.boot_s)
         effects: Effects = []
         for hosted in self._own():
             hosted.newcomers.add(node_id)

@@ -2,7 +2,7 @@
 
 A revision is complete once exactly its replicas run and are available. Only one whose beginning was seen, and that was
 never complete, can fail: what breaks later is repaired, not taken back. A verdict holds until the operator makes
-another revision (an undo and a restart are such). Times are of our boot clock. See docs/adr/0006.
+another revision (an undo and a restart are such). Times are of our boot clock. See docs/adr/0007.
 """
 
 from __future__ import annotations

@@ -1,0 +1,90 @@
+"""The budget for repairs: quick after one death, patient in a storm, bounded always."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beemesh.events import MemberDown, MemberUp
+from beemesh.scheduling.repairs import (
+    CALM_S,
+    HESITATE_S,
+    PARALLEL_MAX,
+    REPAIRS_BURST,
+    REPAIRS_PER_S,
+    STORM_S,
+    Repairs,
+)
+from tests.unit.scheduling.samples import workload
+from tests.unit.scheduling.world import World
+
+
+def test_one_death_costs_a_second_at_most() -> None:
+    """In a mesh of three, one that dies is replaced at once; of ten, once it is seen that no others follow."""
+    repairs = Repairs()
+    repairs.died(100.0)
+    assert repairs.take(3, 0, 100.0)
+    assert not repairs.take(10, 0, 100.0)
+    assert repairs.take(10, 0, 100.0 + HESITATE_S)
+
+
+def test_a_storm_waits_until_it_is_calm() -> None:
+    """Four of ten dead: nothing is replaced until nobody has died or come back for some seconds."""
+    repairs = Repairs()
+    for at_s in (100.0, 101.0, 102.0, 103.0):
+        repairs.died(at_s)
+    assert not repairs.take(10, 0, 103.0 + CALM_S - 0.1)
+    repairs.came(107.0)
+    assert not repairs.take(10, 0, 103.0 + CALM_S + 0.1)
+    assert repairs.take(10, 0, 107.0 + CALM_S)
+
+
+def test_a_storm_is_forgotten() -> None:
+    """Deaths of long ago are no storm together with a new one."""
+    repairs = Repairs()
+    for at_s in (100.0, 101.0, 102.0):
+        repairs.died(at_s)
+    repairs.died(103.0 + STORM_S)
+    assert repairs.take(10, 0, 103.0 + STORM_S + HESITATE_S)
+
+
+def test_one_workload_has_so_many_at_once() -> None:
+    """What is under way of one workload bounds what begins of it."""
+    assert Repairs().take(10, PARALLEL_MAX - 1, 0.0)
+    assert not Repairs().take(10, PARALLEL_MAX, 0.0)
+
+
+@given(st.lists(st.floats(0.0, 5.0), max_size=300))
+def test_the_budget_holds(pauses: list[float]) -> None:
+    """Whenever it is asked, no more begins than the burst and what has come back since."""
+    repairs, now_s, begun = Repairs(), 0.0, 0
+    for pause_s in [0.0] * 100 + pauses:
+        now_s += pause_s
+        begun += repairs.take(10, 0, now_s)
+        assert begun <= REPAIRS_BURST + now_s * REPAIRS_PER_S + 1
+
+
+def test_a_partition_that_flaps_moves_nothing() -> None:
+    """Half of a mesh is judged dead, and is back before it is calm: not one replica is started elsewhere."""
+    names = [f"n{number}" for number in range(8)]
+    world = World(names)
+    world.apply(workload(replicas=16))
+    world.run_until(lambda: len(world.pods()) == 16, 30)
+    world.run(5)
+    tasks = len(world.tasks())
+    holder = world.leases.held["steward/deployment/default/hello"][0]
+    hosting = next(name for name, node in world.nodes.items() if node.node_id == holder)
+    gone = [name for name in names if name != hosting][:4]
+    steward = world.nodes[hosting]
+    for _ in range(3):
+        for name in gone:
+            steward.view.set_status(world.nodes[name].node_id, "dead")
+            steward.tell(MemberDown(world.nodes[name].node_id))
+        world.run(CALM_S - 2)
+        for name in gone:
+            steward.view.set_status(world.nodes[name].node_id, "alive")
+            steward.tell(MemberUp(world.nodes[name].node_id))
+        world.run(3)
+
+    assert len(world.tasks()) == tasks
+    assert len(world.pods()) == 16
