@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from beemesh.identity.signing import decode_body
 from beemesh.ids import OperatorId, digest_of
 from beemesh.intents.record import Intent, operator_key, workload_key
 from beemesh.workloads.record import Requirements, Workload
+from beemesh.workloads.revising import with_revision
 from simulator.world import MESH, YEAR_MS, World
 
 
@@ -72,10 +74,28 @@ def submission(world: World, index: int, draft: Workload, token: int) -> tuple[I
             fingerprint=b"f",
         )
         ciphertext, boxes = sealed.ciphertext, sealed.boxes
-        revisions = (sealed.revision, *revisions)
+        revisions = (sealed.revision,)
+        if before is not None:
+            revisions = with_revision(before, draft, sealed.revision, world.wall_ms, "apply").revisions
     body = msgspec.structs.replace(draft, revisions=revisions)
     record = world.sign(world.operator, "workload", key, body, seq)
     return decode_body(record, Intent), Submit(token, record, ciphertext, boxes)
+
+
+def revise(
+    world: World, index: int, workload_id: str, change: Callable[[Workload], Workload], token: int
+) -> tuple[Intent, Submit]:
+    """Change what stands at a node without sealing anything anew: undo, restart, pause.
+
+    Raises `BeemeshError` when it knows no such workload, or the change cannot be made."""
+    composition = world.machines[index].composition
+    key = workload_key(workload_id)
+    found = composition.intents.get(key) if composition is not None else None
+    if found is None or found[0].kind != "workload":
+        raise BeemeshError(f"{world.machines[index].spec.name} knows no {workload_id}")
+    body = change(msgspec.msgpack.decode(found[0].body, type=Workload))
+    record = world.sign(world.operator, "workload", key, body, found[0].seq + 1)
+    return decode_body(record, Intent), Submit(token, record)
 
 
 def withdraw(world: World, index: int, workload_id: str) -> None:

@@ -15,10 +15,12 @@ import msgspec
 
 from beemesh.errors import BeemeshError
 from beemesh.events import PutIntent
-from beemesh.intents.record import Cordon, Intent, cordon_key
-from beemesh.workloads.record import Constraints, HostPort, Strategy, Toleration, Workload
+from beemesh.intents.record import Cordon, Drain, Intent, IntentKind, Move, budget_key, cordon_key
+from beemesh.workloads.budgets import Budget
+from beemesh.workloads.record import Constraints, HostPort, Qos, Strategy, Toleration, Workload
+from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.fleet import DEDICATED, ZONES
-from simulator.operator import deployment, submission, withdraw
+from simulator.operator import deployment, revise, submission, withdraw
 from simulator.world import World
 
 EVERY_S = (0.6, 2.5)
@@ -62,6 +64,7 @@ class Desk:
         """A new workload of some size."""
         cpu_m, mem_mb = chance.choice((20, 100, 300, 700)), chance.choice((32, 128, 512, 1024))
         more.setdefault("cpu_m", round(cpu_m * self.load))
+        more.setdefault("qos", Qos(chance.choice((0, 0, 10, 100)), preemptible=chance.random() < 0.3))
         return deployment(self.name(), replicas, mem_mb=round(mem_mb * self.load), **more)
 
     def hand_in(self, draft: Workload, chance: random.Random, note: str = "") -> None:
@@ -75,6 +78,28 @@ class Desk:
         doubled = "" if draft.duplicate_tolerant else ", never doubled"
         self.tell(f"apply {draft.workload_id} ({draft.replicas} replicas{doubled}{note}) at n{index}")
         self.world.event(index, command)
+
+    def revise(self, work: Workload, name: str, change: Callable[[Workload], Workload], chance: random.Random) -> None:
+        """Change what stands of a workload, as some node knows it."""
+        index, token = self.node(chance), len(self._submitted) + 1
+        try:
+            self._submitted[token], command = revise(self.world, index, work.workload_id, change, token)
+        except BeemeshError:
+            return  # the machine is down, or there is nothing to go back to
+        self.tell(f"{name} {work.workload_id} at n{index}")
+        self.world.event(index, command)
+
+    def order(self, key: str, kind: IntentKind, body: msgspec.Struct, chance: random.Random, note: str) -> bool:
+        """Enter a record at some node; whether it was there to take it."""
+        index = self.node(chance)
+        composition = self.world.machines[index].composition
+        if composition is None:
+            return False
+        found = composition.intents.get(key)
+        seq = found[0].seq + 1 if found is not None else 1
+        self.tell(f"{note} at n{index}")
+        self.world.event(index, PutIntent(self.world.sign(self.world.operator, kind, key, body, seq)))
+        return True
 
 
 Act = Callable[[Desk, random.Random], None]
@@ -165,18 +190,60 @@ def _delete(desk: Desk, chance: random.Random) -> None:
 
 
 def _cordon(desk: Desk, chance: random.Random) -> None:
-    """Cordon a node, or end the cordon of one that is."""
-    world, index = desk.world, desk.node(chance)
-    name = chance.choice(sorted(desk.cordoned)) if desk.cordoned and chance.random() < 0.6 else f"n{desk.node(chance)}"
-    composition = world.machines[index].composition
-    if composition is None:
+    """Cordon a node, or end the cordon or drain of one that is."""
+    if desk.cordoned and chance.random() < 0.7:
+        name = chance.choice(sorted(desk.cordoned))
+        if desk.order(cordon_key(name), "cordon", Cordon(name, False), chance, f"uncordon {name}"):
+            desk.cordoned.discard(name)
         return
-    begins, found = name not in desk.cordoned, composition.intents.get(cordon_key(name))
-    seq = found[0].seq + 1 if found is not None else 1
-    body = Cordon(name, begins, "maintenance" if begins else "")
-    (desk.cordoned.add if begins else desk.cordoned.discard)(name)
-    desk.tell(f"{'cordon' if begins else 'uncordon'} {name} at n{index}")
-    world.event(index, PutIntent(world.sign(world.operator, "cordon", cordon_key(name), body, seq)))
+    name = f"n{desk.node(chance)}"
+    if desk.order(cordon_key(name), "cordon", Cordon(name, True, "maintenance"), chance, f"cordon {name}"):
+        desk.cordoned.add(name)
+
+
+def _drain(desk: Desk, chance: random.Random) -> None:
+    """Everything leaves a node; it may be down, or cut off."""
+    name, force = f"n{desk.node(chance)}", chance.random() < 0.3
+    drain = Drain(chance.choice((-1, 0, 5)), force, desk.world.wall_ms)
+    note = f"drain {name}{', by force' if force else ''}"
+    if desk.order(cordon_key(name), "cordon", Cordon(name, True, "drained", drain), chance, note):
+        desk.cordoned.add(name)
+
+
+def _move(desk: Desk, chance: random.Random) -> None:
+    """One replica that runs is to run elsewhere."""
+    running = [(machine, pod) for machine in desk.world.machines for pod in machine.pods.values()]
+    if not running:
+        return
+    machine, pod = chance.choice(running)
+    to = f"n{desk.node(chance)}" if chance.random() < 0.5 else ""
+    name, until_ms = machine.spec.name, desk.world.wall_ms + chance.randint(5_000, 30_000)
+    body = Cordon(name, False, moves=(Move(pod.workload_id, pod.replica, to),), moves_until_ms=until_ms)
+    if desk.order(cordon_key(name), "cordon", body, chance, f"move {pod.workload_id}/{pod.replica} off {name} {to}"):
+        desk.cordoned.discard(name)
+
+
+def _budget(desk: Desk, chance: random.Random) -> None:
+    """Some replicas of everything must stay healthy."""
+    name = chance.choice(("most", "some"))
+    least, most = chance.choice((("1", ""), ("50%", ""), ("", "0"), ("", "1"), ("", "30%")))
+    body = Budget("default", name, min_available=least, max_unavailable=most)
+    note = f"budget {name}: {least} stay" if least else f"budget {name}: {most} may go"
+    desk.order(budget_key("default", name), "budget", body, chance, note)
+
+
+def _revise(desk: Desk, chance: random.Random) -> None:
+    """Undo, restart, pause or resume what stands."""
+    work = desk.some(chance)
+    if work is None or work.kind != "Deployment":
+        return
+    now_ms, paused = desk.world.wall_ms, chance.random() < 0.4
+    name, change = chance.choice((
+        ("undo", lambda stands: undone(stands, 0, now_ms)),
+        ("restart", lambda stands: restarted(stands, now_ms)),
+        ("pause" if paused else "resume", lambda stands: with_paused(stands, paused=paused)),
+    ))  # fmt: skip
+    desk.revise(work, name, change, chance)
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -191,6 +258,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("change", 3, _change),
     Action("delete", 2, _delete),
     Action("cordon", 1.5, _cordon),
+    Action("drain", 0.7, _drain),
+    Action("move", 1, _move),
+    Action("budget", 0.4, _budget),
+    Action("revise", 1.5, _revise),
 )
 
 

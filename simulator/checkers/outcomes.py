@@ -80,7 +80,9 @@ class OutcomeChecker:
             else:
                 reasons += self._missing(world, asked, workload, ordinal, blame)
         self.counts["behind"] += len(behind)
-        if behind and not reasons:  # a revision that cannot be had in one place is not tried in the others
+        if (
+            behind and not reasons and not workload.strategy.paused
+        ):  # a revision that cannot be had in one place is not tried in the others
             blame(f"{workload.workload_id}/{behind[0]} runs an old revision in the end; n{asked.index} knows no reason")
 
     def _missing(self, world: World, asked: Machine, workload: Workload, ordinal: int, blame: Blame) -> bool:
@@ -91,6 +93,9 @@ class OutcomeChecker:
             self.counts["ended"] += 1
             return False
         reason = why_pending(world, asked, workload.workload_id, revision, ordinal)
+        if workload.strategy.paused:
+            self.counts["paused"] += 1
+            return True
         if not reason:
             blame(f"{place} does not run in the end, and n{asked.index} cannot tell why")
             return False
@@ -143,4 +148,5 @@ def is_cordoned(machine: Machine) -> bool:
     found = machine.composition.intents.get(cordon_key(machine.spec.name))
     if found is None or found[0].kind != "cordon":
         return False
-    return msgspec.msgpack.decode(found[0].body, type=Cordon).cordoned
+    cordon = msgspec.msgpack.decode(found[0].body, type=Cordon)
+    return cordon.cordoned or bool(cordon.moves)  # what was moved away may not come back for a while

@@ -55,8 +55,9 @@ class ReservationChecker:
                 self._once(index, "ports", f"n{index} runs two pods on one port: {sorted(ports)}", blame)
             most = machine.spec.settings.policies.admission.max_pods
             most = min(most, machine.spec.card.caps.pods or most)
-            if len(machine.pods) > most:
-                self._once(index, "pods", f"n{index} has {len(machine.pods)} pods, and takes {most} at most", blame)
+            running = sum(report.phase == "Running" for report in machine.pods.values())
+            if running > most:
+                self._once(index, "pods", f"n{index} runs {running} pods, and takes {most} at most", blame)
 
     def _compare(self, machine: Machine, held: Any, what: str, blame: Blame) -> None:
         limit = may_give(machine)
