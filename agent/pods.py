@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agent.caretaker import LABEL_CARE, Caretaker
+from agent.clock import boot_s
 from agent.runtime.contract import (
     DEFAULT_GRACE_S,
     LABEL_FENCE,
@@ -129,6 +130,7 @@ class PodJobs:
             termination_grace_s=plan.grace_s,
             writable_layer_bytes=plan.writable_layer_bytes,
             state=StorageState(plan.state),
+            may_start=lambda: not job.right.has_ended(boot_s()),
         )
         try:
             status = await self._runtime.deploy(spec)

@@ -410,15 +410,42 @@ class TaskWon:
 # --- running --------------------------------------------------------------------------------------------------------
 
 
+class StartRight:
+    """Until when (our boot clock) the leases let a replica be started. The executor moves it with every renewal; the
+    runtime looks right before it starts anything, however long that took to prepare. Shared by both, never copied."""
+
+    __slots__ = ("_ends",)
+
+    def __init__(self) -> None:
+        self._ends: dict[str, float] = {}
+
+    def until(self, key: str, ends_s: float) -> None:
+        """The lease `key` lasts so long."""
+        self._ends[key] = ends_s
+
+    def revoke(self) -> None:
+        """Nothing may be started by it any more, whatever is renewed."""
+        self._ends[""] = float("-inf")
+
+    def has_ended(self, boot_s: float) -> bool:
+        """Whether one of the leases is over, or the right was revoked."""
+        return any(boot_s >= ends_s for ends_s in self._ends.values())
+
+
 @dataclass(frozen=True, slots=True)
 class DeployPod:
-    """`Run` job: start this replica's pod. `JobFinished.result` is a `ReplicaReport`; `error` is `<code>: <text>`."""
+    """`Run` job: start this replica's pod. `JobFinished.result` is a `ReplicaReport`; `error` is `<code>: <text>`, with
+    the code `NOT_PERMITTED` when `right` had ended before anything was started."""
 
     pod: str
     task: Task
     fence: int
     plaintext: SecretBytes
     pod_labels: dict[str, str] = field(default_factory=dict)
+    right: StartRight = field(default_factory=StartRight)
+
+
+NOT_PERMITTED = "NotPermitted"
 
 
 @dataclass(frozen=True, slots=True)

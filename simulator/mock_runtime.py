@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from beemesh.effects import JobFinished, Run
-from beemesh.events import DeployPod, PodsObserved, ResourcesObserved, StopPod
+from beemesh.events import NOT_PERMITTED, DeployPod, PodsObserved, ResourcesObserved, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.messages import Task
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, Phase, ReplicaReport
@@ -161,9 +161,11 @@ class MockRuntime:
         def finish() -> None:
             if machine.pods is not pods:
                 return  # the machine lost its power meanwhile
-            result = None if fails else self._begun(machine, job, conduct)
+            late = job.right.has_ended(self._world.now_s + machine.boot_offset_s)
+            result = None if fails or late else self._begun(machine, job, conduct)
             if machine.life == life and machine.composition is not None:
                 error = "StartFailed: the container ended with code 1" if fails else ""
+                error = f"{NOT_PERMITTED}: its right to start has ended" if late else error
                 self._world.event(machine.index, JobFinished(run.job_id, result, error))
             self.mishaps.failed += fails
             self._changed(machine)

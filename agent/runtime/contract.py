@@ -48,6 +48,7 @@ class FailureReason(StrEnum):
     POD_EXISTS = "PodExists"
     POD_NOT_FOUND = "PodNotFound"
     ENGINE_ERROR = "EngineError"
+    NOT_PERMITTED = "NotPermitted"
 
 
 class RuntimeFailure(BeemeshError):
@@ -129,6 +130,13 @@ class PodSpec:
     pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     """For containers that do not say `imagePullPolicy` themselves."""
     state: StorageState = StorageState.MEMORY
+    may_start: Callable[[], bool] = field(default=lambda: True, repr=False, compare=False)
+    """Asked once images are there and before anything starts: the right to start may end while they come."""
+
+    def require_right(self) -> None:
+        """Raise `RuntimeFailure` (NotPermitted) when the pod must not be started any more."""
+        if not self.may_start():
+            raise RuntimeFailure(FailureReason.NOT_PERMITTED, f"pod {self.pod_id}: its right to start has ended")
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,7 @@ class MockRuntime:
             if progress:
                 progress("starting containers")
             await self._wait(spec.pod_id, timeout_s)
+            spec.require_right()
             if self.script.failures:
                 reason = self.script.failures.pop(0)
                 raise RuntimeFailure(reason, f"pod {spec.pod_id}: {reason}, as the script says")

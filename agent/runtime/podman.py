@@ -129,6 +129,7 @@ class PodmanRuntime:
         try:
             async with self._slots:
                 images = await self.images.obtain(spec, progress)
+                spec.require_right()
                 return await self._start(spec, images, progress, timeout_s or self.settings.start_timeout_s)
         finally:
             self._starting.discard(spec.pod_id)

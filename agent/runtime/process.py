@@ -160,6 +160,7 @@ class ProcessRuntime:
         try:
             async with self._slots:
                 images = {str(item["name"]): self.images.get(str(item["image"])) for item in containers(spec)}
+                spec.require_right()
                 taken = self._take_ports(spec, published_ports(spec))
                 if progress:
                     progress("starting processes of this host, which are no containers")

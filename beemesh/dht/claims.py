@@ -65,6 +65,8 @@ class _Round:
     grants: dict[NodeId, Signed] = field(default_factory=dict)
     holder: NodeId | None = None
     held_ms: int = 0
+    overtaken: int = 0
+    """Replicas where another node holds the key by a greater fence."""
     abstained: int = 0
     silent: int = 0
     why: str = ""
@@ -274,6 +276,7 @@ class Claims:
         over = lease.released or verdict.ttl_ms <= 0
         if verdict.outcome == "conflict" and lease.holder != self._self_id and not over:
             current.holder = NodeId(lease.holder)
+            current.overtaken += lease.fence > current.lease.fence
             current.held_ms = max(current.held_ms, verdict.ttl_ms)
 
     # --- outcomes -------------------------------------------------------------------------------------------------
@@ -299,6 +302,9 @@ class Claims:
     def _failed(self, claim: _Claim, current: _Round, now: Now, *, late: bool = False) -> Effects:
         key = claim.wish.key
         if claim.phase == "held":
+            if current.overtaken >= majority(len(current.members)):
+                # Our clock stood still unnoticed (a hypervisor paused this machine), or theirs forgot us.
+                return [*self._forget(claim), Notify(LeaseLost(key, "another node holds it by a greater fence"))]
             return [Schedule(("claims", "renew", key), now.boot_s + RENEW_AGAIN_S)]
         if late:
             return self._deny(claim, current.why, None, UNREACHABLE_RETRY_S, now)

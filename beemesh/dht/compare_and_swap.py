@@ -36,6 +36,7 @@ from beemesh.scheduling.leases import (
     KEY_PREFIXES,
     LEASE_KEY_CHARS_MAX,
     LEASE_TTL_MAX_MS,
+    binds_for_s,
     lease_digest,
     open_lease,
 )
@@ -132,7 +133,7 @@ class LeaseReplica:
             if saved is None or lease is None:
                 self._history.distrust()
                 continue
-            ends = now.boot_s + lease.ttl_ms / 1000
+            ends = now.boot_s + binds_for_s(lease.key, lease.ttl_ms)
             self._leases[lease.key] = _Standing(lease, saved.lease, saved.fence_seen, ends)
 
     def start(self, now: Now) -> Effects:
@@ -197,7 +198,7 @@ class LeaseReplica:
             gone, _ = self._leases.popitem(last=False)
             effects.append(Erase(TABLE, gone.encode()))
         fence_seen = max(lease.fence, standing.fence_seen if standing else 0)
-        fresh = _Standing(lease, signed, fence_seen, now.boot_s + lease.ttl_ms / 1000)
+        fresh = _Standing(lease, signed, fence_seen, now.boot_s + binds_for_s(lease.key, lease.ttl_ms))
         self._leases[lease.key] = fresh
         self._leases.move_to_end(lease.key)
         if standing is None or not _needs_no_write(standing.lease, lease):

@@ -27,6 +27,9 @@ from beemesh.workloads.rollout import mark_of
 ORDER_S = 2.0
 """How long a node may take to answer an order to stop; the pod's end is heard of when it is listed no more."""
 
+DUPLICATE_GRACE_S = 5
+"""Seconds that a replica has to end when its twin stays: doubled ones are to be gone ten seconds after they meet."""
+
 POLL_BUSY_S = 0.5
 POLL_SETTLED_S = 10.0
 """How often those that run a workload are asked again, while it changes and when it is as wanted."""
@@ -151,7 +154,9 @@ class Acting:
         report, instead = action.report, action.instead
         if not hosted.may_stop(report, now.boot_s):
             return []
+        is_news = (report.node_id, report.task_id) not in hosted.stops
         hosted.stops[report.node_id, report.task_id] = now.boot_s
+        grace_s = DUPLICATE_GRACE_S if action.reason == "duplicate" else action.grace_s
         order = StopReplica(
             workload_id=report.workload_id,
             replica=report.replica,
@@ -162,12 +167,15 @@ class Acting:
             instead=instead.node_id if instead else None,
             instead_fence=instead.fence if instead else 0,
             instead_tentative=instead.tentative if instead else False,
-            **({} if action.grace_s is None else {"grace_s": action.grace_s}),
+            **({} if grace_s is None else {"grace_s": grace_s}),
             rollback_to=self._taken_back(hosted),
         )
         # Nobody waits for the answer: what counts is what the node lists when it is asked next.
         request = Request(self._new_request_id(), report.node_id, order, ORDER_S)
-        return [request, _count("stops_ordered", reason=action.reason)]
+        counts = [_count("stops_ordered", reason=action.reason)]
+        if is_news and action.reason == "duplicate":
+            counts.append(_count("duplicates"))
+        return [request, *counts]
 
     @staticmethod
     def _taken_back(hosted: Hosted) -> int:

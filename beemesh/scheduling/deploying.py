@@ -13,6 +13,7 @@ import msgspec
 from beemesh.custody.local_copies import LocalCopies
 from beemesh.effects import Cancel, Effects, JobFinished, Notify, Now, Run, Save, Schedule
 from beemesh.events import (
+    NOT_PERMITTED,
     DeployPod,
     LeaseDenied,
     LeaseGranted,
@@ -36,6 +37,8 @@ from beemesh.scheduling.telling import RETRYABLE, Teller
 from beemesh.secret import SecretBytes
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.observation import ReplicaReport
+
+RIGHT_ENDED = "the lease that lets it start ended before it did"
 
 
 class Deployer:
@@ -78,6 +81,7 @@ class Deployer:
             why = "; ".join(verdict)
             return [Notify(ReleaseLease(won.key)), self._tell.about_task("Cancelled", task, now, why)]
         deploying = Deploying(placement, won.key, won.proof, "queued", now.boot_s)
+        deploying.right.until(won.key, won.expires_boot_s)
         self._pods.deploying[placement.name] = deploying
         details = {"fence": str(won.fence), "tentative": str(won.proof.tentative).lower()}
         return [
@@ -137,11 +141,13 @@ class Deployer:
             ),
         ]
 
-    def opened(self, ref: str, plaintext: SecretBytes) -> Effects:
-        """The manifest is here, in memory."""
+    def opened(self, ref: str, plaintext: SecretBytes, now: Now) -> Effects:
+        """The manifest is here, in memory; it is of no use where a lease ended meanwhile (this machine slept)."""
         deploying = self._pods.by_task(ref)
         if deploying is None or deploying.step != "opening":
             return []
+        if deploying.right.has_ended(now.boot_s):
+            return self.cancel(deploying, RIGHT_ENDED, now)
         if restarts_alone(deploying.placement.task):
             deploying.plaintext = plaintext
         return [Cancel((self._room, "deadline", deploying.placement.name)), *self.deploy(deploying, plaintext)]
@@ -156,7 +162,7 @@ class Deployer:
         workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
         asks = workload.as_of(placement.task.revision) if workload else None
         labels = dict(asks.pod_labels) if asks else {}
-        job = DeployPod(placement.pod, placement.task, placement.fence, plaintext, labels)
+        job = DeployPod(placement.pod, placement.task, placement.fence, plaintext, labels, deploying.right)
         return [saved, Run(self._keeper.job_id("deploy", placement.name), job)]
 
     def denied(self, denied: ManifestDenied, now: Now) -> Effects:
@@ -165,7 +171,7 @@ class Deployer:
         if deploying is None or deploying.step != "opening":
             return []
         if denied.alone and (plaintext := self._copies.open_another(deploying.placement.task)) is not None:
-            return self.opened(denied.ref, plaintext)
+            return self.opened(denied.ref, plaintext, now)
         return self._fail(deploying, "ManifestDenied", "; ".join(denied.reasons), now, retryable=denied.retryable)
 
     def _deployed(self, deploying: Deploying, report: Any, now: Now) -> Effects:
@@ -211,6 +217,9 @@ class Deployer:
             ]
         if job.error:
             code, _, message = job.error.partition(": ")
+            if code == NOT_PERMITTED:
+                told = self._tell.about_task("Cancelled", deploying.placement.task, now, RIGHT_ENDED)
+                return [*self.drop(deploying, now), told]
             return self._fail(deploying, code, message or code, now)
         return self._deployed(deploying, job.result, now)
 
@@ -231,6 +240,7 @@ class Deployer:
             return self.cancel(deploying, f"its lease was lost: {event.reason}", now)
         if isinstance(event, LeaseGranted):
             deploying.proof = event.proof
+            deploying.right.until(event.key, event.expires_boot_s)
         return []
 
     def _fail(self, deploying: Deploying, code: str, message: str, now: Now, *, retryable: bool = False) -> Effects:
@@ -244,6 +254,7 @@ class Deployer:
     def cancel(self, deploying: Deploying, why: str, now: Now) -> Effects:
         """Give a deployment up. What the runtime is busy with is undone when it has finished."""
         told = self._tell.about_task("Cancelled", deploying.placement.task, now, why)
+        deploying.right.revoke()
         if deploying.step in ("deploying", "clearing"):
             deploying.step, deploying.why = "cancelled", why
             return [*self._give_up_placement(deploying), told]

@@ -117,7 +117,7 @@ class Executor:
             case LeaseGranted() | LeaseDenied() | LeaseLost():
                 return self._rights.lease(event, now)
             case ManifestOpened(ref=ref, plaintext=plaintext):
-                return self._deployer.opened(ref, plaintext)
+                return self._deployer.opened(ref, plaintext, now)
             case ManifestDenied():
                 return self._deployer.denied(event, now)
             case JobFinished(job_id=job_id):

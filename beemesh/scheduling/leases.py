@@ -37,6 +37,16 @@ def steward_key(workload_id: str) -> str:
     return f"steward/{workload_id}"
 
 
+RUN_LEASE_MARGIN_S = 2.0
+"""A replica that must not be doubled stops so long before its run lease ends, by its node's own clock; and for so long
+after it ended nobody else is granted it: time for a stop that takes a moment, and for clocks that differ in speed."""
+
+
+def binds_for_s(key: str, ttl_ms: int) -> float:
+    """How long after its receipt a grant keeps others away."""
+    return ttl_ms / 1000 + (RUN_LEASE_MARGIN_S if key.startswith("run/") else 0.0)
+
+
 def sign_lease(signer: Signer, lease: Lease) -> Signed:
     """The lease as its holder hands it out."""
     return sign_statement(signer, LEASE_KIND, lease)

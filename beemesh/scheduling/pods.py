@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
+from beemesh.events import StartRight
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
@@ -52,6 +53,8 @@ class Deploying:
     why: str = ""
     victims: tuple[str, ...] = ()
     """Pods that were evicted for it, by name."""
+    right: StartRight = field(default_factory=StartRight)
+    """What the runtime asks right before it starts anything."""
 
 
 def pod_of(task: Task) -> str:

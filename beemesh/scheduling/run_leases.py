@@ -8,7 +8,7 @@ import msgspec
 
 from beemesh.effects import Cancel, Effects, Erase, Notify, Now, Save, Schedule
 from beemesh.events import Claim, ReleaseLease
-from beemesh.scheduling.leases import run_key
+from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S, run_key
 from beemesh.scheduling.pods import Placement
 from beemesh.undecodable import decoded_rows
 
@@ -17,8 +17,6 @@ TABLE = "run_leases"
 
 RUN_LEASE_TTL_MS = 15_000
 RUN_LEASE_RENEW_MS = 5_000
-RUN_LEASE_MARGIN_S = 2.0
-"""A replica that must not be doubled stops so long before its run lease ends, by this node's own clock."""
 
 RUN_LEASE_WAIT_S = 20.0
 """How long a new holder waits for the former run lease to end: its time to live, the margin, and some."""
@@ -28,30 +26,51 @@ UNKNOWN_S = 1.0
 """A pod that was found without a word about its lease may run for so much longer: a claim is answered sooner."""
 
 
+class _Saved(msgspec.Struct, frozen=True, array_like=True):
+    """One row: until when a pod may run, and the fence of the lease that says so."""
+
+    ends_s: float
+    fence: int
+
+
 class RunLeases:
     """The run leases that this node holds or claims, and the pods they are for."""
 
     def __init__(self, room: str) -> None:
         self._room = room
         self._pods: dict[str, str] = {}
-        self._saved: dict[str, float] = {}
-        """Key → the end of the lease by which an earlier agent of this machine ran the pod."""
+        self._saved: dict[str, _Saved] = {}
+        """Key → the lease by which an earlier agent of this machine ran the pod."""
+        self._fences: dict[str, int] = {}
+        """Key → the fence by which the pod runs."""
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Take back until when what runs here may run."""
         self._saved = {
-            key.decode(errors="replace"): ends_s for key, ends_s in decoded_rows(rows, float) if ends_s is not None
+            key.decode(errors="replace"): saved for key, saved in decoded_rows(rows, _Saved) if saved is not None
         }
 
-    def granted(self, key: str, ends_s: float) -> Effects:
+    def granted(self, key: str, ends_s: float, fence: int) -> Effects:
         """The lease lasts until `ends_s` (our boot clock): stop in time, also if this agent does not live to see it."""
-        return [Save(TABLE, key.encode(), msgspec.msgpack.encode(ends_s)), self._stop_before(key, ends_s)]
+        self._fences[key] = fence
+        return [
+            Save(TABLE, key.encode(), msgspec.msgpack.encode(_Saved(ends_s, fence))),
+            self._stop_before(key, ends_s),
+        ]
+
+    def is_overtaken(self, key: str, fence: int) -> bool:
+        """Whether somebody was granted the key between the pod that runs here and this grant of ours: a claim anew
+        takes the next fence, so a greater step means that another node took one."""
+        runs_by = self._fences.get(key, 0)
+        return runs_by > 0 and fence > runs_by + 1
 
     def adopt(self, placement: Placement, now: Now) -> Effects:
         """A pod of an earlier agent runs here: it stops in time like any other, unless its lease is granted again."""
         claim = self.claim(placement)
         latest_s = now.boot_s + RUN_LEASE_TTL_MS / 1000  # what a former boot's clock said means nothing now
-        ends_s = min(self._saved.pop(claim.event.key, now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S), latest_s)
+        saved = self._saved.pop(claim.event.key, _Saved(now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S, 0))
+        self._fences[claim.event.key] = saved.fence
+        ends_s = min(saved.ends_s, latest_s)
         return [claim, self._stop_before(claim.event.key, ends_s)]
 
     def _stop_before(self, key: str, ends_s: float) -> Schedule:
@@ -84,6 +103,7 @@ class RunLeases:
         effects: Effects = []
         for key in keys:
             del self._pods[key]
+            self._fences.pop(key, None)
             effects += [
                 Cancel((self._room, "run-end", key)),
                 Cancel((self._room, "run-again", key)),

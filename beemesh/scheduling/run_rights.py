@@ -6,6 +6,7 @@ from __future__ import annotations
 from beemesh.effects import Effects, Now, Schedule
 from beemesh.events import LeaseDenied, LeaseGranted, LeaseLost
 from beemesh.scheduling.deploying import Deployer
+from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
 from beemesh.scheduling.pod_keeper import PodKeeper
 from beemesh.scheduling.pods import PodTable
 from beemesh.scheduling.run_leases import RunLeases
@@ -28,8 +29,12 @@ class RunRights:
             return self._deployer.lease(event, now)
         deploying = self._pods.deploying.get(name)
         match event:
-            case LeaseGranted(expires_boot_s=expires_s):
-                effects = self._run_leases.granted(event.key, expires_s)
+            case LeaseGranted(expires_boot_s=expires_s, fence=fence):
+                if deploying is None and self._run_leases.is_overtaken(event.key, fence):
+                    return self.lost(event.key, "somebody else held it since this pod was started", now)
+                effects = self._run_leases.granted(event.key, expires_s, fence)
+                if deploying is not None:
+                    deploying.right.until(event.key, expires_s - RUN_LEASE_MARGIN_S)
                 go_on = deploying is not None and deploying.step == "leasing"
                 return effects + (self._deployer.open_manifest(deploying, now) if deploying and go_on else [])
             case LeaseDenied(retry_after_s=retry_s):

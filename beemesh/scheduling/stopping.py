@@ -70,7 +70,8 @@ class Stopper:
         if against:
             return [Reply(token, StopAnswer(False, against)), _count("stops", result="refused")]
         stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
-        return [Reply(token, StopAnswer(accepted=True)), *stop]
+        kills = [_count("reconcile_kills", reason=order.reason)] if stop else []
+        return [Reply(token, StopAnswer(accepted=True)), *stop, *kills]
 
     def stopped(self, name: str, error: str, now: Now) -> Effects:
         """The runtime has ended a pod, or could not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,16 @@ async def test_concurrent_deployments(rig: Rig) -> None:
     refused = [result for result in results if isinstance(result, RuntimeFailure)]
     assert [result.reason for result in refused] == [FailureReason.POD_EXISTS]
     assert {status.pod_id for status in await rig.runtime.list()} == {f"many-1-{number}" for number in range(5)}
+
+
+async def test_nothing_starts_whose_right_to_start_has_ended(rig: Rig) -> None:
+    """It is asked after everything is prepared; then nothing of the pod is left, and its name is free."""
+    with pytest.raises(RuntimeFailure) as late:
+        await rig.runtime.deploy(replace(pod("late-1-0"), may_start=lambda: False))
+
+    assert late.value.reason is FailureReason.NOT_PERMITTED
+    assert await rig.runtime.list() == ()
+    await rig.runtime.deploy(pod("late-1-0"))
 
 
 async def test_invalid_specs_are_refused(rig: Rig) -> None:

@@ -124,6 +124,38 @@ def test_a_renewal_that_arrives_too_late_prolongs_nothing() -> None:
     assert any(isinstance(event, LeaseLost) and index == 0 for _, index, event in world.events)
 
 
+def test_a_holder_whose_clock_stood_still_is_told_at_its_next_renewal() -> None:
+    """A hypervisor pauses the machine, and its boot clock does not count that. Others hold the key when it wakes: the
+    first answers say so, long before its own clock would end the lease."""
+    world, key = world_of(5), "run/deployment/default/db/0"
+    world.event(0, Claim(key, 15_000, 5_000, task_id="t", workload_id="w"))
+    world.run_for(1)
+    world.pause(0, 40)
+    world.machines[0].boot_offset_s -= 40
+    world.run_for(20)
+    world.event(1, Claim(key, 15_000, 5_000, task_id="t", workload_id="w"))
+    world.run_for(26)
+
+    assert any(isinstance(event, LeaseGranted) and index == 1 for _, index, event in world.events)
+    lost = [event for _, index, event in world.events if isinstance(event, LeaseLost) and index == 0]
+    assert [event.reason for event in lost] == ["another node holds it by a greater fence"]
+
+
+@pytest.mark.parametrize(("prefix", "waits_s"), [("lease", 3.0), ("run", 5.0)])
+def test_a_run_lease_keeps_others_away_a_little_longer(prefix: str, waits_s: float) -> None:
+    """Its holder stops two seconds before its end; replicas grant the key to nobody else for two more after it."""
+    world, key = world_of(5), f"{prefix}/deployment/default/db/0"
+    world.event(0, Claim(key, 3_000, 60_000))
+    assert world.run_until(lambda: any(isinstance(event, LeaseGranted) for _, _, event in world.events), 1)
+    granted_s = world.now_s
+
+    while not any(isinstance(event, LeaseGranted) and index == 1 for _, index, event in world.events):
+        world.event(1, Claim(key, 3_000, 60_000))
+        world.run_for(0.1)
+
+    assert waits_s - 0.1 <= world.now_s - granted_s <= waits_s + 0.4
+
+
 def test_who_knows_an_old_version_asks_again_at_once_though_a_replica_is_dead() -> None:
     """The last holder died; the next claimant never heard of its lease. A majority's answers teach it, and it does not
     wait for the dead one's."""

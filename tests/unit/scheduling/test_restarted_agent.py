@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
 from beemesh.scheduling.pods import Placement
-from beemesh.scheduling.run_leases import RUN_LEASE_MARGIN_S, RUN_LEASE_TTL_MS
+from beemesh.scheduling.run_leases import RUN_LEASE_TTL_MS
 from beemesh.workloads.observation import ReplicaReport
 from tests.unit.scheduling.samples import workload
 from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode
@@ -64,7 +65,7 @@ def test_a_pod_goes_on_where_the_lease_is_granted_again() -> None:
 def test_a_lease_of_another_boot_is_not_believed() -> None:
     """A saved end from before the machine's own restart may lie hours ahead: it counts for one lease at most."""
     world, holder = begun()
-    holder.disk["run_leases"][RUN_KEY.encode()] = msgspec.msgpack.encode(world.now_s + 3600.0)
+    holder.disk["run_leases"][RUN_KEY.encode()] = msgspec.msgpack.encode([world.now_s + 3600.0, 1])
     holder.cut_from_leases = True
     restart(holder)
 

@@ -127,6 +127,11 @@ class FakeLeases:
         self.held[claim.key] = (node.node_id, self.world.now_s + claim.ttl_ms / 1000, fence)
         self._granted(node, claim, fence, renewed=True)
 
+    def proof(self, node: WorldNode, key: str, fence: int = 1) -> LeaseProof:
+        """What a holder shows."""
+        lease = Lease(key, node.node_id, "", fence, 3_000, 1, b"n")
+        return LeaseProof(sign_statement(node.crypto, LEASE_KIND, lease), ())
+
     def release(self, node: WorldNode, key: str) -> None:
         """Give up."""
         if self.held.get(key, (None,))[0] == node.node_id:
@@ -413,6 +418,10 @@ class World:
             call()
             self.watch()
         return self.now_s - start_s
+
+    def twin(self, report: ReplicaReport, node: WorldNode) -> ReplicaReport:
+        """The same replica on another node, under a lease of no majority."""
+        return msgspec.structs.replace(report, node_id=node.node_id, fence=report.fence - 1, task_id="twin")
 
     def records(self, prefix: str) -> list[tuple[Intent, Signed]]:
         """The winning records whose keys begin so."""

@@ -1,0 +1,165 @@
+"""The right to start and to run: leases are looked at before anything begins, and while it does."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from beemesh.effects import Effects, JobFinished, Notify, Now, Run
+from beemesh.events import (
+    NOT_PERMITTED,
+    DeployPod,
+    EmitEvent,
+    LeaseGranted,
+    LeaseLost,
+    ManifestOpened,
+    Observed,
+    ReleaseLease,
+    StopPod,
+    TaskWon,
+)
+from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S, lease_key, run_key
+from beemesh.scheduling.tasks import make_task
+from beemesh.scheduling.telling import RETRYABLE
+from beemesh.secret import SecretBytes
+from beemesh.workloads.reconciler import StartReplica
+from tests.unit.scheduling.samples import workload
+from tests.unit.scheduling.test_drain import settled
+from tests.unit.scheduling.world import World, WorldNode
+
+ID = "deployment/default/hello"
+
+
+class Winner:
+    """A node that has just won a task, whose steps are taken one by one."""
+
+    def __init__(self, *, tolerant: bool = True) -> None:
+        self.world = World(("one",))
+        wanted = workload(duplicate_tolerant=tolerant)
+        self.world.apply(wanted)
+        self.node: WorldNode = self.world.nodes["one"]
+        self.key = lease_key(ID, 0) if tolerant else run_key(ID, 0)
+        record = self.world.intents[f"workload/{ID}"]
+        self.task = make_task(wanted, record[1], StartReplica(1, 0), self.world.now.wall_ms, random.Random(1))
+        self.now_s = self.world.now_s
+        self.proof = self.world.leases.proof(self.node, lease_key(ID, 0))
+        self.tell(TaskWon(self.task, lease_key(ID, 0), self.proof, 1, self.now_s + 3.0))
+        if not tolerant:
+            self.granted(self.now_s + 15.0)
+
+    def tell(self, event: Any, after_s: float = 0.0) -> Effects:
+        """What the executor does about an event, some time later."""
+        self.now_s += after_s
+        return self.node.executor.handle(event, Now(self.now_s, self.world.now.wall_ms))
+
+    def granted(self, ends_s: float, fence: int = 1) -> Effects:
+        """The lease that lets it run is granted, or renewed."""
+        return self.tell(LeaseGranted(self.key, self.proof, fence, ends_s))
+
+    def opened(self, after_s: float = 0.0) -> Effects:
+        """Its manifest is open."""
+        return self.tell(ManifestOpened(self.task.task_id, SecretBytes(b"plain")), after_s)
+
+    def job(self) -> tuple[str, DeployPod]:
+        """The start that it asks the runtime for."""
+        (run,) = [each for each in self.opened() if isinstance(each, Run)]
+        assert isinstance(run.job, DeployPod)
+        return run.job_id, run.job
+
+
+def told(effects: Effects) -> list[tuple[str, bool]]:
+    """Status of each event that is published, and whether nobody is blamed."""
+    events = [each.event.event for each in effects if isinstance(each, Notify) and isinstance(each.event, EmitEvent)]
+    return [(event.status, RETRYABLE in event.details or event.status == "Cancelled") for event in events]
+
+
+@pytest.mark.parametrize("tolerant", [True, False])
+def test_what_was_opened_too_late_is_not_started(tolerant: bool) -> None:
+    """The machine slept while its manifest was fetched: the lease is over, whatever its timers have told yet."""
+    winner = Winner(tolerant=tolerant)
+    effects = winner.opened(after_s=20.0)
+
+    assert not any(isinstance(each, Run) for each in effects)
+    assert told(effects) == [("Cancelled", True)]
+    assert Notify(ReleaseLease(lease_key(ID, 0))) in effects
+
+
+def test_the_runtime_is_given_the_right_to_look_at() -> None:
+    """It lasts as long as the lease, grows with each renewal, and ends at once when the lease is lost."""
+    winner = Winner()
+    _, job = winner.job()
+    assert not job.right.has_ended(winner.now_s + 2.9)
+    assert job.right.has_ended(winner.now_s + 3.1)
+
+    winner.granted(winner.now_s + 4.0)
+    assert not job.right.has_ended(winner.now_s + 3.1)
+    winner.tell(LeaseLost(winner.key, "overtaken"))
+    assert job.right.has_ended(winner.now_s)
+
+
+def test_what_must_not_be_doubled_starts_only_within_its_run_lease() -> None:
+    """Two seconds before it ends the pod would have to stop again."""
+    winner = Winner(tolerant=False)
+    winner.tell(LeaseGranted(lease_key(ID, 0), winner.proof, 1, winner.now_s + 60.0))
+    _, job = winner.job()
+
+    assert not job.right.has_ended(winner.now_s + 12.9)
+    assert job.right.has_ended(winner.now_s + 15.0 - RUN_LEASE_MARGIN_S)
+
+
+def test_a_start_that_the_runtime_refused_is_nobodys_failure() -> None:
+    """The right ended while images came: everything is given back, and the next try does not count as another one."""
+    winner = Winner()
+    job_id, _ = winner.job()
+    effects = winner.tell(JobFinished(job_id, None, f"{NOT_PERMITTED}: its right to start has ended"))
+
+    assert told(effects) == [("Cancelled", True)]
+    assert Notify(ReleaseLease(winner.key)) in effects
+    assert winner.node.local.totals().cpu_m == 0
+
+
+def test_a_pod_stops_when_somebody_else_held_its_run_lease_meanwhile() -> None:
+    """A new agent claims again and takes the next fence; a greater step means another ran it in between."""
+    for fence, stops in ((2, False), (3, True)):
+        world = settled(workload(duplicate_tolerant=False))
+        holder = next(node for node in world.nodes.values() if node.runtime)
+        holder.crash()
+        world.leases.fences[run_key(ID, 0)] = fence - 1
+        world.leases.held.pop(run_key(ID, 0))
+        holder.boot()
+        world.run(0.5)
+
+        assert bool(holder.stopped) is stops
+
+
+def test_doubled_replicas_are_counted_and_end_quickly() -> None:
+    """The twin that goes has five seconds; steward and node both count it."""
+    world = settled(workload(replicas=1))
+    holder = next(node for node in world.nodes.values() if node.runtime)
+    other = next(node for node in world.nodes.values() if node is not holder)
+    for name, report in tuple(holder.runtime.items()):
+        other.runtime[name] = world.twin(report, other)
+    other.look()
+    world.run(30)
+
+    stopped = holder if holder.graces else other
+    assert len(world.pods()) == 1
+    assert stopped.graces == [5]
+    counted = [note for _, _, note in world.notes if isinstance(note, Observed)]
+    assert sum(note.metric == "scheduler_duplicates_total" for note in counted) == 1
+    kills = [note.labels for note in counted if note.metric == "scheduler_reconcile_kills_total"]
+    assert kills == [{"reason": "duplicate"}]
+
+
+def test_a_deleted_start_loses_its_right() -> None:
+    """An operator deletes the workload while its image comes: it is not even started."""
+    winner = Winner()
+    _, job = winner.job()
+    wanted = workload()
+    winner.world.delete(wanted)
+    winner.world.run(1)
+
+    assert job.right.has_ended(0.0)
+    assert not any(isinstance(each, StopPod) for _, _, each in winner.world.notes)
