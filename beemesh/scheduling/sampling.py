@@ -86,6 +86,9 @@ class Awards:
             if not of_node:
                 del self._by_node[gone[1]]
 
+    def __contains__(self, node_id: NodeId) -> bool:
+        return node_id in self._by_node
+
     def held(self, node_id: NodeId) -> tuple[int, int, int]:
         """CPU, memory and storage that a node was given lately."""
         cpu_m = mem_mb = storage_mb = 0
@@ -152,9 +155,10 @@ class Sampler:
 
     def _pick(self, task: Task, drawn: list[NodeId]) -> list[NodeId]:
         """Most by their looks, the rest in the order in which they were drawn."""
-        looks = sorted(drawn, key=lambda node_id: self._looks(task, node_id), reverse=True)
+        looks = self._looks(task, drawn)
+        best_first = sorted(drawn, key=looks.__getitem__, reverse=True)
         chosen: dict[NodeId, None] = {}
-        for candidates, wanted in ((looks, ASKED - ASKED_AT_RANDOM), (drawn, ASKED)):
+        for candidates, wanted in ((best_first, ASKED - ASKED_AT_RANDOM), (drawn, ASKED)):
             for node_id in candidates:
                 if len(chosen) >= wanted:
                     break
@@ -162,26 +166,36 @@ class Sampler:
                     chosen[node_id] = None
         return list(chosen)
 
-    def _looks(self, task: Task, node_id: NodeId) -> float:
-        """How good a node looks from afar, to sort by: free shares and load; behind them what runs a sibling or failed
+    def _looks(self, task: Task, drawn: list[NodeId]) -> dict[NodeId, float]:
+        """How good nodes look from afar, to sort by: free shares and load; behind them what runs a sibling or failed
         before, then what seems full or cordoned, then what nobody has heard of."""
-        summary = self._view.summary(node_id)
-        if summary is None:
-            return -4.0
-        if summary.cordoned or summary.cpu_m_total <= 0 or summary.mem_mb_total <= 0:
-            return -3.0
-        cpu_m, mem_mb = summary.cpu_m_reserved + task.reqs.cpu_m, task.reqs.mem_mb
-        if self.awards.held(node_id) != _NOTHING:
-            cpu_held, mem_held, _ = self.awards.held(node_id)
-            cpu_m, mem_mb = cpu_m + cpu_held, mem_mb + mem_held
-        cpu = (summary.cpu_m_total - cpu_m) / summary.cpu_m_total
-        mem = min(summary.mem_mb_free, summary.mem_mb_total - summary.mem_mb_reserved) - mem_mb
-        if cpu < 0 or mem < 0:
-            return -2.0
-        fit = (min(cpu, 1.0 - summary.cpu_load / 2) + mem / summary.mem_mb_total) / 2
-        looks = self._weights.fit * fit - self._weights.qos * summary.cpu_load
-        behind = node_id in task.avoid or node_id in task.failed or self.awards.siblings(node_id, task)
-        return looks - 1.0 if behind else looks
+        looks: dict[NodeId, float] = {}
+        summary_of, awards, reqs = self._view.summary, self.awards, task.reqs
+        fit_weight, load_weight = self._weights.fit / 2, self._weights.qos
+        behind = {*task.avoid, *task.failed}
+        for node_id in drawn:
+            summary = summary_of(node_id)
+            if summary is None:
+                looks[node_id] = -4.0
+                continue
+            cpu_m, mem_mb, load = summary.cpu_m_total, summary.mem_mb_total, summary.cpu_load
+            if summary.cordoned or cpu_m <= 0 or mem_mb <= 0:
+                looks[node_id] = -3.0
+                continue
+            cpu_left = cpu_m - summary.cpu_m_reserved - reqs.cpu_m
+            mem_left = mem_mb - summary.mem_mb_reserved - reqs.mem_mb
+            mem_left = min(mem_left, summary.mem_mb_free - reqs.mem_mb)
+            crowd = node_id in behind
+            if node_id in awards:
+                cpu_held, mem_held, _ = awards.held(node_id)
+                cpu_left, mem_left = cpu_left - cpu_held, mem_left - mem_held
+                crowd = crowd or awards.siblings(node_id, task) > 0
+            if cpu_left < 0 or mem_left < 0:
+                looks[node_id] = -2.0
+                continue
+            fit = min(cpu_left / cpu_m, 1.0 - load / 2) + mem_left / mem_mb
+            looks[node_id] = fit_weight * fit - load_weight * load - (1.0 if crowd else 0.0)
+        return looks
 
     def _all_fitting(self, constraints: Constraints) -> tuple[NodeId, ...]:
         """Every member whose card satisfies the constraints."""
@@ -223,4 +237,3 @@ def _shuffled(task_id: str, population: Iterable[NodeId]) -> list[NodeId]:
 
 
 _ANYWHERE = Constraints()
-_NOTHING = (0, 0, 0)
