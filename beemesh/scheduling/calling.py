@@ -263,7 +263,8 @@ class Caller:
         enough = max(believed.values()) * (1.0 - NEARLY)
         salt = call.task.task_id.encode()
         equal = [node_id for node_id, score in believed.items() if score >= enough]
-        return min(equal, key=lambda node_id: hashlib.blake2b(salt + node_id, digest_size=8).digest())
+        # Another hash than the one that candidates are drawn by: else the first drawn would always win.
+        return min(equal, key=lambda node_id: hashlib.blake2b(salt + node_id, person=b"award", digest_size=8).digest())
 
     def _unplaced(self, call: _Call) -> Effects:
         """Nobody takes it: tell whom it concerns, when there is more to say than before."""

@@ -35,9 +35,9 @@ ASKED = 8
 ASKED_AT_RANDOM = 2
 """Of those, drawn without a look at their load: a summary may be stale, or flatter its author."""
 
-LOOKED_AT_PER_DOUBLING = 16
-"""Nodes whose summaries are compared for each doubling of the mesh: the best of 160 of 1,000 is among the best 2 % in
-96 of 100 cases."""
+LOOKED_AT_PER_DOUBLING = 24
+"""Nodes whose summaries are compared for each doubling of the mesh: the best of 240 of 1,000 is among the best 2 % in
+99 of 100 cases, and to look at them takes a quarter of a millisecond."""
 
 FITTING_KEPT = 64
 """Lists of the members that some constraints allow, the latest: a workload's replicas follow each other."""
@@ -217,10 +217,10 @@ class Sampler:
 
 
 def draw(task_id: str, population: tuple[NodeId, ...], number: int) -> list[NodeId]:
-    """About `number` different members of `population`, by the hash of the task's ID: the same for whoever asks."""
+    """At most `number`, and nearly as many, different members of `population`, by the hash of the task's ID: the same for whoever asks."""
     size = len(population)
-    if size <= number:
-        return _shuffled(task_id, population)
+    if size <= 2 * number:
+        return _shuffled(task_id, population)[:number]
     stream = struct.unpack(f"<{number}I", hashlib.shake_128(task_id.encode()).digest(4 * number))
     return list(dict.fromkeys(population[value % size] for value in stream))
 
