@@ -118,6 +118,8 @@ class LeaseReplica:
         self._history = KeeperHistory(self_id, roster)
         self._leases: OrderedDict[str, _Standing] = OrderedDict()
         self._rates = Rates(SWAPS_PER_S, SWAPS_BURST)
+        self._asked_for: tuple[str, int, tuple[NodeId, ...]] = ("", -1, ())
+        """The last key whose k-set was asked for, the roster's version then, and the set."""
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back saved grants, each for one more TTL, and the rosters they were given under. Where the disk garbled
@@ -174,7 +176,7 @@ class LeaseReplica:
         problem = self._problem(sender, lease, swap, now)
         if problem:
             return self._refuse(token, swap.lease, lease.key, problem, now)
-        members = k_set(self._roster, lease.key)
+        members = self._members(lease.key)
         if self._self_id not in members or kset_hash(members) != swap.kset_hash:
             verdict = self._verdict(swap.lease, lease.key, "wrong_set", now)
             return [self._answer(token, verdict, None, self._cards(members))]
@@ -255,6 +257,12 @@ class LeaseReplica:
         oldest = next(iter(self._leases.values()))
         return not oldest.runs(now.boot_s)
 
+    def _members(self, key: str) -> tuple[NodeId, ...]:
+        """The k-set of a key; a vote asks for it several times."""
+        if self._asked_for[:2] != (key, self._roster.version):
+            self._asked_for = (key, self._roster.version, k_set(self._roster, key))
+        return self._asked_for[2]
+
     def _cards(self, members: tuple[NodeId, ...]) -> tuple[Signed, ...]:
         cards = [self._roster.member(node_id) for node_id in members[:MEMBERSHIPS_PER_ANSWER]]
         found = [self._record_for(node_key(card.name)) for card in cards if card]
@@ -273,7 +281,7 @@ class LeaseReplica:
             lease_digest=lease_digest(signed),
             outcome=outcome,
             replica=self._self_id,
-            kset_hash=kset_hash(k_set(self._roster, key)) if key else Digest(b""),
+            kset_hash=kset_hash(self._members(key)) if key else Digest(b""),
             fence_seen=standing.fence_seen if standing else 0,
             answered_ms=now.wall_ms,
             ttl_ms=ttl_ms,

@@ -217,7 +217,7 @@ class Sampler:
 
 
 def draw(task_id: str, population: tuple[NodeId, ...], number: int) -> list[NodeId]:
-    """At most `number`, and nearly as many, different members of `population`, by the hash of the task's ID: the same for whoever asks."""
+    """At most `number`, and nearly as many, different members of `population`, by the hash of the task's ID."""
     size = len(population)
     if size <= 2 * number:
         return _shuffled(task_id, population)[:number]
