@@ -152,8 +152,8 @@ BUGS = (
         "wall-clock-lease",
         "a replica counts a lease by the wall clock",
         "beemesh/dht/compare_and_swap.py",
-        "fresh = _Standing(lease, signed, fence_seen, now.boot_s + lease.ttl_ms / 1000)",
-        "fresh = _Standing(lease, signed, fence_seen, now.wall_ms / 1000 + lease.ttl_ms / 1000)",
+        "fence_seen, now.boot_s + binds_for_s(lease.key, lease.ttl_ms))",
+        "fence_seen, now.wall_ms / 1000 + binds_for_s(lease.key, lease.ttl_ms))",
     ),
     Bug(
         "long-belief",
@@ -294,8 +294,8 @@ BUGS = (
         "short-grant",
         "a replica counts a lease for half as long as its holder",
         "beemesh/dht/compare_and_swap.py",
-        "fresh = _Standing(lease, signed, fence_seen, now.boot_s + lease.ttl_ms / 1000)",
-        "fresh = _Standing(lease, signed, fence_seen, now.boot_s + lease.ttl_ms / 2000)",
+        "fence_seen, now.boot_s + binds_for_s(lease.key, lease.ttl_ms))",
+        "fence_seen, now.boot_s + lease.ttl_ms / 2000)",
         "scheduling",
     ),
     Bug(
