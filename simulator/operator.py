@@ -13,7 +13,7 @@ from beemesh.events import PutIntent, Submit
 from beemesh.identity.grants import Grant
 from beemesh.identity.signing import decode_body
 from beemesh.ids import OperatorId, digest_of
-from beemesh.intents.record import Intent, operator_key, workload_key
+from beemesh.intents.record import Cordon, Intent, cordon_key, operator_key, workload_key
 from beemesh.workloads.record import Requirements, Workload
 from beemesh.workloads.revising import with_revision
 from simulator.world import MESH, YEAR_MS, World
@@ -96,6 +96,18 @@ def revise(
     body = change(msgspec.msgpack.decode(found[0].body, type=Workload))
     record = world.sign(world.operator, "workload", key, body, found[0].seq + 1)
     return decode_body(record, Intent), Submit(token, record)
+
+
+def order_node(world: World, index: int, cordon: Cordon) -> None:
+    """Cordon, drain or uncordon a node by a record that is put at another one; raises `BeemeshError` when that one
+    cannot be asked."""
+    machine = world.machines[index]
+    if machine.composition is None or machine.paused_until_s > world.now_s:
+        raise Unavailable(f"{machine.spec.name} does not answer")
+    key = cordon_key(cordon.node)
+    found = machine.composition.intents.get(key)
+    seq = found[0].seq + 1 if found is not None else 1
+    world.event(index, PutIntent(world.sign(world.operator, "cordon", key, cordon, seq)))
 
 
 def withdraw(world: World, index: int, workload_id: str) -> None:

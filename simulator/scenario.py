@@ -61,18 +61,19 @@ class Scenario:
     """Machines that do not run in the beginning."""
 
 
-FAULTS = ("kill", "crash", "wipe", "pause", "cut", "cut-one-way", "loss", "slow", "skew")
+FAULTS = ("kill", "crash", "wipe", "pause", "cut", "cut-one-way", "loss", "slow", "skew", "drain")
 """Actions after which it is told how long the mesh took to notice and to recover."""
 
-_WHO = ("kill", "crash", "wipe", "start", "leave", "pause")
+_WHO = ("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon")
 _OPTIONS = {
     "apply": {"replicas", "cpu", "memory", "via", "once"},
     "delete": {"via"},
     "skew": {"by"},
     "slow": {"by"},
     "loss": {"share"},
+    "drain": {"force"},
 }
-EXPECTATIONS = ("running", "alive", "dead", "agree", "single", "never-doubled", "refused")
+EXPECTATIONS = ("running", "alive", "dead", "agree", "single", "never-doubled", "refused", "empty", "never-below")
 
 
 def parse(text: str, file: str = "") -> Scenario:

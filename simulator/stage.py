@@ -12,11 +12,12 @@ import msgspec
 
 from beemesh.errors import BeemeshError, InvalidInput, Problem
 from beemesh.events import LeaseGranted, LeaveMesh, Submitted
+from beemesh.intents.record import Cordon, Drain
 from beemesh.workloads.quantities import mebibytes, millicores
 from beemesh.workloads.record import Workload
 from simulator.crypto import FakeCrypto, Keys
 from simulator.observer import Detection, Observer, Sample, WorkStory, short
-from simulator.operator import deployment, grant_operator, submission, withdraw
+from simulator.operator import deployment, grant_operator, order_node, submission, withdraw
 from simulator.panel import Panel, always
 from simulator.scenario import FAULTS, Scenario, Step, seconds, share
 from simulator.spec import MachineSpec, choose
@@ -188,6 +189,8 @@ class Stage:
             case "pause":
                 for index in who:
                     self.world.pause(index, step.lasts_s)
+            case "drain" | "uncordon":
+                self._order(number, step, who)
             case "cut" | "cut-one-way":
                 self._cut(step, who, others)
             case "expect":
@@ -250,6 +253,16 @@ class Stage:
             act()
 
         self.world.at(self.world.now_s + in_s, then)
+
+    def _order(self, number: int, step: Step, who: Sequence[int]) -> None:
+        """What an operator orders about machines; the drain counts as a fault that nothing may suffer from."""
+        drain = Drain(force=step.options.get("force", "no") == "yes") if step.action == "drain" else None
+        for index in who:
+            cordon = Cordon(self._specs[index].name, drain is not None, drain=drain)
+            try:
+                order_node(self.world, self._via(number, step), cordon)
+            except BeemeshError as error:
+                self._tell(f"{cordon.node} cannot be ordered about: {error.message}")
 
     # --- workloads ----------------------------------------------------------------------------------------------------
 
@@ -338,6 +351,11 @@ class Stage:
             case "single":
                 stories = self.observer.stories.items()
                 return [f"{short(key)} runs twice" for key, story in stories if len(story.where) > story.running]
+            case "empty":
+                named = {self._specs[each.index].name: each.pods for each in self.world.machines}
+                return [f"{name} runs {len(named[name])}" for name in words.split() if named.get(name)]
+            case "never-below":
+                return [text for word in words.split() if (text := self._lower_than(word))]
             case "never-doubled":
                 return [f"{short(key)} ran twice" for key, story in self.observer.stories.items() if story.doubled]
             case _:
@@ -349,8 +367,18 @@ class Stage:
         running = found[0].running if found else 0
         return "" if str(running) == wanted else f"{running} of {name} run"
 
+    def _lower_than(self, word: str) -> str:
+        """Whether fewer than so many ran at any moment since the first fault."""
+        name, _, least = word.partition("=")
+        found = [story for key, story in self.observer.stories.items() if key.rpartition("/")[2] == name]
+        lowest = found[0].lowest if found else 0
+        return f"{lowest} of {name} ran at the worst of times" if lowest < int(least) else ""
 
-_ACTORS_WITH_WHO = ("kill", "crash", "wipe", "start", "leave", "pause", "cut", "cut-one-way", "skew", "slow")
+
+_ACTORS_WITH_WHO = (
+    *("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon"),
+    *("cut", "cut-one-way", "skew", "slow"),
+)
 
 
 def _quicken(slow: dict[int, float], who: Sequence[int]) -> None:
