@@ -45,6 +45,7 @@ from beemesh.scheduling.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TOPIC_EVENTS
+from beemesh.scheduling.quotas import Policies
 from beemesh.scheduling.steward import Steward
 from beemesh.scheduling.taskbook import TaskBook
 from beemesh.scheduling.upkeep import Upkeep
@@ -186,13 +187,14 @@ def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
     def check_intent(signed: Signed) -> Intent:
         return verify_intent(crypto, roster, signed)
 
+    policies = Policies(shared.intents.items)
     return (
         Announcer(),
         LeaseReplica(self_id, roster, crypto, intent_for),
         Claims(self_id, roster, crypto, randomness, new_request_id),
         Custodian(self_id, roster, view, crypto, randomness, check_intent, intent_for),
         Opener(self_id, roster, view, crypto, intent_for, new_request_id),
-        Submission(self_id, roster, view, randomness, check_intent, intent_for, new_request_id),
+        Submission(self_id, roster, view, randomness, check_intent, intent_for, new_request_id, policies.objection),
     )
 
 

@@ -30,10 +30,8 @@ from beemesh.custody.sealing import (
 from beemesh.errors import BeemeshError, Conflict, Unavailable, Unreachable, Untrusted
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, short
-from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, budget_key, object_key, workload_key
+from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, object_key, workload_key
 from beemesh.membership.roster import Roster
-from beemesh.workloads.budget_rules import budget_of
-from beemesh.workloads.budgets import Budget
 from beemesh.workloads.fingerprint import canonical, fingerprint
 from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS, ManifestObject, ObjectKey
 from beemesh.workloads.record import SealedObject, Workload
@@ -43,6 +41,7 @@ from beemesh.workloads.rollout_report import line_of, report_of
 from beemesh.workloads.settings import CHANGE_CAUSE
 from beemesh.workloads.strategies import for_replicas
 from beemeshctl.client import BEEMESH, Client
+from beemeshctl.policies import POLICIES, Priorities
 from beemeshctl.workload_identity import WorkloadIssuer, WorkRoot
 
 Verb = Literal["created", "configured", "unchanged", "deleted"]
@@ -53,6 +52,8 @@ GROUPS = {
     "ConfigMap": "configmap",
     "Secret": "secret",
     "PodDisruptionBudget": "poddisruptionbudget.policy",
+    "ResourceQuota": "resourcequota",
+    "PriorityClass": "priorityclass.scheduling.k8s.io",
 }
 """How kubectl names kinds in its messages."""
 
@@ -121,9 +122,11 @@ class Planner:
         self._managed_by = managed_by
         self._fingerprint_key = client.home.fingerprint_key()
         self._work_root: WorkRoot | None = None
+        self._priorities = Priorities(mesh.standing(key) for key in mesh.intents if key.startswith("priority/"))
 
     def workload(self, wanted: ResolvedWorkload) -> Change:
         """What becomes of a workload."""
+        wanted = self._priorities.ranked(wanted)
         key = workload_key(f"{wanted.kind.lower()}/{wanted.namespace}/{wanted.name}")
         intent = self._mesh.standing(key)
         before = msgspec.msgpack.decode(intent.body, type=Workload) if intent is not None else None
@@ -231,20 +234,22 @@ class Planner:
             fields=("data",) if before is not None else (),
         )
 
-    def budget(self, item: ManifestObject) -> Change:
-        """What becomes of a disruption budget. It holds no secret: members read it, and nothing is sealed."""
-        key = budget_key(item.namespace, item.name)
+    def policy(self, item: ManifestObject) -> Change:
+        """What becomes of a budget, a quota or a priority class. Nothing of it is secret: members read it."""
+        kind = POLICIES[item.kind]
+        key = kind.key(item.namespace, item.name)
         intent = self._mesh.standing(key)
-        before = msgspec.msgpack.decode(intent.body, type=Budget) if intent is not None else None
+        before: Any = msgspec.msgpack.decode(intent.body, type=kind.body) if intent is not None else None
         created_ms = before.created_ms if before is not None else _now_ms()
         managed_by = self._managed_by or (before.managed_by if before is not None else "")
-        body = budget_of(item, created_ms=created_ms, managed_by=managed_by)
+        body = kind.record(item, created_ms=created_ms, managed_by=managed_by)
         place = (item.kind, item.namespace, item.name)
+        self._priorities.note(body)
         if body == before:
             return Change(*place, "unchanged", key)
         verb: Verb = "configured" if before is not None else "created"
         fields = ("spec",) if before is not None else ()
-        return Change(*place, verb, key, record=self._sign("budget", key, body), fields=fields)
+        return Change(*place, verb, key, record=self._sign(kind.intent, key, body), fields=fields)
 
     def removal(self, kind: str, namespace: str, name: str) -> Change | None:
         """The tombstone of an object, or None when there is no such object."""
@@ -311,7 +316,7 @@ def key_of(kind: str, namespace: str, name: str) -> str:
     if kind in CONFIG_KINDS:
         return object_key(kind, namespace, name)
     if kind in POLICY_KINDS:
-        return budget_key(namespace, name)
+        return POLICIES[kind].key(namespace, name)
     return workload_key(f"{kind.lower()}/{namespace}/{name}")
 
 

@@ -36,6 +36,8 @@ TYPES = {
     "configmaps": ("ConfigMap", "/api/v1", True, ("configmap", "cm")),
     "secrets": ("Secret", "/api/v1", True, ("secret",)),
     "poddisruptionbudgets": ("PodDisruptionBudget", "/apis/policy/v1", True, ("poddisruptionbudget", "pdb")),
+    "resourcequotas": ("ResourceQuota", "/api/v1", True, ("resourcequota", "quota", "quotas")),
+    "priorityclasses": ("PriorityClass", "/apis/scheduling.k8s.io/v1", False, ("priorityclass", "pc")),
     "events": ("Event", "/api/v1", True, ("event", "ev")),
     "tasks": ("Task", "/apis/beemesh.io/v1alpha1", True, ("task",)),
 }

@@ -16,6 +16,7 @@ GAP = "  "
 KIND_NAMES = {
     "Deployment": "deployment.apps",
     "PodDisruptionBudget": "poddisruptionbudget.policy",
+    "PriorityClass": "priorityclass.scheduling.k8s.io",
     "Task": "task.beemesh.io",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from beemesh.errors import InvalidInput
-from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS
+from beemesh.workloads.objects import CONFIG_KINDS, in_order
 from beemesh.workloads.resolve import needed_objects, resolve
 from beemeshctl.applying import Change, Mesh, Planner, read_back
 from beemeshctl.client import Client
@@ -27,5 +27,5 @@ def plan_changes(
         raise InvalidInput("these manifests cannot be resolved; nothing was changed", problems=problems)
     planner = Planner(client, mesh, managed_by=managed_by)
     configs = [planner.config(item) for item in manifests.objects if item.kind in CONFIG_KINDS]
-    budgets = [planner.budget(item) for item in manifests.objects if item.kind in POLICY_KINDS]
-    return configs + budgets + [planner.workload(workload) for workload in resolution.workloads]
+    policies = [planner.policy(item) for item in in_order(manifests.objects)]
+    return configs + policies + [planner.workload(workload) for workload in resolution.workloads]

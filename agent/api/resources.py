@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from agent.api.seam import Backend, Json
-from beemesh.workloads import kube_budgets, kubedeployment, kubeshape
+from beemesh.workloads import kube_budgets, kube_policies, kubedeployment, kubeshape
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.kube_endpoints import endpoints
+from beemesh.workloads.policies import SYSTEM_CLASSES, PriorityClass, Quota
 from beemesh.workloads.record import Workload
 
 BEEMESH_GROUP = "beemesh.io/v1alpha1"
@@ -84,6 +85,21 @@ async def _budgets(api: Backend, namespace: str) -> list[Json]:
     ]
 
 
+async def _quotas(api: Backend, namespace: str) -> list[Json]:
+    workloads = [body for _, body in api.mesh.workloads(namespace)]
+    return [
+        kube_policies.quota(body, intent.seq, workloads)
+        for intent, body in api.mesh.records("quota/", "quota", Quota)
+        if not namespace or body.namespace == namespace
+    ]
+
+
+async def _priority_classes(api: Backend, _namespace: str) -> list[Json]:
+    found = api.mesh.records("priority/", "priority", PriorityClass)
+    own = [kube_policies.priority_class(body, 0) for body in SYSTEM_CLASSES.values()]
+    return [kube_policies.priority_class(body, intent.seq) for intent, body in found] + own
+
+
 async def _events(api: Backend, namespace: str) -> list[Json]:
     return [kubeshape.event(view) for view in api.mesh.events(namespace)[-EVENTS_LISTED_MAX:]]
 
@@ -101,5 +117,9 @@ RESOURCES = (
     Resource("v1", "events", "Event", _events, short=("ev",)),
     Resource("apps/v1", "deployments", "Deployment", _deployments, short=("deploy",)),
     Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", _budgets, short=("pdb",)),
+    Resource("v1", "resourcequotas", "ResourceQuota", _quotas, short=("quota",)),
+    Resource(
+        "scheduling.k8s.io/v1", "priorityclasses", "PriorityClass", _priority_classes, namespaced=False, short=("pc",)
+    ),
     Resource(BEEMESH_GROUP, "tasks", "Task", _tasks, is_named_anywhere=True, tells=False),
 )

@@ -65,7 +65,9 @@ class Submission:
         check_intent: Callable[[Signed], Intent],
         intent_for: Callable[[str], tuple[Intent, Signed] | None],
         new_request_id: Callable[[], int],
+        objection: Callable[[Intent, Intent | None], str],
     ) -> None:
+        """`objection` tells why policy refuses a record in the place of what stands; empty when it does not."""
         self._self_id = self_id
         self._roster = roster
         self._view = view
@@ -73,6 +75,7 @@ class Submission:
         self._check_intent = check_intent
         self._intent_for = intent_for
         self._new_request_id = new_request_id
+        self._objection = objection
         self._open: dict[int, _Submission] = {}
         self._questions: dict[int, _Submission] = {}
         self._puts: dict[int, _Submission] = {}
@@ -110,6 +113,10 @@ class Submission:
         conflict = self._conflict(intent, command.record)
         if conflict:
             return [Notify(Submitted(command.token, False, conflict, conflict=True))]
+        found = self._intent_for(intent.key)
+        against = self._objection(intent, found[0] if found else None)
+        if against:
+            return [Notify(Submitted(command.token, False, against))]
         submission = _Submission(command, intent)
         self._open[command.token] = submission
         effects: Effects = [Schedule(("submission", "deadline", command.token), now.boot_s + DEADLINE_S)]

@@ -22,18 +22,24 @@ from beemesh.intents.record import (
     node_key,
     object_key,
     operator_key,
+    priority_key,
+    quota_key,
     revoked_key,
     workload_key,
 )
 from beemesh.membership.roster import Roster
 from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.budgets import Budget
+from beemesh.workloads.policies import PriorityClass, Quota
 from beemesh.workloads.record import SealedObject, Workload
 
 NUMBER_MAX = 1 << 53
 """Largest epoch and seq: what JSON readers can hold, and far beyond any history."""
 
 KEY_CHARS_MAX = 512
+
+ADMIN_KEYS = ("quota/", "priority/")
+"""Where only admins write, tombstones too: a quota is for those whom it bounds, a priority touches every namespace."""
 
 REVOKED = "revoked/"
 """Where revocations stand: they win over everything, for ever."""
@@ -83,7 +89,7 @@ def _grant(roster: Roster, intent: Intent) -> Grant:
 
 
 def _check_right(grant: Grant, intent: Intent) -> None:
-    if intent.kind in ("cordon", "ring"):
+    if intent.kind in ("cordon", "ring") or intent.key.startswith(ADMIN_KEYS):
         if grant.role != "admin":
             raise Untrusted(f"{intent.key}: operator {grant.name} is no admin")
         return
@@ -93,9 +99,9 @@ def _check_right(grant: Grant, intent: Intent) -> None:
 
 
 def namespace_of(key: str) -> str:
-    """The namespace in the key of a workload, object or budget (or of their tombstones); empty for other keys."""
+    """The namespace in the key of a workload, object, budget or quota, or of a tombstone of one; else empty."""
     parts = key.split("/")
-    return parts[2] if len(parts) == 4 and parts[0] in ("workload", "object", "budget") and all(parts) else ""
+    return parts[2] if len(parts) == 4 and parts[0] in ("workload", "object", "budget", "quota") and all(parts) else ""
 
 
 def check_key(intent: Intent) -> None:
@@ -127,6 +133,12 @@ def _own_key(intent: Intent) -> str:
         case "budget":
             budget = msgspec.msgpack.decode(intent.body, type=Budget)
             return budget_key(budget.namespace, budget.name) if budget.is_sound() else ""
+        case "quota":
+            quota = msgspec.msgpack.decode(intent.body, type=Quota)
+            return quota_key(quota.namespace, quota.name) if quota.is_sound() else ""
+        case "priority":
+            priority = msgspec.msgpack.decode(intent.body, type=PriorityClass)
+            return priority_key(priority.name) if priority.is_sound() else ""
         case "cordon":
             cordon = msgspec.msgpack.decode(intent.body, type=Cordon)
             return cordon_key(cordon.node) if len(cordon.moves) <= MOVES_MAX else ""

@@ -16,7 +16,19 @@ from beemesh.ids import to_text
 
 SIGNED_KIND = "intent"
 
-IntentKind = Literal["membership", "grant", "revocation", "workload", "object", "tombstone", "cordon", "ring", "budget"]
+IntentKind = Literal[
+    "membership",
+    "grant",
+    "revocation",
+    "workload",
+    "object",
+    "tombstone",
+    "cordon",
+    "ring",
+    "budget",
+    "quota",
+    "priority",
+]
 
 CA_KINDS: frozenset[str] = frozenset({"membership", "grant", "revocation"})
 """Kinds that only the mesh CA may sign; an operator with a fitting grant signs all others."""
@@ -28,8 +40,9 @@ RECORD_BYTES_MAX = 64 * 1024
 class Intent(msgspec.Struct, frozen=True, omit_defaults=True):
     """The signed content. `key` is `<map>/<name>`: `node/<name>`, `operator/<name>`, `revoked/<subject>/<id>`,
     `workload/<workload id>`, `object/<kind>/<namespace>/<name>`, `budget/poddisruptionbudget/<namespace>/<name>`,
-    `cordon/<node>`. A tombstone carries the key of what it removes, so it competes with it by `(epoch, seq)`. `body` is
-    the msgpack of the struct that the kind implies."""
+    `quota/resourcequota/<namespace>/<name>`, `priority/priorityclass/<name>`, `cordon/<node>`. A tombstone carries the
+    key of what it removes, so it competes with it by `(epoch, seq)`. `body` is the msgpack of the struct that the kind
+    implies."""
 
     mesh: str
     kind: IntentKind
@@ -124,6 +137,16 @@ def workload_key(workload_id: str) -> str:
 def object_key(kind: str, namespace: str, name: str) -> str:
     """Map key of a sealed ConfigMap or Secret and of its tombstone."""
     return f"object/{kind.lower()}/{namespace}/{name}"
+
+
+def quota_key(namespace: str, name: str) -> str:
+    """Map key of a ResourceQuota and of its tombstone."""
+    return f"quota/resourcequota/{namespace}/{name}"
+
+
+def priority_key(name: str) -> str:
+    """Map key of a PriorityClass and of its tombstone."""
+    return f"priority/priorityclass/{name}"
 
 
 def budget_key(namespace: str, name: str) -> str:

@@ -79,8 +79,11 @@ class Acting:
         wake_s = now.boot_s + (POLL_SETTLED_S if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*arranged.actions, *steps)
+        most, over_quota = self._upkeep.policies.allowed(hosted.workload) if hosted.workload else (0, "")
         for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id)):
             match action:
+                case StartReplica(replica=replica) if over_quota and replica >= most:
+                    effects += self._over_quota(hosted, action, over_quota, now)
                 case StartReplica() if self._may_begin(hosted, action, now):
                     effects += self._publish(hosted, action, now)
                 case StopReplicaAction():
@@ -183,6 +186,13 @@ class Acting:
         workload = hosted.workload
         target = hosted.rollout.target(workload) if workload else 0
         return target if workload and target != workload.current.number else 0
+
+    def _over_quota(self, hosted: Hosted, start: StartReplica, why: str, now: Now) -> Effects:
+        """A quota leaves no room for a replica: it stays pending, and why is told when it is news."""
+        slot = (start.revision, start.replica)
+        if not hosted.should_tell(slot, why, now.boot_s):
+            return []
+        return [hosted.tell(self._tell, "Pending", slot, now, why, {})]
 
     def _waits(self, hosted: Hosted, wait: Wait, now: Now) -> Effects:
         slot = (wait.revision, wait.replica)

@@ -15,6 +15,7 @@ from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.eligibility import placement_refusals
 from beemesh.scheduling.hosting import Hosted
+from beemesh.scheduling.quotas import Policies
 from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.budgets import Allowance, Budget, allowance
 from beemesh.workloads.moves import Arranged, Leave, Terms, arrange
@@ -37,6 +38,7 @@ class Upkeep:
     """Orders about nodes, and disruption budgets. Read at start, and told of every change."""
 
     def __init__(self, roster: Roster, records: Records) -> None:
+        self.policies = Policies(records)
         self._roster = roster
         self._records = records
         self._cordons: dict[str, Cordon] = {}

@@ -13,7 +13,15 @@ there. `~` names values that ask for what Beemesh does anyway: they are accepted
 
 from __future__ import annotations
 
-KINDS = {"Pod": "v1", "Deployment": "apps/v1", "ConfigMap": "v1", "Secret": "v1", "PodDisruptionBudget": "policy/v1"}
+KINDS = {
+    "Pod": "v1",
+    "Deployment": "apps/v1",
+    "ConfigMap": "v1",
+    "Secret": "v1",
+    "PodDisruptionBudget": "policy/v1",
+    "ResourceQuota": "v1",
+    "PriorityClass": "scheduling.k8s.io/v1",
+}
 """The kinds a manifest may hold, and the only `apiVersion` of each."""
 
 POD_FIELDS = """
@@ -57,7 +65,7 @@ PodSpec
   hostIPC:bool~false hostNetwork:bool~false hostPID:bool~false hostUsers:bool~true hostnameOverride:str
   imagePullSecrets:[LocalObjectReference] initContainers:[Container] os:PodOS
   overhead:map<quantity>
-  preemptionPolicy:{PreemptLowerPriority|Never} priority:int~0 priorityClassName:str
+  preemptionPolicy:{PreemptLowerPriority|Never}~PreemptLowerPriority priority:int~0 +priorityClassName:subdomain
   readinessGates:[PodReadinessGate] resourceClaims:[PodResourceClaim] resources:ResourceRequirements
   runtimeClassName:str schedulerName:str~default-scheduler schedulingGates:[PodSchedulingGate]
   schedulingGroup:PodSchedulingGroup serviceAccount:str~default serviceAccountName:str~default

@@ -109,6 +109,11 @@ def _at(*path: str) -> Callable[[Json, int], str | int]:
     return cell
 
 
+def _used(item: Json, _: int) -> str:
+    used, hard = _get(item, "status", "used") or {}, _get(item, "status", "hard") or {}
+    return ", ".join(f"{key}: {used.get(key, 0)}/{limit}" for key, limit in hard.items())
+
+
 def _number(*path: str) -> Callable[[Json, int], str | int]:
     return lambda item, _: int(_get(item, *path) or 0)
 
@@ -188,6 +193,18 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("MIN AVAILABLE", _amount("minAvailable")),
         Column("MAX UNAVAILABLE", _amount("maxUnavailable")),
         Column("ALLOWED DISRUPTIONS", _number("status", "disruptionsAllowed"), type="integer"),
+        _AGE,
+    ),
+    "ResourceQuota": (
+        _NAME,
+        Column("USED", _used),
+        _AGE,
+    ),
+    "PriorityClass": (
+        _NAME,
+        Column("VALUE", _number("value"), type="integer"),
+        Column("GLOBAL-DEFAULT", lambda item, _: str(bool(_get(item, "globalDefault"))).lower()),
+        Column("PREEMPTIONPOLICY", _at("preemptionPolicy")),
         _AGE,
     ),
     "ConfigMap": (_NAME, Column("REVISION", _at("metadata", "annotations", "beemesh.io/revision")), _AGE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +11,18 @@ Path = tuple[str | int, ...]
 
 WORKLOAD_KINDS = ("Pod", "Deployment")
 CONFIG_KINDS = ("ConfigMap", "Secret")
-POLICY_KINDS = ("PodDisruptionBudget",)
+POLICY_KINDS = ("PriorityClass", "ResourceQuota", "PodDisruptionBudget")
+"""In the order in which they are applied."""
+
+CLUSTER_KINDS = ("PriorityClass",)
+"""Kinds that belong to no namespace."""
+
+
+def in_order(objects: Iterable[ManifestObject]) -> list[ManifestObject]:
+    """The policies among objects, in the order in which they are applied."""
+    return sorted(
+        (each for each in objects if each.kind in POLICY_KINDS), key=lambda each: POLICY_KINDS.index(each.kind)
+    )
 
 
 def path_text(path: Path) -> str:
@@ -66,7 +77,8 @@ class ObjectKey(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind.lower()}/{self.name} in namespace {self.namespace}"
+        where = f" in namespace {self.namespace}" if self.namespace else ""
+        return f"{self.kind.lower()}/{self.name}{where}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,9 @@ class Requirements(msgspec.Struct, frozen=True, omit_defaults=True):
     storage_mb: int = 0
     ports: tuple[HostPort, ...] = ()
     gpus: int = 0
+    cpu_limit_m: int = 0
+    mem_limit_mb: int = 0
+    """The sums of the containers' limits, for quotas; 0 where a container has none."""
 
 
 class Expression(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
+
+import msgspec
 
 from beemesh.workloads.placement_rules import HOSTNAME_TOPOLOGY, PREFERRED, REQUIRED
 from beemesh.workloads.quantities import mebibytes, millicores, parse_quantity
@@ -50,7 +52,14 @@ def requirements_of(spec: Json, settings: WorkloadSettings) -> Requirements:
         mem_mb=max(sum(map(_mem_mb, main)), *map(_mem_mb, init), 0) + memory_volumes + (layers if in_memory else 0),
         storage_mb=disk_volumes + (0 if in_memory else layers),
         ports=tuple(host_ports(spec, publish_auto=settings.publish_auto)),
+        cpu_limit_m=_limit(main, "cpu", millicores),
+        mem_limit_mb=_limit(main, "memory", mebibytes),
     )
+
+
+def _limit(containers: list[Json], resource: str, measure: Callable[[Any], int]) -> int:
+    limits = [container.get("resources", {}).get("limits", {}).get(resource) for container in containers]
+    return 0 if None in limits else sum(measure(limit) for limit in limits)
 
 
 def writable_layer_mb(container: Json) -> int:
@@ -151,8 +160,17 @@ def _pod_term(
     return PodTerm(kind, item["topologyKey"], selector_of(item.get("labelSelector", {})), weight, max_skew)
 
 
-def qos_of(spec: Json) -> Qos:
-    """The Kubernetes class: Guaranteed, Burstable or BestEffort, over all containers, CPU and memory."""
+def qos_of(spec: Json, settings: WorkloadSettings) -> Qos:
+    """What Kubernetes derives: the class over all containers' CPU and memory, and the name of the priority class, whose
+    value only the mesh knows."""
+    return msgspec.structs.replace(
+        _class_of(spec),
+        preemptible=settings.preemptible,
+        priority_class=spec.get("priorityClassName", ""),
+    )
+
+
+def _class_of(spec: Json) -> Qos:
     containers = [*spec.get("initContainers", []), *spec.get("containers", [])]
     asked = [_asked(container, name) for container in containers for name in ("cpu", "memory")]
     if all(amount is None or parse_quantity(amount) == 0 for amount in asked):

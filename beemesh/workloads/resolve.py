@@ -159,7 +159,7 @@ def resolve_one(
         strategy=strategy_of(item.kind, body_spec, replicas, settings.rollback),
         requirements=requirements_of(spec, settings),
         constraints=constraints_of(spec, metadata.get("labels", {})),
-        qos=qos_of(spec),
+        qos=qos_of(spec, settings),
         settings=settings,
         restart_policy=spec.get("restartPolicy", "Always"),
         labels=item.labels,

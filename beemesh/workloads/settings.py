@@ -17,6 +17,7 @@ CHANGE_CAUSE = "kubernetes.io/change-cause"
 CHOICES: dict[str, tuple[str, ...]] = {
     "beemesh.io/publish": ("auto",),
     "beemesh.io/duplicate-tolerant": ("true", "false"),
+    "beemesh.io/preemptible": ("true", "false"),
     "beemesh.io/restart": ("alone", "with-peers"),
     "beemesh.io/rollback": ("auto", "never"),
     "beemesh.io/sealing-scheme": ("shamir",),
@@ -30,13 +31,15 @@ class WorkloadSettings:
     """What the annotations come to, with defaults.
 
     `publish_auto` gives every container port without a `hostPort` any free port of the host. `duplicate_tolerant`
-    allows a second copy of a replica for a bounded time while the mesh is split. `restart` says whether a machine
+    allows a second copy of a replica for a bounded time while the mesh is split. `preemptible` lets replicas of a
+    higher priority class evict it where there is no other room, as Kubernetes does. `restart` says whether a machine
     that starts again may run its replicas by itself or must ask its peers for the key. `state` says where the
     containers' writable layers live. `rollback` says whether the mesh goes back by itself when a revision fails.
     """
 
     publish_auto: bool = False
     duplicate_tolerant: bool = True
+    preemptible: bool = True
     restart: Literal["alone", "with-peers"] = "alone"
     sealing_scheme: Literal["shamir"] = "shamir"
     state: Literal["memory", "disk"] = "memory"
@@ -78,6 +81,7 @@ def settings_of(*annotations: Mapping[str, Any]) -> WorkloadSettings:
     return WorkloadSettings(
         publish_auto=merged.get("beemesh.io/publish") == "auto",
         duplicate_tolerant=merged.get("beemesh.io/duplicate-tolerant", "true") == "true",
+        preemptible=merged.get("beemesh.io/preemptible", "true") == "true",
         restart="with-peers" if merged.get("beemesh.io/restart") == "with-peers" else "alone",
         state="disk" if merged.get("beemesh.io/state") == "disk" else "memory",
         rollback="never" if merged.get("beemesh.io/rollback") == "never" else "auto",

@@ -13,6 +13,7 @@ from beemesh.workloads import formats
 from beemesh.workloads.budget_rules import budget_findings
 from beemesh.workloads.fields_pod import KINDS
 from beemesh.workloads.objects import (
+    CLUSTER_KINDS,
     CONFIG_KINDS,
     POLICY_KINDS,
     Checked,
@@ -23,6 +24,7 @@ from beemesh.workloads.objects import (
     shown,
 )
 from beemesh.workloads.pod_rules import pod_findings
+from beemesh.workloads.policy_rules import priority_findings, quota_findings
 from beemesh.workloads.record import PROGRESS_DEADLINE_S
 from beemesh.workloads.schema import did_you_mean, structs
 from beemesh.workloads.selectors import selector_findings, selects
@@ -62,10 +64,8 @@ FOREIGN_KINDS = frozenset(
         "PersistentVolume",
         "PersistentVolumeClaim",
         "PodTemplate",
-        "PriorityClass",
         "ReplicaSet",
         "ReplicationController",
-        "ResourceQuota",
         "Role",
         "RoleBinding",
         "RuntimeClass",
@@ -111,7 +111,8 @@ def check(
     if findings:
         return Checked(None, tuple(findings[:FINDINGS_MAX]), tuple(walk.ignored))
     ignored = tuple(walk.ignored)
-    return Checked(ManifestObject(kind, wanted, metadata["name"], body, ignored), (), ignored)
+    place = "" if kind in CLUSTER_KINDS else wanted
+    return Checked(ManifestObject(kind, place, metadata["name"], body, ignored), (), ignored)
 
 
 def check_set(objects: Sequence[ManifestObject]) -> list[tuple[int, Finding]]:
@@ -167,7 +168,9 @@ def _metadata_findings(
         message = f"metadata.name of a deployment must be at most {DEPLOYMENT_NAME_CHARS_MAX} characters"
         yield Finding(("metadata", "name"), message)
     stated = metadata.get("namespace")
-    if stated and stated != namespace:
+    if stated and kind in CLUSTER_KINDS:
+        yield Finding(("metadata", "namespace"), f"a {kind} belongs to no namespace", "leave it out", at_key=True)
+    elif stated and stated != namespace:
         message = f"metadata.namespace {shown(stated)} is not the namespace that was asked for, {shown(namespace)}"
         yield Finding(("metadata", "namespace"), message, "leave out one of the two")
     elif problem := formats.label(namespace):
@@ -269,6 +272,8 @@ _RULES = {
     "ConfigMap": _config_map,
     "Secret": _secret,
     "PodDisruptionBudget": budget_findings,
+    "ResourceQuota": quota_findings,
+    "PriorityClass": priority_findings,
 }
 
 

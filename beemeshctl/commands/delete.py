@@ -16,6 +16,8 @@ DELETABLE = {
     "configmaps": "ConfigMap",
     "secrets": "Secret",
     "poddisruptionbudgets": "PodDisruptionBudget",
+    "resourcequotas": "ResourceQuota",
+    "priorityclasses": "PriorityClass",
 }
 POLL_S = 0.15
 

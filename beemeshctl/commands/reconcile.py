@@ -79,7 +79,7 @@ def _round(directory: Path, owner: str, namespace: str, via: str, *, prune: bool
 
 
 def _plan(client: Client, manifests: ManifestSet, mesh: Mesh, owner: str) -> tuple[list[Change], int]:
-    from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS
+    from beemesh.workloads.objects import CONFIG_KINDS, in_order
     from beemesh.workloads.resolve import needed_objects, resolve
     from beemeshctl.applying import Planner, read_back
 
@@ -88,8 +88,8 @@ def _plan(client: Client, manifests: ManifestSet, mesh: Mesh, owner: str) -> tup
         click.echo(f"broken: {manifests.problem(key, finding)}", err=True)
     planner = Planner(client, mesh, managed_by=owner)
     configs = [planner.config(item) for item in manifests.objects if item.kind in CONFIG_KINDS]
-    budgets = [planner.budget(item) for item in manifests.objects if item.kind in POLICY_KINDS]
-    return configs + budgets + [planner.workload(workload) for workload in resolution.workloads], len(
+    policies = [planner.policy(item) for item in in_order(manifests.objects)]
+    return configs + policies + [planner.workload(workload) for workload in resolution.workloads], len(
         resolution.problems
     )
 
@@ -98,20 +98,25 @@ def _surplus(client: Client, mesh: Mesh, changes: list[Change], owner: str) -> l
     """What this source owns on the mesh and no longer names."""
     import msgspec
 
-    from beemesh.workloads.budgets import Budget
     from beemesh.workloads.record import SealedObject, Workload
     from beemeshctl.applying import Planner
+    from beemeshctl.policies import POLICIES
 
     named = {change.key for change in changes}
     planner = Planner(client, mesh, managed_by=owner)
-    bodies: dict[str, Any] = {"workload": Workload, "object": SealedObject, "budget": Budget}
+    kinds = {each.intent: (name, each.body) for name, each in POLICIES.items()}
+    bodies: dict[str, Any] = {
+        "workload": Workload,
+        "object": SealedObject,
+        **{kind: body for kind, (_, body) in kinds.items()},
+    }
     gone: list[Change] = []
     for key, intent in mesh.intents.items():
         if key in named or intent.kind not in bodies:
             continue
         body = msgspec.msgpack.decode(intent.body, type=bodies[intent.kind])
         if body.managed_by == owner:
-            kind = "PodDisruptionBudget" if intent.kind == "budget" else body.kind
+            kind = kinds[intent.kind][0] if intent.kind in kinds else body.kind
             removal = planner.removal(kind, body.namespace, body.name)
             gone += [removal] if removal is not None else []
     return gone

@@ -14,8 +14,11 @@ from beemesh.workloads import kubeshape as shape
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.kube_budgets import budget as shaped_budget
 from beemesh.workloads.kube_endpoints import EndpointsView, endpoints
+from beemesh.workloads.kube_policies import priority_class
+from beemesh.workloads.kube_policies import quota as shaped_quota
 from beemesh.workloads.kubetable import COLUMNS, age, rows, table
 from beemesh.workloads.observation import ContainerReport, Endpoint
+from beemesh.workloads.policies import PriorityClass, Quota
 
 AT_MS = 1_795_200_000_123
 ENDPOINT = Endpoint("10.0.0.5", 31000, 8080, name="http", ready=True)
@@ -107,6 +110,8 @@ def test_tables_have_a_cell_for_every_column() -> None:
         "Endpoints": endpoints(EndpointsView("web", "default", "Deployment")),
         "ConfigMap": shape.config(shape.ConfigView("ConfigMap", "c", "default")),
         "PodDisruptionBudget": shaped_budget(Budget("default", "web", min_available="1"), 1, [], []),
+        "ResourceQuota": shaped_quota(Quota("default", "team", {"pods": 3}), 1, []),
+        "PriorityClass": priority_class(PriorityClass("high", 10), 1),
         "Secret": shape.config(shape.ConfigView("Secret", "s", "default", type="Opaque")),
     }
     assert set(items) == set(COLUMNS)

@@ -1,0 +1,52 @@
+"""Quotas in a mesh: refused when they are submitted, and kept by stewards when they were lowered."""
+
+from __future__ import annotations
+
+import msgspec
+
+from beemesh.identity.signing import Signed, sign_statement
+from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, priority_key, quota_key
+from beemesh.scheduling.quotas import Policies
+from beemesh.workloads.policies import PriorityClass, Quota
+from beemesh.workloads.record import Qos
+from tests.unit.scheduling.samples import MESH, OPERATOR, WALL_MS, record, workload
+from tests.unit.scheduling.world import World
+
+
+def policy(kind: IntentKind, key: str, body: msgspec.Struct, seq: int = 1) -> tuple[Intent, Signed]:
+    """An operator's policy as it stands in the intent map."""
+    intent = Intent(MESH, kind, key, seq, OPERATOR.signer_id, WALL_MS, msgspec.msgpack.encode(body))
+    return intent, sign_statement(OPERATOR, SIGNED_KIND, intent)
+
+
+def pods_quota(pods: int, seq: int = 1) -> tuple[Intent, Signed]:
+    """A quota on pods of the default namespace."""
+    return policy("quota", quota_key("default", "team"), Quota("default", "team", {"pods": pods}), seq)
+
+
+def test_a_submission_is_checked_against_what_stands() -> None:
+    """Quotas and classes are read from the intent map; a change that leaves the priority alone needs no class."""
+    standing = [pods_quota(2), policy("priority", priority_key("high"), PriorityClass("high", 7)), record(workload())]
+    policies = Policies(lambda prefix: [each for each in standing if each[0].key.startswith(prefix)])
+    urgent = record(workload("urgent", qos=Qos(priority=7, priority_class="high")))[0]
+
+    assert policies.objection(urgent, None) == ""
+    assert "exceeded quota: team" in policies.objection(record(workload("more", replicas=2))[0], None)
+    standing.pop(1)
+    assert "no PriorityClass 'high'" in policies.objection(urgent, None)
+    assert policies.objection(urgent, urgent) == "", "a class that was deleted stops nothing that stands"
+    assert policies.objection(standing[0][0], None) == ""
+
+
+def test_a_lowered_quota_holds_back_what_is_new() -> None:
+    """A steward starts no replica beyond the quota, tells why, and goes on when there is room again."""
+    world = World()
+    world.put(*pods_quota(2))
+    world.apply(workload(replicas=4))
+    world.run(5)
+    assert len(world.pods()) == 2
+    assert any("exceeded quota: team" in event.reason for event in world.events("Pending"))
+
+    world.put(*pods_quota(4, seq=2))
+    world.run(15)
+    assert len(world.pods()) == 4
