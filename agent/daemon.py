@@ -17,7 +17,7 @@ from typing import Any
 
 from agent import files as node_files
 from agent import heap, resources
-from agent.api.app import make_app
+from agent.api.app import make_app, make_metrics_app
 from agent.api.auth import Gate
 from agent.api.mesh import MeshReader
 from agent.api.relay import Relay, serve_relayed
@@ -221,12 +221,16 @@ class Agent:
         )
         gate = Gate(composition.roster, self._files.crypto, lambda: self._clock.now().wall_ms)
         relay = Relay(self._streams, composition.view)
-        app = make_app(Backend(mesh, gate, relay, self._door))
+        backend = Backend(mesh, gate, relay, self._door)
+        app = make_app(backend)
         self._door.mesh = mesh
         self._streams.piece_handlers[RelayedRequest] = serve_relayed(app)
         server = ApiServer(app, self._tls)
         listen = parse_endpoint(self._settings.listen.api)
         await server.start(listen.host, listen.port, self._data / "agent.sock")
+        if self._settings.listen.metrics:
+            plain = parse_endpoint(self._settings.listen.metrics)
+            await server.start_plain(make_metrics_app(backend), plain.host, plain.port)
         return server
 
     async def _prepare_runtime(self) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from agent.api.mesh import MeshReader
 from agent.api.seam import ReadingAnswer
 from agent.clock import Clock
+from agent.counting import Counting
 from agent.files import NodeFiles
 from agent.metrics import Metrics
 from agent.network import AgentNetwork
@@ -79,6 +80,7 @@ class Door:
         self._clock = clock
         self._submissions: dict[int, asyncio.Future[Submitted]] = {}
         self._next_token = 1
+        self._counting = Counting(metrics, self.node_id)
         self._tasks = TaskReader(composition, self._ask)
 
     def wall_ms(self) -> int:
@@ -99,6 +101,7 @@ class Door:
         """Notifications of the node: counters, and the outcomes that somebody waits for."""
         if self.mesh is not None:
             self.mesh.live.hear(event)
+        self._counting.hear(event)
         if isinstance(event, Observed):
             self.metrics.count(event)
         elif isinstance(event, Submitted):

@@ -8,8 +8,23 @@ from collections import Counter
 from agent.metrics import Metrics
 from beemesh.composition import Composition
 from beemesh.membership.view import Status
+from beemesh.workloads.observation import ReplicaReport
 
 STATES: tuple[Status, ...] = ("alive", "suspect", "dead", "left", "unknown")
+
+POD_STATES = ("ready", "unready", "pending", "terminating", "ended")
+
+
+def pod_state(report: ReplicaReport) -> str:
+    """The word of `POD_STATES` for a pod."""
+    match report.phase:
+        case "Running":
+            return "ready" if report.ready else "unready"
+        case "Terminating":
+            return "terminating"
+        case "Succeeded" | "Failed":
+            return "ended"
+    return "pending"
 
 
 def refresh(metrics: Metrics, composition: Composition) -> None:
@@ -27,6 +42,9 @@ def refresh(metrics: Metrics, composition: Composition) -> None:
     metrics.set("keepers", len(roster.keepers()), "members that hold records and shares")
     metrics.set("gossip_keys", len(composition.keyring.ring.keys), "gossip keys accepted: 2 while they are changed")
     metrics.set("intents", len(composition.intents), "records in the intent map")
+    pods = Counter(pod_state(report) for report in composition.executor.pods.reports())
+    for pod_kind in POD_STATES:
+        metrics.set("pods", pods[pod_kind], "pods of this node by what they are at", state=pod_kind)
     directory = composition.directory
     metrics.set("records_here", len(directory.store), "records of the DHT that this node keeps for others and itself")
     metrics.set("records_writers", directory.store.writers(), "members that have records here")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from agent.metric_names import COUNTERS, HISTOGRAMS
 from beemesh.events import Observed
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -28,6 +29,16 @@ class Metrics:
         self._raised: dict[str, Counter] = {}
         self._totals: dict[str, float] = {}
         self._refresh: list[Callable[[], None]] = []
+        for name, (text, labels) in COUNTERS.items():
+            self._counters[name, labels] = Counter(f"beemesh_{name}", text, labels, registry=self._registry)
+        self._histograms = {
+            name: Histogram(f"beemesh_{name}", text, buckets=buckets, registry=self._registry)
+            for name, (text, buckets) in HISTOGRAMS.items()
+        }
+
+    def measure(self, name: str, value: float) -> None:
+        """Enter a value into one of `HISTOGRAMS`."""
+        self._histograms[name].observe(value)
 
     def count(self, observed: Observed) -> None:
         """Add to a counter, which is made when it is first seen."""

@@ -73,6 +73,16 @@ def is_ulid(text: str) -> bool:
     return len(text) == 26 and text[0] in "01234567" and all(character in _CROCKFORD for character in text)
 
 
+def ulid_time_ms(text: str) -> int:
+    """The wall time in milliseconds inside of a ULID; raises `ValueError` for what is none."""
+    if not is_ulid(text):
+        raise ValueError(f"{text!r} is no ulid")
+    number = 0
+    for character in text[:10]:
+        number = number << 5 | _CROCKFORD.index(character)
+    return number
+
+
 def workload_id(kind: str, namespace: str, name: str) -> str:
     """The mesh-wide key of a workload, such as `deployment/default/hello`."""
     return f"{kind.lower()}/{namespace}/{name}"

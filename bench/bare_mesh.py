@@ -59,15 +59,20 @@ class BareMesh:
     """`size` agents below `folder`, with a home of their own; nothing runs before `start`.
 
     With `joined` every agent knows all cards at its start; otherwise each knows itself alone until it is told a card.
-    `aged_days`: all was signed so long ago.
+    `aged_days`: all was signed so long ago. `with_metrics`: each also shows its metrics by plain HTTP.
     """
 
-    def __init__(self, folder: Path, size: int, *, joined: bool = True, aged_days: int = 0) -> None:
+    def __init__(
+        self, folder: Path, size: int, *, joined: bool = True, aged_days: int = 0, with_metrics: bool = False
+    ) -> None:
         self.folder = folder
         self.names = [f"b{index}" for index in range(size)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.home = Home(folder / "home")
-        ports = free_ports(2 * size)
+        ports = free_ports(3 * size)
+        plain = dict(zip(self.names, ports[2 * size :], strict=True))
+        self.listen = {name: {"metrics": f"127.0.0.1:{port}"} for name, port in plain.items()} if with_metrics else {}
+        """Further places where agents listen, by name."""
         self.ports = {name: (ports[2 * index], ports[2 * index + 1]) for index, name in enumerate(self.names)}
         self.authority = Authority(self.home, Passphrase(none=True))
         now_ms = time.time_ns() // 1_000_000 - aged_days * 86_400_000
@@ -111,7 +116,7 @@ class BareMesh:
         content = {
             "mesh": "bare",
             "node": {"name": name, "site": f"site-{self.names.index(name) % 2}"},
-            "listen": {"gossip": f"127.0.0.1:{gossip}", "api": f"127.0.0.1:{api}"},
+            "listen": {"gossip": f"127.0.0.1:{gossip}", "api": f"127.0.0.1:{api}", **self.listen.get(name, {})},
             "runtime": {"engine": "mock"},
             "paths": {"data": str(self.folder / name / "data"), "config": str(self.folder / name / "config")},
         }

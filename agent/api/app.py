@@ -43,6 +43,8 @@ ACTIONS: tuple[tuple[str, str, Handler], ...] = (
 )
 """Method, path and handler of everything that is no kind."""
 
+PLAIN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+
 
 def make_app(api: Backend) -> Starlette:
     """The ASGI app."""
@@ -54,6 +56,13 @@ def make_app(api: Backend) -> Starlette:
     ]
     handlers: dict[Any, Any] = {BeemeshError: on_error, 404: _unknown_path, 405: _unknown_path, 500: _internal}
     return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def make_metrics_app(api: Backend) -> Starlette:
+    """What plain HTTP serves: counts and states, nothing that is anybody's."""
+    shown = [(path, handler) for _, path, handler in ACTIONS if path in PLAIN_PATHS]
+    routes = [Route(path, _bound(handler, api), methods=["GET"]) for path, handler in shown]
+    return Starlette(routes=routes, exception_handlers={404: _unknown_path, 405: _unknown_path, 500: _internal})
 
 
 async def _collection(resource: Resource, api: Backend, request: Request) -> Response:

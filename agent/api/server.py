@@ -79,7 +79,7 @@ def tcp_listener(host: str, port: int) -> socket.socket:
         listener.close()
         raise BeemeshError(
             f"cannot listen on tcp {host}:{port}: {error.strerror}",
-            hint="another program holds the port, or the address is not this machine's; see listen.api",
+            hint="another program holds the port, or the address is not this machine's; see listen in node.yaml",
         ) from error
     return listener
 
@@ -92,6 +92,10 @@ class ApiServer:
         self._tls = tls
         self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
         self._unix_path: Path | None = None
+
+    async def start_plain(self, app: ASGIApp, host: str, port: int) -> None:
+        """Serve another app by plain HTTP; raises `BeemeshError` when the port is taken."""
+        await self._serve(tcp_listener(host, port), with_tls=False, app=app)
 
     async def start(self, host: str, port: int, unix_path: Path) -> None:
         """Listen on both; raises `BeemeshError` when the port is taken."""
@@ -107,10 +111,10 @@ class ApiServer:
         path.chmod(0o600)
         return listener
 
-    async def _serve(self, listener: socket.socket, *, with_tls: bool) -> None:
+    async def _serve(self, listener: socket.socket, *, with_tls: bool, app: ASGIApp | None = None) -> None:
         listener.setblocking(False)
         config = uvicorn.Config(
-            _Rooted(self._app),
+            _Rooted(app or self._app),
             http=_peer_checked(self._tls) if with_tls else H11Protocol,
             ws="none",
             lifespan="off",

@@ -196,7 +196,7 @@ class Deployer:
             *effects,
             *self._keeper.promise(name, task, started=True),
             self._tell.about_task("Deployed", task, now, details=details),
-            _count("deployments", result="ok"),
+            _count("deployments", result="ok", reason=""),
             *self._begin_next(now),
         ]
 

@@ -6,7 +6,7 @@ take their ranges and documentation from them, and an agent reads its configurat
 
 from __future__ import annotations
 
-from beemesh.settings.model import (
+from beemesh.settings.fields import (
     ABSOLUTE_PATH_PATTERN,
     DEFAULT_API_PORT,
     DEFAULT_GOSSIP_PORT,
@@ -18,6 +18,8 @@ from beemesh.settings.model import (
     MAX_TAINTS,
     NAME_PATTERN,
     TAINT_PATTERN,
+)
+from beemesh.settings.model import (
     Admission,
     Custody,
     Listen,

@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-"""A DNS label: node and mesh names end up in certificates and in DNS."""
-
-LABEL_KEY_PATTERN = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
-LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
-TAINT_PATTERN = (
-    r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-    r"(=[A-Za-z0-9_.-]{0,63})?:(NoSchedule|PreferNoSchedule|NoExecute)$"
+from beemesh.settings.fields import (
+    ABSOLUTE_PATH_PATTERN,
+    DEFAULT_API_PORT,
+    DEFAULT_GOSSIP_PORT,
+    ENDPOINT_PATTERN,
+    MAX_LABELS,
+    MAX_SEEDS,
+    MAX_TAINTS,
+    NAME_PATTERN,
+    EndpointText,
+    LabelKey,
+    LabelValue,
+    TaintText,
+    setting,
 )
-ENDPOINT_PATTERN = r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$"
-ABSOLUTE_PATH_PATTERN = r"^(/[A-Za-z0-9._@+:=~-]+)+$"
-
-DEFAULT_GOSSIP_PORT = 7946
-DEFAULT_API_PORT = 7947
-
-MAX_LABELS = 64
-"""Labels per node: they travel in every membership card."""
-MAX_TAINTS = 16
-"""Taints per node, for the same reason."""
-MAX_SEEDS = 16
-"""First addresses to try: a joiner needs one that answers; more only make the file longer."""
-
-
-def setting(what: str, *, unit: str = "", trade_off: str = "", **bounds: Any) -> msgspec.Meta:
-    """The documentation and the bounds of one value; they go into the schema as they stand here."""
-    extra = {key: text for key, text in (("x-unit", unit), ("x-trade-off", trade_off)) if text}
-    low, high = bounds.get("ge"), bounds.get("le")
-    parts = [what]
-    if unit:
-        parts.append(f"Unit: {unit}.")
-    if low is not None and high is not None:
-        parts.append(f"Range: {low} to {high}.")
-    if trade_off:
-        parts.append(f"Trade-off: {trade_off}")
-    return msgspec.Meta(description=" ".join(parts), extra_json_schema=extra or None, **bounds)
-
-
-LabelKey = Annotated[str, msgspec.Meta(pattern=LABEL_KEY_PATTERN)]
-LabelValue = Annotated[str, msgspec.Meta(pattern=LABEL_VALUE_PATTERN)]
-TaintText = Annotated[str, msgspec.Meta(pattern=TAINT_PATTERN)]
-EndpointText = Annotated[str, msgspec.Meta(pattern=ENDPOINT_PATTERN)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +90,14 @@ class Listen(_Section, frozen=True):
             pattern=ENDPOINT_PATTERN,
         ),
     ] = f"0.0.0.0:{DEFAULT_API_PORT}"
+    metrics: Annotated[
+        str,
+        setting(
+            "Address and port of plain HTTP for /metrics, /healthz, /readyz alone (the API has them too); empty: none.",
+            trade_off="a Prometheus needs no certificate there; whoever reaches the port can read counts and states.",
+            pattern=f"^$|{ENDPOINT_PATTERN}",
+        ),
+    ] = ""
 
 
 class Weights(_Section, frozen=True):

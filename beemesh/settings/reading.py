@@ -12,7 +12,8 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from beemesh.errors import InvalidInput, Problem
-from beemesh.settings.model import ENDPOINT_PATTERN, NodeSettings
+from beemesh.settings.fields import ENDPOINT_PATTERN
+from beemesh.settings.model import NodeSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,20 @@ def contradictions(settings: NodeSettings) -> Iterator[tuple[str, str]]:
     weights = scheduler.weights
     if weights.fit + weights.locality + weights.reliability + weights.qos <= 0:
         yield "scheduler.weights", "scheduler.weights: at least one weight must be above 0"
-    endpoints = []
-    for path, text in (("listen.gossip", settings.listen.gossip), ("listen.api", settings.listen.api)):
+    listens = {"gossip": settings.listen.gossip, "api": settings.listen.api, "metrics": settings.listen.metrics}
+    ports: dict[int, str] = {}
+    for name, text in listens.items():
+        path = f"listen.{name}"
+        if not text:
+            continue
         try:
-            endpoints.append(parse_endpoint(text))
+            port = parse_endpoint(text).port
         except InvalidInput as error:
             yield path, f"{path}: {error.message}"
-    if len(endpoints) == 2 and endpoints[0].port == endpoints[1].port:
-        yield "listen.api", f"listen.api: port {endpoints[1].port} is taken by listen.gossip; both use TCP"
+            continue
+        if port in ports:
+            yield path, f"{path}: port {port} is taken by {ports[port]}; both use TCP"
+        ports[port] = path
     for index, seed in enumerate(settings.seeds):
         try:
             parse_endpoint(seed)

@@ -277,6 +277,7 @@ def _settings(values: dict[str, Any], name: str) -> dict[str, Any]:
     tree["listen"] = {
         "gossip": str(Endpoint(listen, values["beemesh_gossip_port"])),
         "api": str(Endpoint(listen, values["beemesh_api_port"])),
+        **({"metrics": values["beemesh_metrics_listen"]} if values["beemesh_metrics_listen"] else {}),
     }
     return tree
 

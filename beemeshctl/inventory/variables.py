@@ -191,6 +191,7 @@ def _network() -> list[Variable]:
             "Port of gossip (UDP) and streams (TCP). Range: 1 to 65535.",
         ),
         Variable("beemesh_api_port", PORT, node.DEFAULT_API_PORT, "Port of the HTTPS API (TCP). Range: 1 to 65535."),
+        _from_setting("beemesh_metrics_listen", "listen.metrics"),
     ]
 
 
