@@ -4,14 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from beemesh.effects import Broadcast, Effects, Erase, Notify, Now, Save, Schedule, TimerFired
-from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
+from beemesh.effects import (
+    Asked,
+    Broadcast,
+    Effects,
+    Erase,
+    Notify,
+    Now,
+    Reply,
+    Request,
+    Save,
+    Schedule,
+    TimerFired,
+)
+from beemesh.events import Delivered, EmitEvent, EventHeard, EventsWatched, Observed
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId, ulid
 from beemesh.membership.roster import Roster
+from beemesh.scheduling.audience import Audience
 from beemesh.scheduling.journal import EVENTS_BURST, EVENTS_MAX, TABLE, Journal
-from beemesh.scheduling.messages import EVENT_KIND, TOPIC_EVENTS, Event, EventStatus, SignedEvent
+from beemesh.scheduling.messages import (
+    EVENT_KIND,
+    EVENT_WATCH_KIND,
+    TOPIC_EVENTS,
+    Event,
+    EventStatus,
+    EventTaken,
+    EventWatch,
+    SignedEvent,
+    SignedEventWatch,
+)
+from beemesh.scheduling.taskbook import Entry
 from simulator.crypto import FakeCrypto
+from tests.unit.scheduling.large import Large, sends
 from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent
 
 NOW = Now(10.0, WALL_MS)
@@ -138,3 +163,72 @@ def test_why_a_replica_is_pending() -> None:
     assert book.pending("w", 0, 0) is None
     hear(book, event(3, "Failed", replica=0, reason="Timeout"))
     assert book.pending("w", 0, 0) is not None
+
+
+class LargeJournal(Large):
+    """The journal of `n0` in a large mesh; `n5` called for the task that it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known = self.task()
+        entry = Entry(self.known, self.signed(self.known, "n5"), 0.0, 0, 30.0)
+        books = {self.known.task_id: entry}
+        self.audience = Audience(self.ids["n0"], self.roster, self.view, books.get)
+        self.journal = Journal(self.ids["n0"], self.roster, self.crypto["n0"], self.audience, lambda: 7)
+
+    def emit(self, namespace: str = "default") -> Effects:
+        """Something happens to the task."""
+        told = event(1, by=self.crypto["n0"], task_id=self.known.task_id, namespace=namespace)
+        return self.journal.handle(EmitEvent(told), self.now)
+
+    def told(self, effects: Effects) -> set[str]:
+        """Who is told without being asked for an answer."""
+        return {self.names[each.to] for each in sends(effects, SignedEvent)}
+
+    def watch(self, by: str, namespace: str = "", for_ms: int = 60_000, signer: str = "") -> None:
+        """Somebody watches at a node."""
+        watch = EventWatch(self.ids[by], self.now.wall_ms, for_ms, namespace)
+        signed = sign_statement(self.crypto[signer or by], EVENT_WATCH_KIND, watch)
+        self.journal.handle(Delivered(TOPIC_EVENTS, SignedEventWatch(signed), self.ids["n1"]), self.now)
+
+
+def test_in_a_large_mesh_the_steward_is_told_until_it_answers() -> None:
+    """Nothing is published: the steward gets a question, those that would follow it get the event."""
+    mesh = LargeJournal()
+    effects = mesh.emit()
+    assert not [each for each in effects if isinstance(each, Broadcast)]
+    (asked,) = [each for each in effects if isinstance(each, Request)]
+    assert mesh.names[asked.to] == "n5"
+    assert len(mesh.told(effects)) == 3
+
+
+def test_who_watches_a_large_mesh_is_told_while_it_watches() -> None:
+    """A watch of one namespace or of all, for its time, in one's own name alone."""
+    mesh = LargeJournal()
+    before = mesh.told(mesh.emit())
+    watchers = [name for name in mesh.ids if name not in before and name not in ("n0", "n5")][:4]
+    mesh.watch(watchers[0])
+    mesh.watch(watchers[1], namespace="other")
+    mesh.watch(watchers[2], signer=watchers[3])
+    assert mesh.told(mesh.emit()) - before == {watchers[0]}
+    mesh.later(61)
+    assert mesh.told(mesh.emit()) == before
+
+
+def test_an_event_that_comes_as_a_question_is_answered_and_kept() -> None:
+    """The steward says that it has it, also the second time, and keeps it once."""
+    mesh = LargeJournal()
+    told = event(3, by=mesh.crypto["n9"])
+    question = Asked(mesh.ids["n9"], 4, SignedEvent(sign_statement(mesh.crypto["n9"], EVENT_KIND, told)))
+    first, second = mesh.journal.handle(question, mesh.now), mesh.journal.handle(question, mesh.now)
+    assert Reply(4, EventTaken(told.event_id)) in first
+    assert Reply(4, EventTaken(told.event_id)) in second
+    assert heard(first) == [told]
+    assert heard(second) == []
+
+
+def test_a_watch_of_this_agent_is_told_to_all() -> None:
+    """Whoever watches here is announced on the topic, signed."""
+    mesh = LargeJournal()
+    (told,) = [each for each in mesh.journal.handle(EventsWatched(30.0), mesh.now) if isinstance(each, Broadcast)]
+    assert isinstance(told.message, SignedEventWatch)
