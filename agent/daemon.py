@@ -19,6 +19,7 @@ from agent import files as node_files
 from agent import heap, resources
 from agent.api.app import make_app, make_metrics_app
 from agent.api.auth import Gate
+from agent.api.live import ANNOUNCED_S
 from agent.api.mesh import MeshReader
 from agent.api.relay import Relay, serve_relayed
 from agent.api.seam import Backend
@@ -38,7 +39,7 @@ from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import Composition, compose
-from beemesh.events import ClockAgreed, ClockTestimony, IntentChanged, LeaveMesh, PutIntent, SeedIntents
+from beemesh.events import ClockAgreed, ClockTestimony, EventsWatched, IntentChanged, LeaveMesh, PutIntent, SeedIntents
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.membership.swim import ROSTER_KINDS
 from beemesh.settings import parse_endpoint
@@ -219,6 +220,7 @@ class Agent:
             composition.journal,
             self._network,
         )
+        mesh.live.announce = lambda: self._shell.event(EventsWatched(2 * ANNOUNCED_S))
         gate = Gate(composition.roster, self._files.crypto, lambda: self._clock.now().wall_ms)
         relay = Relay(self._streams, composition.view)
         backend = Backend(mesh, gate, relay, self._door)

@@ -13,6 +13,7 @@ from beemesh.errors import NotFound
 from beemesh.ids import NodeId, short
 from beemesh.scheduling.explanation import Explanation, explain, state_of
 from beemesh.scheduling.messages import SilenceAnswer, SilenceQuestion
+from beemesh.scheduling.sampling import is_large
 from beemesh.workloads.kubeshape import TaskView
 
 Ask = Callable[[NodeId, msgspec.Struct], Awaitable[msgspec.Struct | None]]
@@ -60,13 +61,16 @@ class TaskReader:
             raise NotFound(
                 f'tasks "{task_id.lower()}" not found', hint="`beemeshctl get tasks` lists those that are remembered"
             )
-        silent = [node_id for node_id in self._composition.view.alive() if node_id not in entry.bids]
-        silences = await asyncio.gather(*(self._why_silent(node_id, task_id) for node_id in silent))
+        silences = dict(entry.refusals)
+        if not is_large(self._composition.view):  # in a large mesh those who were asked have said why
+            silent = [node_id for node_id in self._composition.view.alive() if node_id not in entry.bids]
+            reasons = await asyncio.gather(*(self._why_silent(node_id, task_id) for node_id in silent))
+            silences |= zip(silent, reasons, strict=True)
         story: Explanation = explain(
             entry,
             journal.events(workload_id=entry.task.workload_id),
             tuple(book.entries()),
-            dict(zip(silent, silences, strict=True)),
+            silences,
             self._name,
         )
         told: dict[str, Any] = msgspec.to_builtins(story)

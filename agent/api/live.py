@@ -19,6 +19,9 @@ from beemesh.workloads.observation import ReplicaReport
 ROUND_S = 5.0
 """How often all that run something are asked although they told nothing."""
 
+ANNOUNCED_S = 60.0
+"""How often the mesh is told that somebody watches here: half as long as one word of it is kept."""
+
 SILENCES_MAX = 2
 """A node that does not answer so often in a row is shown as running nothing."""
 
@@ -31,6 +34,8 @@ class LiveReplicas:
     def __init__(
         self, nodes: Callable[[], Iterable[NodeId]], ask: Callable[[NodeId], Awaitable[Reports | None]]
     ) -> None:
+        self.announce: Callable[[], None] = lambda: None
+        """Called while somebody watches, each `ANNOUNCED_S`: in a large mesh events come only to those who ask."""
         self._nodes = nodes
         self._ask = ask
         self._tables: dict[NodeId, Reports] = {}
@@ -90,11 +95,17 @@ class LiveReplicas:
             beat.set()
 
     async def _go_round(self, primed: asyncio.Future[None]) -> None:
+        self.announce()
+        announced_s = 0.0
         await asyncio.gather(*(self._look(node_id) for node_id in self._nodes()))
         if not primed.done():
             primed.set_result(None)
         while True:
             await asyncio.sleep(ROUND_S)
+            announced_s += ROUND_S
+            if announced_s >= ANNOUNCED_S:
+                self.announce()
+                announced_s = 0.0
             wanted = set(self._nodes())
             for gone in self._tables.keys() - wanted:
                 del self._tables[gone]

@@ -121,7 +121,9 @@ class Journal:
                 return [Reply(token, EventTaken(_id_of(message.event))), *self._hear(message.event, now)]
             case Delivered(message=SignedEventWatch() as message) if event.topic == TOPIC_EVENTS:
                 return self._watched(message, now)
-            case EventsWatched(for_s=for_s, namespace=namespace):
+            case EventsWatched(for_s=for_s, namespace=namespace) if (
+                self._audience and not self._audience.is_everybody()
+            ):
                 watch = EventWatch(self._self_id, now.wall_ms, round(for_s * 1000), namespace)
                 signed = sign_statement(self._crypto, EVENT_WATCH_KIND, watch)
                 return [Broadcast(TOPIC_EVENTS, SignedEventWatch(signed))]
@@ -140,6 +142,13 @@ class Journal:
         if steward is not None and steward != self._self_id:
             effects.insert(0, Request(self._new_request_id(), steward, message, STEWARD_S))
         return effects
+
+    def _ask_for_events(self, watched: EventsWatched, now: Now) -> Effects:
+        """Somebody watches here: where events do not come by themselves, ask all for them."""
+        if self._audience is None or self._audience.is_everybody():
+            return []
+        watch = EventWatch(self._self_id, now.wall_ms, round(watched.for_s * 1000), watched.namespace)
+        return [Broadcast(TOPIC_EVENTS, SignedEventWatch(sign_statement(self._crypto, EVENT_WATCH_KIND, watch)))]
 
     def _watched(self, message: SignedEventWatch, now: Now) -> Effects:
         """Somebody watches: from now on tell that node as well."""
