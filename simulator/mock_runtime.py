@@ -8,7 +8,7 @@ waits for.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -88,7 +88,7 @@ class MockRuntime:
     """The engines of all machines. Sets itself as the world's runtime."""
 
     def __init__(self, world: World, seed: int) -> None:
-        self._world = world
+        self.world = world
         self._seed = seed
         self._chance = random.Random(f"runtime {seed}")  # noqa: S311
         self.tasks: dict[Place, Task] = {}
@@ -105,8 +105,8 @@ class MockRuntime:
 
     def carry_out(self, machine: Machine, run: Run) -> None:
         """A job of a machine's agent."""
-        if self._world.watch is not None:
-            self._world.watch(machine.index, run.job)
+        if self.world.watch is not None:
+            self.world.watch(machine.index, run.job)
         if isinstance(run.job, DeployPod):
             self._deploy(machine, run, run.job)
         elif isinstance(run.job, StopPod):
@@ -114,22 +114,24 @@ class MockRuntime:
 
     def running(self) -> Iterator[tuple[Machine, ReplicaReport, Task]]:
         """Every pod that runs on any machine, whoever knows of it."""
-        for machine in self._world.machines:
+        for machine in self.world.machines:
             for report in machine.pods.values():
                 if report.phase == "Running":
                     yield machine, report, self.tasks[machine.index, name_of(report)]
 
     def used(self, machine: Machine) -> Requirements:
         """What the pods that run on a machine take of it."""
-        tasks = [
-            self.tasks[machine.index, name_of(report)] for report in machine.pods.values() if report.phase == "Running"
-        ]
-        return Requirements(
-            cpu_m=sum(task.reqs.cpu_m for task in tasks),
-            mem_mb=sum(task.reqs.mem_mb for task in tasks),
-            storage_mb=sum(task.reqs.storage_mb for task in tasks),
-            ports=tuple(port for task in tasks for port in task.reqs.ports if port.number),
-        )
+        return _sum(task for _, task in self._tasks_of(machine))
+
+    def ending(self, machine: Machine) -> Requirements:
+        """How much of that belongs to pods that were asked to end."""
+        going = {(pod, task_id) for index, pod, task_id in self.stopping if index == machine.index}
+        return _sum(task for pod, task in self._tasks_of(machine) if (pod, task.task_id) in going)
+
+    def _tasks_of(self, machine: Machine) -> Iterator[tuple[str, Task]]:
+        for report in machine.pods.values():
+            if report.phase == "Running":
+                yield report.pod, self.tasks[machine.index, name_of(report)]
 
     def resources(self, machine: Machine) -> ResourcesObserved:
         """What the machine's agent measures."""
@@ -156,21 +158,21 @@ class MockRuntime:
         def pulled() -> None:
             if machine.life == life:  # an agent that died took what it was pulling with it
                 self._pulled.add(image)
-                self._world.at(self._world.now_s + conduct.start_s, finish, machine)
+                self.world.at(self.world.now_s + conduct.start_s, finish, machine)
 
         def finish() -> None:
             if machine.pods is not pods:
                 return  # the machine lost its power meanwhile
-            late = job.right.has_ended(self._world.now_s + machine.boot_offset_s)
+            late = job.right.has_ended(self.world.now_s + machine.boot_offset_s)
             result = None if fails or late else self._begun(machine, job, conduct)
             if machine.life == life and machine.composition is not None:
                 error = "StartFailed: the container ended with code 1" if fails else ""
                 error = f"{NOT_PERMITTED}: its right to start has ended" if late else error
-                self._world.event(machine.index, JobFinished(run.job_id, result, error))
+                self.world.event(machine.index, JobFinished(run.job_id, result, error))
             self.mishaps.failed += fails
             self._changed(machine)
 
-        self._world.at(self._world.now_s + pull_s, pulled, machine)
+        self.world.at(self.world.now_s + pull_s, pulled, machine)
 
     def _begun(self, machine: Machine, job: DeployPod, conduct: Conduct) -> ReplicaReport:
         task = job.task
@@ -186,7 +188,7 @@ class MockRuntime:
             ready=conduct.ready_s == 0.0,
             task_id=task.task_id,
             fence=job.fence,
-            started_ms=self._world.wall_ms + machine.skew_ms,
+            started_ms=self.world.wall_ms + machine.skew_ms,
             manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
         )
         machine.pods[job.pod] = report
@@ -196,8 +198,8 @@ class MockRuntime:
         if conduct.lives_s:
             lives_s = self._chance.expovariate(1 / conduct.lives_s)
             self._later(machine, report, lives_s, partial(self._end, machine, job.pod, conduct.ends))
-        if self._world.watch is not None:
-            self._world.watch(machine.index, PodStarted(task, job.fence))
+        if self.world.watch is not None:
+            self.world.watch(machine.index, PodStarted(task, job.fence))
         return report
 
     def _ready(self, machine: Machine, pod: str) -> None:
@@ -221,7 +223,7 @@ class MockRuntime:
                 act()
                 self._changed(machine)
 
-        self._world.at(self._world.now_s + in_s, then, machine)
+        self.world.at(self.world.now_s + in_s, then, machine)
 
     # --- stopping ---------------------------------------------------------------------------------------------------
 
@@ -236,25 +238,25 @@ class MockRuntime:
         def finish() -> None:
             pods.pop(job.pod, None)
             if machine.life == life and machine.composition is not None:
-                self._world.event(machine.index, JobFinished(run.job_id, None))
+                self.world.event(machine.index, JobFinished(run.job_id, None))
             self._changed(machine)
 
-        self._world.at(self._world.now_s + takes_s, finish, machine)
+        self.world.at(self.world.now_s + takes_s, finish, machine)
 
     # --- telling ----------------------------------------------------------------------------------------------------
 
     def _changed(self, machine: Machine) -> None:
         """The agent, if there is one, is told what runs; what is free it sees a little later."""
-        self._world.event(machine.index, PodsObserved(tuple(machine.pods.values())))
+        self.world.event(machine.index, PodsObserved(tuple(machine.pods.values())))
         if machine.index in self._looking:
             return
         self._looking.add(machine.index)
 
         def look() -> None:
             self._looking.discard(machine.index)
-            self._world.event(machine.index, self.resources(machine))
+            self.world.event(machine.index, self.resources(machine))
 
-        self._world.at(self._world.now_s + LOOK_S, look, machine)
+        self.world.at(self.world.now_s + LOOK_S, look, machine)
 
     def _conduct(self, machine: Machine, task: Task) -> Conduct:
         return conduct_of(self._seed, task.workload_id, task.revision, once=self._once(machine, task))
@@ -265,6 +267,16 @@ class MockRuntime:
         if found is None or found[0].kind != "workload":
             return False
         return msgspec.msgpack.decode(found[0].body, type=Workload).restart_policy != "Always"
+
+
+def _sum(tasks: Iterable[Task]) -> Requirements:
+    wants = [task.reqs for task in tasks]
+    return Requirements(
+        cpu_m=sum(each.cpu_m for each in wants),
+        mem_mb=sum(each.mem_mb for each in wants),
+        storage_mb=sum(each.storage_mb for each in wants),
+        ports=tuple(port for each in wants for port in each.ports if port.number),
+    )
 
 
 def name_of(report: ReplicaReport) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from beemesh.intents.record import Cordon, cordon_key
 from simulator.checkers import Blame
 from simulator.mock_runtime import MockRuntime
 from simulator.world import World
@@ -48,7 +51,17 @@ class DoubleChecker:
         for machine, report, task in self._runtime.running():
             if (machine.index, report.pod, report.task_id) not in self._runtime.stopping:
                 found.setdefault((task.workload_id, task.revision, task.replica), []).append(machine.index)
-        return {slot: where for slot, where in found.items() if len(where) > 1}
+        twice = {slot: where for slot, where in found.items() if len(where) > 1}
+        return {slot: where for slot, where in twice.items() if not any(map(self._is_left, where))}
+
+    def _is_left(self, index: int) -> bool:
+        """Whether replicas leave a machine by order: they run there until they run elsewhere."""
+        machine = self._runtime.world.machines[index]
+        found = machine.composition.intents.get(cordon_key(machine.spec.name)) if machine.composition else None
+        if found is None or found[0].kind != "cordon":
+            return False
+        cordon = msgspec.msgpack.decode(found[0].body, type=Cordon)
+        return cordon.drain is not None or bool(cordon.moves)
 
     def at_end(self, world: World, blame: Blame) -> None:
         """The last look said it all."""

@@ -46,7 +46,6 @@ class ReservationChecker:
         machine = world.machines[index]
         if isinstance(event, ReservationsChanged):
             self._promised[index, machine.life] = event
-            self._compare(machine, event, "promises", blame)
         else:
             used = self._runtime.used(machine)
             self._compare(machine, used, "runs", blame)
@@ -67,9 +66,14 @@ class ReservationChecker:
                 self._once(machine.index, what, f"n{machine.index} {what} {text}", blame)
 
     def look(self, world: World, blame: Blame) -> None:
-        """What runs is promised by the agent that should know."""
+        """What runs is promised by the agent that should know, and nothing that there is no room for is promised; but
+        what makes room for the more important, and is ending, counts once."""
         for machine in world.machines:
             said = self._promised.get((machine.index, machine.life))
+            if said is not None and machine.is_up:
+                going = self._runtime.ending(machine)
+                left = {each: getattr(said, each) - getattr(going, each) for each in AMOUNTS}
+                self._compare(machine, Requirements(**left), "promises", blame)
             used = self._runtime.used(machine) if machine.pods else Requirements()
             attended = machine.is_up and is_awake(world, machine)
             if attended and any(getattr(used, each) > (getattr(said, each) if said else 0) for each in AMOUNTS):

@@ -147,6 +147,7 @@ def test_more_than_a_machine_may_give_is_blamed() -> None:
     checker.look(world, blamed.append)
     assert not blamed
     checker.saw(world, 0.0, 0, ReservationsChanged(limit.cpu_m + 1, 0, 0), blamed.append)
+    checker.look(world, blamed.append)
     assert "promises cpu_m 3601" in blamed[0]
     checker.saw(world, 0.0, 0, ReservationsChanged(50, 0, 0), blamed.append)
     run(world, runtime, 0, task(cpu_m=3700))
