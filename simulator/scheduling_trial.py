@@ -30,8 +30,8 @@ from simulator.panel import Panel
 from simulator.plan import FORMING_S, draw
 from simulator.script import Action, Desk, draw_script
 
-SECONDS = 30.0
-"""How long faults last, unless told otherwise: most of a trial, and short enough for ten thousand."""
+SECONDS = 20.0
+"""How long faults last, unless told otherwise: four times as long as the forming, and short enough for ten thousand."""
 
 HEAL_S = 150.0
 """After the last fault everything must be as it should within this time: leases run out, whoever lost its disk abstains
@@ -54,7 +54,9 @@ class SchedulingTrial(Ordeal):
         """`nodes` 0 draws their number; with `until_first` it ends at the first violation."""
         chance = random.Random(f"scheduling {seed}")  # noqa: S311 - a simulation wants chance that repeats
         fleet = draw_fleet(chance, nodes)
-        plan = replace(draw(chance, len(fleet), seconds), applies=(), locks=(), rivals=())
+        drawn = draw(chance, len(fleet), seconds)
+        in_time = tuple(step for step in drawn.steps if step.at_s < seconds)  # sixty nodes restart one after the other
+        plan = replace(drawn, steps=in_time, applies=(), locks=(), rivals=())
         super().__init__(seed, seconds, chance, plan, fleet, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
         self.script = draw_script(chance, seconds)
