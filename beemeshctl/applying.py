@@ -27,7 +27,7 @@ from beemesh.custody.sealing import (
     plan_custody,
     seal,
 )
-from beemesh.errors import BeemeshError, Conflict, Unavailable, Unreachable, Untrusted
+from beemesh.errors import BeemeshError, Conflict, InvalidInput, Unavailable, Unreachable, Untrusted
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, short
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, object_key, workload_key
@@ -48,6 +48,7 @@ Verb = Literal["created", "configured", "unchanged", "deleted"]
 
 GROUPS = {
     "Deployment": "deployment.apps",
+    "Job": "job.batch",
     "Pod": "pod",
     "ConfigMap": "configmap",
     "Secret": "secret",
@@ -140,6 +141,9 @@ class Planner:
                 wanted.kind, wanted.namespace, wanted.name, "unchanged", key,
                 revision=before.current.number, replicas=before.replicas,
             )  # fmt: skip
+        if before is not None and before.kind == "Job" and not same:
+            shown = f"{GROUPS['Job']}/{before.name}"
+            raise InvalidInput(f"{shown}: the template of a job cannot be changed", hint="delete the job first")
         ciphertext, boxes = b"", ()
         if same and before is not None:
             body = msgspec.structs.replace(draft, revisions=before.revisions[: 1 + draft.history_limit])
@@ -303,6 +307,7 @@ def draft_of(wanted: ResolvedWorkload, *, created_ms: int = 0, managed_by: str =
         duplicate_tolerant=wanted.settings.duplicate_tolerant,
         restart=wanted.settings.restart,
         restart_policy=wanted.restart_policy,
+        job=wanted.job,
         state=wanted.settings.state,
         references=wanted.references,
         history_limit=wanted.history_limit,
@@ -397,14 +402,14 @@ def wait_for(
     """Wait until everything that was applied runs and is ready; raises `Unreachable` on time-out with the reasons,
     `BeemeshError` as soon as a replica has failed for good."""
     deadline = time.monotonic() + timeout_s
-    waiting = {change.key: change for change in changes if change.kind in ("Deployment", "Pod")}
+    waiting = {change.key: change for change in changes if change.kind in ("Deployment", "Pod", "Job")}
     told = ""
     while waiting:
         pods = client.get("/api/v1/pods")["items"]
         _check_rollouts(client, waiting.values())
         reasons = []
         for key, change in list(waiting.items()):
-            why = _not_ready(change, pods)
+            why = _not_done(client, change) if change.kind == "Job" else _not_ready(change, pods)
             if not why:
                 del waiting[key]
             else:
@@ -430,6 +435,17 @@ def _check_rollouts(client: Client, changes: Iterable[Change]) -> None:
         report = report_of(client.get(f"/apis/apps/v1/namespaces/{change.namespace}/deployments/{change.name}"))
         if report.state == "failed" and report.revision == change.revision:
             raise BeemeshError(line_of(report), hint="mend the manifest and apply again")
+
+
+def _not_done(client: Client, change: Change) -> str:
+    """Why a job is not complete yet; empty when it is. Raises when it has failed."""
+    status = client.get(f"/apis/batch/v1/namespaces/{change.namespace}/jobs/{change.name}")["status"]
+    over = next(iter(status["conditions"]), None)
+    if over is None:
+        return f"{status['succeeded']} of {change.replicas} completed, {status['active']} active"
+    if over["type"] == "Failed":
+        raise BeemeshError(f"{GROUPS['Job']}/{change.name} failed: {over['reason']}: {over.get('message', '')}")
+    return ""
 
 
 def _not_ready(change: Change, pods: list[Any]) -> str:

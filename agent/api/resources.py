@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from agent.api.jobs import jobs
 from agent.api.seam import Backend, Json
-from beemesh.workloads import kube_budgets, kube_policies, kubedeployment, kubeshape
+from beemesh.workloads import kube_budgets, kube_policies, kubedeployment, kubejob, kubeshape
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.kube_endpoints import endpoints
 from beemesh.workloads.policies import SYSTEM_CLASSES, PriorityClass, Quota
@@ -63,6 +64,10 @@ async def _deployments(api: Backend, namespace: str) -> list[Json]:
     return [kubedeployment.deployment(view) for view in await api.mesh.deployments(namespace)]
 
 
+async def _jobs(api: Backend, namespace: str) -> list[Json]:
+    return [kubejob.job(view) for view in await jobs(api.mesh, namespace)]
+
+
 async def _endpoints(api: Backend, namespace: str) -> list[Json]:
     return [endpoints(view) for view in await api.mesh.endpoints(namespace)]
 
@@ -116,6 +121,7 @@ RESOURCES = (
     Resource("v1", "secrets", "Secret", _secrets),
     Resource("v1", "events", "Event", _events, short=("ev",)),
     Resource("apps/v1", "deployments", "Deployment", _deployments, short=("deploy",)),
+    Resource("batch/v1", "jobs", "Job", _jobs),
     Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", _budgets, short=("pdb",)),
     Resource("v1", "resourcequotas", "ResourceQuota", _quotas, short=("quota",)),
     Resource(

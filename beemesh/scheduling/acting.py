@@ -12,16 +12,18 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import TaskLedger
-from beemesh.scheduling.messages import TASK_KIND, Occupancy
+from beemesh.scheduling.messages import TASK_KIND, EventStatus, Occupancy
 from beemesh.scheduling.repairs import Repairs
 from beemesh.scheduling.surroundings import in_turn, occupancy
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
 from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
+from beemesh.workloads.jobs import state_of
 from beemesh.workloads.observation import StopReplica
 from beemesh.workloads.reconciler import Observed as Observation
 from beemesh.workloads.reconciler import StartReplica, StopReplicaAction, Wait, is_settled, plan
+from beemesh.workloads.record import Workload
 from beemesh.workloads.rollout import mark_of
 
 ORDER_S = 2.0
@@ -76,6 +78,7 @@ class Acting:
         declared = hosted.declared(observed)
         arranged = self._upkeep.arrange(hosted, declared, observed, now)
         settled = is_settled(declared, arranged.observed) and not arranged.moving
+        settled |= declared.over and not starting
         wake_s = now.boot_s + (POLL_SETTLED_S if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*arranged.actions, *steps)
@@ -106,6 +109,8 @@ class Acting:
         workload, rollout = hosted.workload, hosted.rollout
         if workload is None:
             return []
+        if workload.kind == "Job":
+            return self._work_off(hosted, workload, observed, now)
         current = workload.current
         details = {MANIFEST: mark_of(current).hex()}
         if rollout.observe(workload, observed, now.boot_s):
@@ -128,6 +133,19 @@ class Acting:
                 hosted.tell(self._tell, "Failed", slot, now, f"revision {current.number} failed, and {why}", details)
             ]
         return [*told, _count("rollouts_failed", rolled_back=str(bool(verdict.target)).lower())]
+
+    def _work_off(self, hosted: Hosted, workload: Workload, observed: Observation, now: Now) -> Effects:
+        """Notice the end of a Job, good or bad, and tell it once."""
+        job = state_of(workload, observed, now.wall_ms)
+        if hosted.over or job.state == "running":
+            return []
+        status: EventStatus = "Completed" if job.state == "complete" else "Failed"
+        hosted.over = status
+        details = {MANIFEST: mark_of(workload.current).hex(), "message": job.message}
+        if status == "Failed":
+            details[FINAL] = "true"
+        slot = (workload.current.number, 0)
+        return [hosted.tell(self._tell, status, slot, now, job.reason, details)]
 
     def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
         assert hosted.workload is not None, "nothing is started of a deleted workload"

@@ -35,6 +35,9 @@ REASONS_KEPT = 10
 STOP_AGAIN_S = 10.0
 """A stop that was ordered is not ordered again before."""
 
+CLOCKS_MS = 60_000
+"""How far an operator's clock may be ahead of a node's: what was told earlier belongs to a job of before."""
+
 PENDING_REPEAT_S = 60.0
 """Why a replica is pending is told again so often while it does not change."""
 
@@ -85,6 +88,8 @@ class Hosted:
     """(node, task id) → when its stop was ordered."""
     exhausted: set[Slot] = field(default_factory=set)
     rollout: Rollout = field(default_factory=Rollout)
+    over: str = ""
+    """How a Job ended, by the status of the event that told it."""
     ran: set[Slot] = field(default_factory=set)
     """Slots that ran while we watched, or that did before we took over: another start of theirs is a repair."""
     ready_s: dict[tuple[NodeId, str], float] = field(default_factory=dict)
@@ -114,6 +119,7 @@ class Hosted:
         self.told.clear()
         self.exhausted.clear()
         self.ran.clear()
+        self.over = ""
         revision = workload.current.number if workload else 0
         self.finished = {slot for slot in self.finished if slot[0] == revision}
 
@@ -153,7 +159,8 @@ class Hosted:
         if self.workload is None:
             return Declared("", 0, 0, gone=True)
         base = self.rollout.base(self.workload, observed.replicas) if self.workload.strategy.paused else 0
-        return Declared.of(self.workload, self.rollout.target(self.workload), base)
+        declared = Declared.of(self.workload, self.rollout.target(self.workload), base)
+        return replace(declared, over=True) if self.over else declared
 
     def observed(self, starting: Iterable[Slot], is_alive: Callable[[NodeId], bool], boot_s: float) -> Observed:
         """What is, as far as nodes that are alive have said."""
@@ -185,9 +192,14 @@ class Hosted:
         return msgspec.structs.replace(report, revision=number)
 
     def take_over(self, events: Iterable[Event], boot_s: float) -> None:
-        """We host it from now on, not as the first; `events` are those of its rollouts that this node remembers."""
+        """We host it from now on, not as the first; `events` are those of it that this node remembers."""
+        since_ms = self.workload.created_ms - CLOCKS_MS if self.workload else 0
+        is_job = self.workload is not None and self.workload.kind == "Job" and not self.failures
         for event in events:
-            self.recall(event)
+            if MANIFEST in event.details:
+                self.recall(event)
+            elif is_job and event.issued_ms >= since_ms:
+                self.told_of(event, boot_s)
         if self.workload is not None and self.rollout.complete:
             self.ran = {(self.workload.current.number, replica) for replica in range(self.workload.replicas)}
 
@@ -198,9 +210,15 @@ class Hosted:
         revision = self.workload.covering(event.revision)
         if revision is None or mark_of(revision).hex() != event.details.get(MANIFEST):
             return
-        if event.status == "RolledOut":
+        if self.workload.kind == "Job":
+            self.over = self.over or event.status
+        elif event.status == "RolledOut":
             self.rollout.completed(event.revision, self.workload.current)
-        elif event.revision == self.workload.current.number and not self.rollout.complete:
+        elif (
+            event.status == "RolledBack"
+            and event.revision == self.workload.current.number
+            and not self.rollout.complete
+        ):
             to = event.details.get(TARGET, "")
             reason = event.details.get("message", "")
             self.rollout.verdict = Verdict(event.revision, mark_of(revision), reason, int(to) if to.isdigit() else 0)
@@ -254,6 +272,7 @@ class Hosted:
             reasons=(*before.reasons, reason)[-REASONS_KEPT:],
             nodes=tuple(dict.fromkeys((*before.nodes, event.node_id)))[-REASONS_KEPT:],
             tries=before.tries + 1,
+            blamed=before.blamed + blamed,
         )
 
     def hope(self) -> None:

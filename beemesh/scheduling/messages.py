@@ -149,6 +149,7 @@ EventStatus = Literal[
     "Deleted",
     "RolledOut",
     "RolledBack",
+    "Completed",
 ]
 
 

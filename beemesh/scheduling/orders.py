@@ -54,6 +54,8 @@ def _unsupported(
             return f"the record here wants {workload.replicas} replicas, this is number {report.replica}"
         case "outdated" if report.is_of(workload.current) and not _takes_back(order.rollback_to, workload):
             return f"revision {report.revision} is the current one of the record here"
+        case "over" if workload.kind != "Job":
+            return f"a {workload.kind} is never over"
         case "failed" if report.phase not in ENDED:
             return f"the replica is {report.phase} here"
         case "drained":

@@ -53,7 +53,7 @@ from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import Event, SignedTask
 from beemesh.scheduling.sampling import is_large
 from beemesh.scheduling.tasks import workload_of
-from beemesh.scheduling.telling import ROLLOUT_EVENTS, Teller
+from beemesh.scheduling.telling import MANIFEST, Teller
 from beemesh.scheduling.unplaced import Unplaced
 from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
@@ -271,7 +271,7 @@ class Steward:
         hosted.rollout.take_over(now.boot_s)
         if not fresh:
             told = self._told_before(hosted.workload_id)
-            hosted.take_over([event for event in told if event.status in ROLLOUT_EVENTS], now.boot_s)
+            hosted.take_over(told, now.boot_s)
             self._hearing.mark_unknown(hosted)
             return [_count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
@@ -284,7 +284,7 @@ class Steward:
         if hosted is None:
             return []
         hosted.told_of(event, now.boot_s)
-        if event.status in ROLLOUT_EVENTS and not hosted.hosting and hosted.holder in (None, event.node_id):
+        if MANIFEST in event.details and not hosted.hosting and hosted.holder in (None, event.node_id):
             hosted.recall(event)
         if hosted.hosting and event.status == "Scheduled" and hosted.takes_turns():
             return self._acting.step(hosted, now)

@@ -24,8 +24,8 @@ TARGET = "target"
 """In `details` of RolledOut and RolledBack events: the beginning of the revision's manifest address (hexadecimal), by
 which a revision is told from another of its number; and the revision that takes a failed one's place."""
 
-ROLLOUT_EVENTS = ("RolledOut", "RolledBack")
-"""What stewards tell of a whole workload: none of its replicas is meant."""
+ROLLOUT_EVENTS = ("RolledOut", "RolledBack", "Completed")
+"""What stewards tell of a whole workload (`Completed`: of a Job): none of its replicas is meant."""
 
 
 class Teller:

@@ -16,6 +16,7 @@ from __future__ import annotations
 KINDS = {
     "Pod": "v1",
     "Deployment": "apps/v1",
+    "Job": "batch/v1",
     "ConfigMap": "v1",
     "Secret": "v1",
     "PodDisruptionBudget": "policy/v1",
@@ -29,6 +30,8 @@ Pod
   +apiVersion!:str +kind!:str +metadata!:ObjectMeta +spec!:PodSpec status:any~*
 Deployment
   +apiVersion!:str +kind!:str +metadata!:ObjectMeta +spec!:DeploymentSpec status:any~*
+Job
+  +apiVersion!:str +kind!:str +metadata!:ObjectMeta +spec!:JobSpec status:any~*
 ConfigMap
   +apiVersion!:str +kind!:str +metadata!:ObjectMeta +data:map<str> +binaryData:map<base64> immutable:bool~false
 Secret
@@ -44,6 +47,12 @@ DeploymentSpec
   +replicas:int(0..10000) +selector!:LabelSelector +strategy:DeploymentStrategy +template!:PodTemplateSpec
   +minReadySeconds:int(0..2147483647) +paused:bool
   +progressDeadlineSeconds:int(0..2147483647) +revisionHistoryLimit:int(0..10)
+JobSpec
+  +activeDeadlineSeconds:int(1..2147483647) +backoffLimit:int(0..2147483647) +completions:int(0..10000)
+  +parallelism:int(0..10000) +template!:PodTemplateSpec backoffLimitPerIndex:int
+  completionMode:{NonIndexed|Indexed}~NonIndexed managedBy:str~kubernetes.io/job-controller manualSelector:bool~false
+  maxFailedIndexes:int podFailurePolicy:any podReplacementPolicy:{TerminatingOrFailed|Failed}~TerminatingOrFailed|Failed
+  selector:LabelSelector successPolicy:any suspend:bool~false ttlSecondsAfterFinished:int(0..2147483647)
 DeploymentStrategy
   +type:{Recreate|RollingUpdate} +rollingUpdate:RollingUpdateDeployment
 RollingUpdateDeployment

@@ -132,6 +132,15 @@ def _deployment_ready(item: Json, _: int) -> str:
     return f"{_get(item, 'status', 'readyReplicas') or 0}/{_get(item, 'spec', 'replicas') or 0}"
 
 
+def _job_status(item: Json, _: int) -> str:
+    conditions = _get(item, "status", "conditions")
+    return str(conditions[0]["type"]) if isinstance(conditions, list) and conditions else "Running"
+
+
+def _job_completions(item: Json, _: int) -> str:
+    return f"{_get(item, 'status', 'succeeded') or 0}/{_get(item, 'spec', 'completions') or 0}"
+
+
 _NAME = Column("NAME", _at("metadata", "name"))
 _AGE = Column("AGE", _age)
 
@@ -153,6 +162,14 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("AVAILABLE", _number("status", "availableReplicas"), type="integer"),
         _AGE,
         Column("ENDPOINTS", _endpoints, wide=True),
+    ),
+    "Job": (
+        _NAME,
+        Column("STATUS", _job_status),
+        Column("COMPLETIONS", _job_completions),
+        _AGE,
+        Column("ACTIVE", _number("status", "active"), wide=True, type="integer"),
+        Column("FAILED", _number("status", "failed"), wide=True, type="integer"),
     ),
     "Endpoints": (
         _NAME,

@@ -19,7 +19,7 @@ MANIFEST_MARK_BYTES = 16
 Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown", "Terminating"]
 
 
-StopReason = Literal["deleted", "surplus", "outdated", "duplicate", "failed", "drained"]
+StopReason = Literal["deleted", "surplus", "outdated", "duplicate", "failed", "over", "drained"]
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -47,6 +47,10 @@ class Declared:
     """No ordinal may be doubled: a new replica waits for the run lease of the old one, so the old one goes first."""
     paused: bool = False
     base: int = 0
+    parallelism: int = 0
+    """How many pods of a Job may be active at once."""
+    over: bool = False
+    """A Job that is complete or has failed: nothing more starts, and what is still active stops."""
 
     @staticmethod
     def of(workload: Workload, target: int = 0, base: int = 0) -> Declared:
@@ -60,6 +64,7 @@ class Declared:
             exclusive=not workload.duplicate_tolerant,
             paused=workload.strategy.paused,
             base=base,
+            parallelism=workload.job.parallelism if workload.job is not None else workload.replicas,
         )
 
 
@@ -73,6 +78,8 @@ class Failures:
     reasons: tuple[str, ...] = ()
     nodes: tuple[NodeId, ...] = ()
     tries: int = 0
+    blamed: int = 0
+    """Failures that the replica itself is to blame for."""
 
     @property
     def pause_s(self) -> float:
@@ -211,13 +218,17 @@ class _Plan:
     def _is_complete(self, report: ReplicaReport) -> bool:
         """Whether a pod that is not to run always has come to its end."""
         policy = self.declared.restart_policy
+        if self.declared.kind == "Job":
+            return report.phase == "Succeeded"
         if report.phase == "Succeeded":
             return policy != "Always"
         return report.phase == "Failed" and policy == "Never"
 
     def actions(self) -> tuple[Action, ...]:
         """All steps, stops first."""
-        if self.declared.paused:
+        if self.declared.kind == "Job":
+            steps = list(self._work_off())
+        elif self.declared.paused:
             steps = list(self._stand_still())
         elif self.declared.strategy.type == "Recreate" or self.declared.kind == "Pod":
             steps = list(self._recreate())
@@ -246,6 +257,18 @@ class _Plan:
         going += [stop.report for stop in self.stops if stop.report.revision != revision]
         if not old and not going and all(slot[0] == revision for slot in self.observed.starting):
             yield from self._starts(room=STARTING_MAX)
+
+    def _work_off(self) -> Iterator[Action]:
+        """A Job: so many at a time, each ordinal until it succeeded."""
+        if self.declared.over:
+            yield from (StopReplicaAction(report, "over") for (report,) in self.active.values())
+            return
+        going = [
+            *self.leaving,
+            *(stop.report for stop in self.stops if stop.report.phase not in ("Failed", "Succeeded")),
+        ]
+        busy = len(self.active) + len(going) + len(self._starting_unseen())
+        yield from self._starts(room=self.declared.parallelism - busy)
 
     def _roll(self) -> Iterator[Action]:
         """Each ordinal in turn, within surge and unavailability."""
@@ -328,7 +351,8 @@ class _Plan:
         failures = self.observed.failures.get(slot)
         if failures is None or failures.count == 0:
             return None
-        exhausted = failures.count >= self.max_attempts
+        # A Job has a limit of its own, over all its pods.
+        exhausted = failures.count >= self.max_attempts and self.declared.kind != "Job"
         pause_s = EXHAUSTED_RETRY_S if exhausted else failures.pause_s
         if exhausted and self.declared.restart_policy != "Always":
             pause_s = float("inf")

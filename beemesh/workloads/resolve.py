@@ -23,7 +23,7 @@ from beemesh.workloads.objects import (
     path_text,
     shown,
 )
-from beemesh.workloads.record import HISTORY_MAX, Constraints, Qos, Requirements, Strategy
+from beemesh.workloads.record import HISTORY_MAX, Constraints, JobTerms, Qos, Requirements, Strategy
 from beemesh.workloads.requirements import constraints_of, images_of, qos_of, requirements_of
 from beemesh.workloads.schema import did_you_mean
 from beemesh.workloads.settings import CHANGE_CAUSE, PREFIX, WorkloadSettings, settings_of
@@ -75,6 +75,7 @@ class ResolvedWorkload:
     images: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     history_limit: int = HISTORY_MAX
+    job: JobTerms | None = None
     stated: frozenset[str] = frozenset()
     """Which of `replicas` and `paused` the manifest names: what it leaves out stays as `scale` or `rollout` made it."""
 
@@ -148,8 +149,9 @@ def resolve_one(
         findings.append(Finding((), message, "put large files into the image"))
     if findings:
         return None, findings
-    replicas = item.body["spec"].get("replicas", 1) if item.kind == "Deployment" else 1
     body_spec = item.body["spec"] if item.kind != "Pod" else {}
+    counted = {"Deployment": "replicas", "Job": "completions"}.get(item.kind, "")
+    replicas = body_spec.get(counted, 1)
     resolved = ResolvedWorkload(
         kind=item.kind,
         namespace=item.namespace,
@@ -169,8 +171,14 @@ def resolve_one(
         references=tuple(sorted({f"{reference.kind.lower()}/{reference.name}" for reference in references})),
         history_limit=body_spec.get("revisionHistoryLimit", HISTORY_MAX),
         stated=frozenset({"replicas", "paused"} & set(body_spec)),
+        job=_job_terms(body_spec) if item.kind == "Job" else None,
     )
     return resolved, []
+
+
+def _job_terms(spec: Mapping[str, Any]) -> JobTerms:
+    """Kubernetes' defaults: one at a time, six failures, no deadline."""
+    return JobTerms(spec.get("parallelism", 1), spec.get("backoffLimit", 6), spec.get("activeDeadlineSeconds", 0))
 
 
 def _is_shown(annotation: str) -> bool:

@@ -56,7 +56,6 @@ FOREIGN_KINDS = frozenset(
         "HorizontalPodAutoscaler",
         "Ingress",
         "IngressClass",
-        "Job",
         "LimitRange",
         "Namespace",
         "NetworkPolicy",
@@ -164,8 +163,8 @@ def _metadata_findings(
             yield Finding(("metadata",), "metadata.name is missing")
     elif problem := formats.subdomain(name):
         yield Finding(("metadata", "name"), f"metadata.name {shown(name)} {problem}")
-    elif kind == "Deployment" and len(name) > DEPLOYMENT_NAME_CHARS_MAX:
-        message = f"metadata.name of a deployment must be at most {DEPLOYMENT_NAME_CHARS_MAX} characters"
+    elif kind in ("Deployment", "Job") and len(name) > DEPLOYMENT_NAME_CHARS_MAX:
+        message = f"metadata.name of a {kind.lower()} must be at most {DEPLOYMENT_NAME_CHARS_MAX} characters"
         yield Finding(("metadata", "name"), message)
     stated = metadata.get("namespace")
     if stated and kind in CLUSTER_KINDS:
@@ -221,6 +220,25 @@ def _deployment(body: Mapping[str, Any]) -> Iterator[Finding]:
         yield from pod_findings(template["spec"], labels, (*base, "spec"), deployment=True)
 
 
+def _job(body: Mapping[str, Any]) -> Iterator[Finding]:
+    spec = body.get("spec", {})
+    template = spec.get("template", {})
+    base: tuple[str | int, ...] = ("spec", "template")
+    if spec.get("completions") is None and spec.get("parallelism", 1) > 1:
+        message = "spec.completions is missing: a job whose pods share a queue of work is not supported by beemesh yet"
+        yield Finding(("spec", "parallelism"), message, "say how many completions there are to be")
+    metadata = template.get("metadata", {})
+    yield from _key_findings(metadata, (*base, "metadata"))
+    annotations, place = metadata.get("annotations", {}), (*base, "metadata", "annotations")
+    yield from check_annotations(annotations, place, workload=True)
+    yield from check_agreement(body["metadata"].get("annotations", {}), annotations, place)
+    if "spec" in template:
+        if template["spec"].get("restartPolicy", "Always") == "Always":
+            path = (*base, "spec", *(("restartPolicy",) if "restartPolicy" in template["spec"] else ()))
+            yield Finding(path, "a job's pods end: spec.template.spec.restartPolicy must be OnFailure or Never")
+        yield from pod_findings(template["spec"], metadata.get("labels", {}), (*base, "spec"), deployment=False)
+
+
 def _deadline(spec: Mapping[str, Any]) -> Iterator[Finding]:
     """As Kubernetes: what must stay ready for a while needs a deadline that leaves it the time."""
     least_s, deadline_s = spec.get("minReadySeconds", 0), spec.get("progressDeadlineSeconds", PROGRESS_DEADLINE_S)
@@ -269,6 +287,7 @@ def _content(body: Mapping[str, Any], plain: str, encoded: str) -> Iterator[Find
 _RULES = {
     "Pod": _pod,
     "Deployment": _deployment,
+    "Job": _job,
     "ConfigMap": _config_map,
     "Secret": _secret,
     "PodDisruptionBudget": budget_findings,

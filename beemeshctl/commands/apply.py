@@ -33,7 +33,7 @@ def command(
 ) -> int:
     """Make the mesh run what manifests say.
 
-    Files are checked whole before anything is sent. Pods, Deployments, ConfigMaps and Secrets are sealed on this
+    Files are checked whole before anything is sent. Pods, Deployments, Jobs, ConfigMaps and Secrets are sealed on this
     machine; applying the same again changes nothing.
 
     \b

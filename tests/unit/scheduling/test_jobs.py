@@ -1,0 +1,91 @@
+"""Jobs on several nodes: worked off in turn, told when over, and not done twice."""
+
+from __future__ import annotations
+
+import msgspec
+
+from beemesh.workloads.record import JobTerms, Strategy, Workload
+from tests.unit.scheduling.samples import WALL_MS, workload
+from tests.unit.scheduling.world import World
+
+
+def job(completions: int, terms: JobTerms) -> Workload:
+    """A Job."""
+    strategy = Strategy("Recreate", 0, 1, rollback="never")
+    policy: dict[str, object] = {"restart_policy": "Never", "strategy": strategy, "created_ms": WALL_MS}
+    return workload(kind="Job", replicas=completions, job=terms, **policy)
+
+
+def end_all(world: World, phase: str) -> None:
+    """Every pod that runs comes to its end."""
+    for node in world.nodes.values():
+        for name, report in node.runtime.items():
+            if report.phase == "Running" and not node.dead:
+                node.runtime[name] = msgspec.structs.replace(report, phase=phase, ready=False)
+        if not node.dead:
+            node.look()
+
+
+def active(world: World) -> int:
+    """Pods that run."""
+    return sum(report.phase == "Running" for report in world.pods())
+
+
+def test_a_job_is_worked_off_in_turn() -> None:
+    """Two at a time until five have succeeded; then it is told once, and nothing starts any more."""
+    world = World()
+    world.apply(job(5, JobTerms(parallelism=2)))
+    for _ in range(3):
+        world.run(5)
+        assert 1 <= active(world) <= 2
+        end_all(world, "Succeeded")
+    world.run(30)
+
+    assert active(world) == 0
+    (told,) = world.events("Completed")
+    assert told.details["message"] == "5 of 5 completions"
+    assert sum(len(node.started) for node in world.nodes.values()) == 5
+
+
+def test_too_many_failures_end_it() -> None:
+    """Failures of all its pods count together; after the last one nothing is tried again."""
+    world = World()
+    world.apply(job(3, JobTerms(parallelism=1, backoff_limit=2)))
+    for _ in range(12):
+        world.run(10)
+        end_all(world, "Failed")
+    world.run(60)
+
+    final = [event for event in world.events("Failed") if event.reason == "BackoffLimitExceeded"]
+    assert len(final) == 1
+    assert "failed 3 times, 2 are allowed" in final[0].details["message"]
+    assert sum(len(node.started) for node in world.nodes.values()) == 3
+
+
+def test_the_next_steward_does_nothing_twice() -> None:
+    """What was finished and what is over outlives the steward, and the nodes that ran it."""
+    world = World(("a", "b", "c", "d", "e"))
+    world.apply(job(3, JobTerms(parallelism=3)))
+    world.run(5)
+    end_all(world, "Succeeded")
+    world.run(10)
+    before = sum(len(node.started) for node in world.nodes.values())
+    for _ in range(2):
+        holder = world.leases.held["steward/deployment/default/hello".replace("deployment", "job")][0]
+        next(node for node in world.nodes.values() if node.node_id == holder).kill(power=True)
+        world.run(60)
+
+    assert sum(len(node.started) for node in world.nodes.values()) == before == 3
+    assert len(world.events("Completed")) == 1
+
+
+def test_a_deadline_stops_what_runs() -> None:
+    """What is active too long ends, and the job has failed."""
+    world = World()
+    world.apply(job(1, JobTerms(active_deadline_s=30)))
+    world.run(20)
+    assert active(world) == 1
+    world.run(40)
+
+    assert active(world) == 0
+    assert [event.reason for event in world.events("Failed")] == ["DeadlineExceeded"]
