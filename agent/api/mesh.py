@@ -23,7 +23,7 @@ from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.messages import Event
-from beemesh.scheduling.telling import MANIFEST, TARGET
+from beemesh.scheduling.telling import MANIFEST, ROLLOUT_EVENTS, TARGET
 from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.kube_endpoints import EndpointsView, endpoints_views
 from beemesh.workloads.kubedeployment import DeploymentView
@@ -354,7 +354,10 @@ class MeshReader:
     def event(self, event: Event) -> EventView:
         """One event, for people."""
         kind, _, rest = event.workload_id.partition("/")
-        place = f"replica {event.replica} of {event.workload_id}" if event.workload_id else ""
+        whole = event.status in ROLLOUT_EVENTS or MANIFEST in event.details
+        place = (
+            event.workload_id if whole or not event.workload_id else f"replica {event.replica} of {event.workload_id}"
+        )
         message = ": ".join(part for part in (place, _explained(event)) if part)
         return EventView(
             event_id=event.event_id,

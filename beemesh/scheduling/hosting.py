@@ -231,7 +231,8 @@ class Hosted:
         elif event.status == "Cancelled":
             self._failed(slot, event, boot_s, counts=False)
         elif event.status == "Stopped" and FINISHED in event.details:
-            self.finished.add(slot)
+            if self.workload is not None and self.workload.restart_policy != "Always":
+                self.finished.add(slot)
         elif event.status == "Deployed":
             self.told.pop(slot, None)
 

@@ -76,7 +76,9 @@ class PodKeeper:
         if report.phase in ENDED:
             ended_now = before is not None and before.phase not in ENDED
             effects = self.withdraw(name) + self.forget(name) + self._run_leases.release(name)
-            return effects + (self._told_end(report, now) if ended_now else [])
+            # How a pod ends that is being stopped says nothing of its work: its own `Stopped` follows once it is gone.
+            told = ended_now and name not in self.table.stopping
+            return effects + (self._told_end(report, now) if told else [])
         if before is None:
             return self._adopt(name, report, now)
         return [] if name in self.table.stopping else self._told_news(before, report, now)

@@ -202,3 +202,14 @@ def test_min_ready_seconds_slow_a_rollout_down() -> None:
     world.apply(second(Strategy(min_ready_s=10)), seq=2)
 
     assert world.run_until(lambda: world.slots() == [(2, 0), (2, 1), (2, 2)], 90) > 29
+
+
+def test_what_ended_well_because_it_was_stopped_runs_again() -> None:
+    """A pod that ends with code 0 when it is scaled away has not finished: scaled up again, its replica runs."""
+    world = settled()
+    world.apply(workload(replicas=1), seq=2)
+    world.run(20)
+    assert world.slots() == [(1, 0)]
+    world.apply(workload(replicas=3), seq=3)
+    world.run(20)
+    assert world.slots() == [(1, 0), (1, 1), (1, 2)]

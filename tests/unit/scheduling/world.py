@@ -319,7 +319,11 @@ class WorldNode:
             if not error:
                 result = self._start(job)
         elif isinstance(job, StopPod):
-            self.runtime.pop(f"{job.namespace}/{job.pod}", None)
+            name = f"{job.namespace}/{job.pod}"
+            if name in self.runtime:  # its processes end well before it is gone
+                self.runtime[name] = msgspec.structs.replace(self.runtime[name], phase="Succeeded", ready=False)
+                self.look()
+            self.runtime.pop(name, None)
             self.stopped.append(job.pod)
             self.graces.append(job.grace_s)
             self.look()
