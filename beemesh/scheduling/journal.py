@@ -121,12 +121,8 @@ class Journal:
                 return [Reply(token, EventTaken(_id_of(message.event))), *self._hear(message.event, now)]
             case Delivered(message=SignedEventWatch() as message) if event.topic == TOPIC_EVENTS:
                 return self._watched(message, now)
-            case EventsWatched(for_s=for_s, namespace=namespace) if (
-                self._audience and not self._audience.is_everybody()
-            ):
-                watch = EventWatch(self._self_id, now.wall_ms, round(for_s * 1000), namespace)
-                signed = sign_statement(self._crypto, EVENT_WATCH_KIND, watch)
-                return [Broadcast(TOPIC_EVENTS, SignedEventWatch(signed))]
+            case EventsWatched():
+                return self._ask_for_events(event, now)
             case TimerFired():
                 return self._flush()
         return []

@@ -125,3 +125,18 @@ def test_without_watchers_nothing_is_asked() -> None:
         assert mesh.asked == []
 
     run(story)
+
+
+def test_the_mesh_is_told_that_somebody_watches() -> None:
+    """With the first watcher, at once: in a large mesh events come only to those who ask."""
+
+    async def story(mesh: Mesh) -> None:
+        told: list[None] = []
+        mesh.live.announce = lambda: told.append(None)
+        await settle()
+        assert told == []
+        with mesh.live.watched():
+            await settle()
+            assert len(told) == 1
+
+    run(story)

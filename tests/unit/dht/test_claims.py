@@ -222,3 +222,36 @@ def test_majority_leases_never_overlap(seed: int) -> None:
 
     assert _held(world), "nobody ever got the lease: the test would prove nothing"
     assert _overlaps(_until_ended(_held(world), ends)) == []
+
+
+def test_a_placement_is_given_up_with_one_word_to_each_replica() -> None:
+    """Nobody answers a release: with all its words lost the lease ends by itself, and the next claim is granted."""
+    world = world_of(5)
+    _claim(world, 0)
+    assert world.run_until(lambda: bool(_held(world)), 1)
+    world.faults.cut({0}, {1, 2, 3, 4})
+    world.event(0, ReleaseLease(LEASE))
+    released_s = world.now_s
+
+    world.run_for(TTL_MS / 1000)
+    _claim(world, 1)
+
+    assert world.run_until(lambda: _held(world)[-1][2] == 1, 3)
+    assert not any(isinstance(event, LeaseGranted) and event.renewed for _, _, event in world.events)
+    assert world.now_s - released_s < 2 * TTL_MS / 1000
+
+
+def test_a_release_beside_a_renewal_gives_up_what_the_renewal_brought() -> None:
+    """Given up while a renewal is under way: another claimant has the lease at once, not after its lifetime."""
+    world = world_of(5)
+    claimed_s = world.now_s
+    _claim(world, 0)
+    assert world.run_until(lambda: bool(_held(world)), 1)
+    world.run_for(claimed_s + 1.001 - world.now_s)  # the renewal has just been asked for
+    world.event(0, ReleaseLease(LEASE))
+    world.run_for(0.05)
+    asked_s = world.now_s
+    _claim(world, 1)
+
+    assert world.run_until(lambda: _held(world)[-1][2] == 1, 2)
+    assert world.now_s - asked_s < 0.5
