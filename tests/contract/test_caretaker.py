@@ -183,6 +183,7 @@ async def test_readiness_follows_the_server_and_ends_with_the_pods_leave() -> No
         made.caretaker.leave("p")
         assert not made.caretaker.is_ready("p", "main")
         await made.follow()
+        await asyncio.sleep(0.3)  # enough for a probe to be answered
         assert not made.caretaker.is_ready("p", "main"), "a look at what runs does not bring it back"
         made.caretaker.close()
 
