@@ -20,7 +20,10 @@ from beemesh.workloads.reconciler import (
     plan,
 )
 from beemesh.workloads.record import Revision, Sealing, Strategy, Workload
+from beemesh.workloads.resolve import resolve
 from beemesh.workloads.rollout import Rollout
+from beemesh.workloads.validation import check
+from tests.unit.workloads.samples import deployment
 
 NODES = [NodeId(bytes([number]) * 32) for number in range(1, 6)]
 ATTEMPTS = 3
@@ -250,3 +253,28 @@ def test_a_paused_rollout_does_nothing(seed: int, bounds: tuple[int, int]) -> No
     for _ in range(400):
         twin.step()
     assert {each.revision for each in twin.pods} == {2}
+
+
+def manifest(**spec: object) -> dict[str, object]:
+    """A Deployment as people write it."""
+    return deployment(replicas=8, **spec)
+
+
+def test_a_manifest_becomes_a_strategy() -> None:
+    """Percentages are kept beside their counts, and each field of Kubernetes has its meaning."""
+    bounds = {"rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 1}}
+    more = {"minReadySeconds": 5, "progressDeadlineSeconds": 60, "paused": True, "revisionHistoryLimit": 2}
+    checked = check(manifest(strategy=bounds, **more))
+    assert checked.object is not None
+    resolved = resolve([checked.object]).workloads[0]
+    assert resolved.strategy == Strategy("RollingUpdate", 2, 1, 25, 0, 5, 60, paused=True)
+    assert (resolved.history_limit, resolved.stated) == (2, {"replicas", "paused"})
+
+
+def test_a_deadline_that_leaves_no_time_is_refused() -> None:
+    """As in Kubernetes, by its place; so is a history that is longer than any is kept."""
+    (finding,) = check(manifest(minReadySeconds=60, progressDeadlineSeconds=60)).findings
+    assert finding.path == ("spec", "progressDeadlineSeconds")
+    assert "must be greater than minReadySeconds, 60" in finding.message
+    (finding,) = check(manifest(revisionHistoryLimit=11)).findings
+    assert "from 0 to 10" in finding.message
