@@ -18,8 +18,8 @@ from beemesh.workloads.reconciler import Declared
 MOVES_DEFAULT = 10
 """Moves of one proposal where nobody says: what a person can look through."""
 
-GAIN_LEAST = 0.001
-"""By how much one move must lower the imbalance: less is not worth a restart."""
+GAIN_LEAST = 0.05
+"""By which share one move must lower the imbalance of its two nodes: less is not worth a restart."""
 
 SOURCES_LOOKED_AT = 5
 TARGETS_LOOKED_AT = 5
@@ -66,7 +66,7 @@ def propose(layout: Layout, moves_max: int = MOVES_DEFAULT) -> Proposal:
     proposed: list[ProposedMove] = []
     while len(proposed) < moves_max:
         best = min(_moves(current, moved), key=lambda pair: pair[0], default=None)
-        if best is None or best[0] > -GAIN_LEAST:
+        if best is None:
             break
         _, pod, target = best
         moved.add((pod.workload_id, pod.replica))
@@ -84,8 +84,11 @@ def _moves(layout: Layout, moved: set[tuple[str, int]]) -> Iterator[tuple[float,
             if (pod.workload_id, pod.replica) in moved or not _may_move(layout, pod):
                 continue
             for target in names[:TARGETS_LOOKED_AT]:
-                if target != source and not layout.refusals(pod, target):
-                    yield _change(layout, pod, target), pod, target
+                if target == source or layout.refusals(pod, target):
+                    continue
+                change, before = _change(layout, pod, target)
+                if change <= -GAIN_LEAST * before:
+                    yield change, pod, target
 
 
 def _may_move(layout: Layout, pod: Pod) -> bool:
@@ -99,12 +102,12 @@ def _may_move(layout: Layout, pod: Pod) -> bool:
     return healthy >= workload.replicas and layout.allowance(workload).allows(healthy + 1, ready=True)
 
 
-def _change(layout: Layout, pod: Pod, target: str) -> float:
-    """How much the imbalance would change."""
+def _change(layout: Layout, pod: Pod, target: str) -> tuple[float, float]:
+    """How much the imbalance would change, and what that of the two nodes is before."""
     names = (pod.node, target)
     before = sum(layout.load(name) ** 2 for name in names)
     after = replace(layout, pods=_moved(layout, pod, target))
-    return sum(after.load(name) ** 2 for name in names) - before
+    return sum(after.load(name) ** 2 for name in names) - before, before
 
 
 def _carry_out(layout: Layout, pod: Pod, target: str) -> ProposedMove:

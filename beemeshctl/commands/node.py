@@ -119,11 +119,12 @@ def _carry_out(drainer: Drainer, plans: Sequence[DrainPlan], *, quiet: bool) -> 
         if not quiet:
             click.echo(text)
 
-    drainer.order(plans, tell)
     try:
+        drainer.order(plans, tell)
         drainer.wait(tell, line.tell)
     except KeyboardInterrupt:
-        click.echo("the mesh goes on with it; `beemeshctl node uncordon` takes it back", err=True)
+        line.done()
+        click.echo("what is cordoned is drained all the same; `beemeshctl node uncordon` takes it back", err=True)
         raise
     finally:
         line.done()

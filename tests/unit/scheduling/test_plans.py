@@ -138,6 +138,14 @@ def test_an_even_mesh_is_left_alone() -> None:
     assert propose(picture(workload(replicas=3), "one", "two", "three")).moves == ()
 
 
+def test_a_small_mesh_becomes_even_too() -> None:
+    """What matters is how the nodes differ, not how much runs: eight small replicas on two nodes of three."""
+    wanted = workload(replicas=8, requirements=Requirements())
+    proposal = propose(picture(wanted, *["one"] * 4, *["two"] * 4))
+
+    assert Counter(each.target for each in proposal.moves) == {"three": 2}
+
+
 Needs = st.builds(Requirements, cpu_m=st.integers(0, 1500), mem_mb=st.integers(0, 1500))
 Names = ("one", "two", "three", "four", "five")
 
@@ -189,6 +197,8 @@ def test_every_move_is_allowed_and_lowers_the_imbalance(layout: Layout, moves_ma
         assert current.allowance(wanted).allows(current.healthy(move.workload) + 1, ready=True)
         moved = [replace(each, node=move.target) if each is pod else each for each in current.pods]
         following = replace(current, pods=moved)
-        assert imbalance(following) <= imbalance(current) - GAIN_LEAST + 1e-9
+        pair = sum(current.load(name) ** 2 for name in (move.source, move.target))
+        assert imbalance(following) <= imbalance(current) - GAIN_LEAST * pair + 1e-9
+        assert imbalance(following) < imbalance(current)
         current = following
     assert proposal.imbalance_after == pytest.approx(imbalance(current))
