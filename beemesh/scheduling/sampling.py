@@ -118,6 +118,9 @@ class Sampler:
     def choose(self, task: Task) -> list[NodeId]:
         """At most `ASKED` live members that may run the task as far as their cards say, the most promising first."""
         alive = self._view.alive()
+        sent_to = self._roster.named(task.hints.get("node", ""))
+        if sent_to is not None:
+            return [sent_to.node_id] if self._view.is_alive(sent_to.node_id) else []
         drawn = draw(task.task_id, alive, LOOKED_AT_PER_DOUBLING * ceil(log2(max(2, len(alive)))))
         chosen = self._pick(task, drawn)
         if len(chosen) < ASKED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +58,13 @@ def test_cards_are_exact(fitting: int) -> None:
     asked = sampler(mesh).choose(mesh.task())
     assert {mesh.names[node_id] for node_id in asked} <= set(cards)
     assert len(asked) == min(fitting, ASKED)
+
+
+def test_who_a_replica_is_sent_to_is_asked_alone() -> None:
+    """An operator moves it to one node: no other would take it."""
+    mesh = Large()
+    task = msgspec.structs.replace(mesh.task(), hints={"node": "n77"})
+    assert [mesh.names[node_id] for node_id in sampler(mesh).choose(task)] == ["n77"]
 
 
 def test_tainted_nodes_are_not_asked() -> None:
