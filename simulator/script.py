@@ -165,7 +165,8 @@ def _huge(desk: Desk, chance: random.Random) -> None:
 def _scale(desk: Desk, chance: random.Random) -> None:
     work = desk.some(chance)
     if work is not None and work.kind != "Pod":
-        desk.hand_in(msgspec.structs.replace(work, replicas=chance.randint(0, 6)), chance, ", scaled")
+        replicas = chance.choice((chance.randint(0, 6), max(0, work.replicas - chance.randint(1, 2))))
+        desk.hand_in(msgspec.structs.replace(work, replicas=replicas), chance, ", scaled")
 
 
 def _change(desk: Desk, chance: random.Random) -> None:
@@ -254,7 +255,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("picky", 2, _picky),
     Action("ported", 1, _ported),
     Action("huge", 0.4, _huge),
-    Action("scale", 3, _scale),
+    Action("scale", 4, _scale),
     Action("change", 3, _change),
     Action("delete", 2, _delete),
     Action("cordon", 1.5, _cordon),
