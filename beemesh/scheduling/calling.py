@@ -24,6 +24,8 @@ from beemesh.events import (
     EventHeard,
     IntentChanged,
     LeaseLost,
+    MemberDown,
+    MemberLeft,
     MemberUp,
     Observed,
     OfferHeard,
@@ -97,6 +99,8 @@ class _Call:
     told: set[NodeId] = field(default_factory=set)
     """Who was told to claim, since the last pause."""
     leader: NodeId | None = None
+    holder: NodeId | None = None
+    """Who holds the lease, as far as was heard."""
     closed: bool = False
     """Whether the window for the first bids is over."""
     lot: float = 0.0
@@ -111,7 +115,7 @@ class Caller:
 
     room = "calling"
     handles: tuple[type, ...] = (Offer,)
-    listens: tuple[type, ...] = (PublishTask, EventHeard, IntentChanged, LeaseLost, MemberUp)
+    listens: tuple[type, ...] = (PublishTask, EventHeard, IntentChanged, LeaseLost, MemberUp, MemberDown, MemberLeft)
     tables: tuple[str, ...] = ()
 
     def __init__(
@@ -128,6 +132,8 @@ class Caller:
         self._crypto = crypto
         self._randomness = randomness
         self._window_s = settings.scheduler.selection_window_ms / 1000
+        self._lease_s = settings.scheduler.lease_ttl_ms / 1000
+        self._deploy_s = settings.scheduler.deploy_timeout_ms / 1000
         self._sampler = Sampler(roster, view, settings)
         self._calls: OrderedDict[str, _Call] = OrderedDict()
         self._digest_s: float | None = None
@@ -147,7 +153,7 @@ class Caller:
             case Received(sender=sender, message=Offer() as offer):
                 return self._offered(sender, offer, now)
             case EventHeard(event=told) if told.task_id in self._calls:
-                return self._told(told)
+                return self._told(told, now)
             case TimerFired(key=(_, "digest")):
                 return self._digest(now)
             case TimerFired(key=(_, str(what), str(task_id))) if task_id in self._calls:
@@ -157,7 +163,10 @@ class Caller:
             case LeaseLost(key=key) if self._calls and key.startswith("steward/"):
                 return self._drop_all(lambda call: steward_key(call.task.workload_id) == key)
             case MemberUp(node_id=node_id) if self._calls:
-                return [effect for call in self._calls.values() for effect in self._call(call, [node_id])]
+                open_calls = [call for call in self._calls.values() if call.holder is None]
+                return [effect for call in open_calls for effect in self._call(call, [node_id])]
+            case MemberDown(node_id=node_id) | MemberLeft(node_id=node_id) if self._calls:
+                return [effect for call in self._calls.values() for effect in self._gone(call, node_id, now)]
         return []
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -215,22 +224,37 @@ class Caller:
         else:
             call.refused[sender] = offer.reasons
             call.bids.pop(sender, None)
-        if call.leader == sender:
+        if call.leader == sender and call.holder is None:
             self._sampler.awards.drop(offer.task_id)
             if offer.wait_ms > 0:
                 return [*effects, self._pause(call, now, offer.wait_ms / 1000)]
             call.leader = None
             return effects + self._award(call, now)
         answered = len(call.bids) + len(call.refused) >= len(call.asked)
-        if call.leader is None and (call.closed or answered):
+        if call.leader is None and call.holder is None and (call.closed or answered):
             effects += self._award(call, now)
         return effects
 
-    def _told(self, event: Event) -> Effects:
+    def _told(self, event: Event, now: Now) -> Effects:
         """It is held by somebody, or over."""
-        if event.status not in ("Scheduled", "Deployed", "Failed", "Cancelled"):
+        call = self._calls[event.task_id]
+        if event.status in ("Deployed", "Failed", "Cancelled"):
+            return self._drop(call)
+        if event.status != "Scheduled":
             return []
-        return self._drop(self._calls[event.task_id])
+        call.holder, call.closed = event.node_id, True
+        call.told.add(event.node_id)
+        # Who takes longer than it may is asked by the lease: it keeps the next one out while it is at work.
+        again = Schedule((self.room, "again", event.task_id), now.boot_s + self._deploy_s)
+        return [Cancel((self.room, "close", event.task_id)), again]
+
+    def _gone(self, call: _Call, node_id: NodeId, now: Now) -> Effects:
+        """A node is lost: its bid counts no more, and where it held the lease the next one follows when that ends."""
+        call.bids.pop(node_id, None)
+        if call.holder != node_id:
+            return []
+        call.holder = None
+        return [Schedule((self.room, "again", call.task.task_id), now.boot_s + self._lease_s)]
 
     # --- awarding ---------------------------------------------------------------------------------------------------
 
@@ -286,7 +310,8 @@ class Caller:
         if now.boot_s >= call.ends_s:
             return self._drop(call)
         if what == "close":
-            return self._award(call, now) if call.leader is None else []
+            return self._award(call, now) if call.leader is None and call.holder is None else []
+        call.holder = None
         effects = self._award(call, now)
         return effects if call.leader is not None or not call.bids else [*effects, self._pause(call, now)]
 
@@ -299,7 +324,7 @@ class Caller:
         for call in [call for call in self._calls.values() if now.boot_s >= call.ends_s]:
             effects += self._drop(call)
         due: dict[float, list[_Call]] = {}
-        for call in [call for call in self._calls.values() if call.next_digest_s <= now.boot_s][:DIGEST_TASKS_MAX]:
+        for call in [call for call in self._calls.values() if self._is_untaken(call, now)][:DIGEST_TASKS_MAX]:
             call.lot = min(1.0, LOT_WANTED / len(self._view.alive()) * LOT_GROWTH**call.digests)
             call.digests += 1
             # Once all were asked they speak up by themselves when room appears: say it again less and less often.
@@ -314,10 +339,14 @@ class Caller:
             signed = sign_statement(self._crypto, TASK_DIGEST_KIND, digest)
             effects += [Broadcast(TOPIC_TASKS, SignedTaskDigest(signed)), _count("digests")]
         if self._calls:
-            soonest_s = min(call.next_digest_s for call in self._calls.values())
+            waiting = (call.next_digest_s for call in self._calls.values() if call.holder is None)
+            soonest_s = min(waiting, default=now.boot_s + DIGEST_AFTER_S)
             self._digest_s = max(soonest_s, now.boot_s + DIGEST_AFTER_S / 4)
             effects.append(Schedule((self.room, "digest"), self._digest_s))
         return effects
+
+    def _is_untaken(self, call: _Call, now: Now) -> bool:
+        return call.holder is None and call.next_digest_s <= now.boot_s
 
     # --- ending -----------------------------------------------------------------------------------------------------
 

@@ -51,9 +51,6 @@ AWARDS_MAX = 20_000
 FLATTERY_MAX = 0.03
 """How much better than its own public summary a bid may rank: what may honestly have come free since."""
 
-UNKNOWN_SCORE = 0.0
-"""What a bid counts at most whose author has not said publicly what it has."""
-
 
 def is_large(view: View) -> bool:
     """Whether tasks go to candidates alone."""
@@ -131,8 +128,9 @@ class Sampler:
     def ceiling(self, task: Task, node_id: NodeId) -> float:
         """The best score that a node may be believed, by its card, its summary and what it was given lately."""
         card, summary = self._roster.member(node_id), self._view.summary(node_id)
+        crowd = max(self.awards.siblings(node_id, task), 1 if node_id in task.avoid else 0)
         if card is None or summary is None:
-            return UNKNOWN_SCORE
+            return 1.0 / (crowd + 2)  # who has not said publicly what it has counts as the least of its band
         cpu_m, mem_mb, storage_mb = self.awards.held(node_id)
         mem_free = min(summary.mem_mb_total - summary.mem_mb_reserved, summary.mem_mb_free)
         resources = Resources(
@@ -149,7 +147,7 @@ class Sampler:
             zone=card.zone,
             wished_site=task.hints.get("site", ""),
             wished_zone=task.hints.get("zone", ""),
-            crowd=max(self.awards.siblings(node_id, task), 1 if node_id in task.avoid else 0),
+            crowd=crowd,
             failed=node_id in task.failed,
         )
         return score(task.reqs, resources, place, self._weights).total + FLATTERY_MAX

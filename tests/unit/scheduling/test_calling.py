@@ -5,7 +5,16 @@ from __future__ import annotations
 import random
 
 from beemesh.effects import Broadcast, Effects, Schedule, TimerFired
-from beemesh.events import EventHeard, IntentChanged, LeaseLost, MemberUp, OfferHeard, PublishTask, TaskUnplaced
+from beemesh.events import (
+    EventHeard,
+    IntentChanged,
+    LeaseLost,
+    MemberDown,
+    MemberUp,
+    OfferHeard,
+    PublishTask,
+    TaskUnplaced,
+)
 from beemesh.identity.signing import decode_body
 from beemesh.scheduling.calling import DIGEST_AFTER_S, LEASE_HEARD_S, Caller
 from beemesh.scheduling.leases import steward_key
@@ -243,3 +252,30 @@ def test_a_member_that_comes_is_asked() -> None:
     newcomer = next(name for name in desk.ids if name not in asked)
     (call,) = sends(desk.hand(MemberUp(desk.ids[newcomer])), CallForBids)
     assert desk.names[call.to] == newcomer
+
+
+def test_the_next_best_follows_a_holder_that_dies() -> None:
+    """Who held the lease is lost before anything runs: when that lease is over the next bidder is told to claim."""
+    desk = Desk()
+    asked = desk.publish()
+    desk.offer(asked[0], 0.8)
+    desk.offer(asked[1], 0.7)
+    desk.fire("close")
+    holder = desk.ids[asked[0]]
+    desk.hand(EventHeard(Event("e", holder, "Scheduled", 0, task_id=desk.called.task_id)))
+    (again,) = [each for each in desk.hand(MemberDown(holder)) if isinstance(each, Schedule)]
+    assert again.at_boot_s == desk.now.boot_s + 3.0
+    assert desk.awarded(desk.fire("again")) == [asked[1]]
+
+
+def test_a_deployed_task_is_called_for_no_more() -> None:
+    """After `Deployed` a lost node changes nothing."""
+    desk = Desk()
+    asked = desk.publish()
+    desk.offer(asked[0], 0.8)
+    desk.offer(asked[1], 0.7)
+    desk.fire("close")
+    for status in ("Scheduled", "Deployed"):
+        desk.hand(EventHeard(Event("e", desk.ids[asked[0]], status, 0, task_id=desk.called.task_id)))
+    assert desk.hand(MemberDown(desk.ids[asked[0]])) == []
+    assert desk.awarded(desk.fire("again")) == []
