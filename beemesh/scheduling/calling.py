@@ -33,7 +33,7 @@ from beemesh.events import (
     TaskUnplaced,
 )
 from beemesh.identity.signing import Signed, sign_statement
-from beemesh.ids import NodeId
+from beemesh.ids import Digest, NodeId, digest_of
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
@@ -52,7 +52,7 @@ from beemesh.scheduling.messages import (
     TaskDigest,
     TaskLine,
 )
-from beemesh.scheduling.pace import BACKOFF_MAX_S
+from beemesh.scheduling.pace import BACKOFF_MAX_S, CLAIM_AGAIN_S
 from beemesh.scheduling.sampling import Sampler, is_large
 from beemesh.settings.model import NodeSettings
 
@@ -133,7 +133,6 @@ class Caller:
         self._randomness = randomness
         self._window_s = settings.scheduler.selection_window_ms / 1000
         self._lease_s = settings.scheduler.lease_ttl_ms / 1000
-        self._deploy_s = settings.scheduler.deploy_timeout_ms / 1000
         self._sampler = Sampler(roster, view, settings)
         self._calls: OrderedDict[str, _Call] = OrderedDict()
         self._digest_s: float | None = None
@@ -158,8 +157,8 @@ class Caller:
                 return self._digest(now)
             case TimerFired(key=(_, str(what), str(task_id))) if task_id in self._calls:
                 return self._timer(what, self._calls[task_id], now)
-            case IntentChanged(intent=intent) if self._calls and intent.key.startswith("workload/"):
-                return self._drop_all(lambda call: workload_key(call.task.workload_id) == intent.key)
+            case IntentChanged(intent=intent, signed=signed) if self._calls and intent.key.startswith("workload/"):
+                return self._record_changed(intent.key, digest_of(signed.body))
             case LeaseLost(key=key) if self._calls and key.startswith("steward/"):
                 return self._drop_all(lambda call: steward_key(call.task.workload_id) == key)
             case MemberUp(node_id=node_id) if self._calls:
@@ -244,8 +243,8 @@ class Caller:
             return []
         call.holder, call.closed = event.node_id, True
         call.told.add(event.node_id)
-        # Who takes longer than it may is asked by the lease: it keeps the next one out while it is at work.
-        again = Schedule((self.room, "again", event.task_id), now.boot_s + self._deploy_s)
+        # Without a word the next one claims; the lease keeps it out while the holder is at work.
+        again = Schedule((self.room, "again", event.task_id), now.boot_s + self._lease_s + CLAIM_AGAIN_S)
         return [Cancel((self.room, "close", event.task_id)), again]
 
     def _gone(self, call: _Call, node_id: NodeId, now: Now) -> Effects:
@@ -354,6 +353,12 @@ class Caller:
         task_id = call.task.task_id
         del self._calls[task_id]
         return [Cancel((self.room, what, task_id)) for what in ("close", "again")]
+
+    def _record_changed(self, key: str, record: Digest) -> Effects:
+        """What names another record of that key is not wanted any more; a call for the new one may have begun."""
+        return self._drop_all(
+            lambda call: workload_key(call.task.workload_id) == key and call.task.record_digest != record
+        )
 
     def _drop_all(self, which: Any) -> Effects:
         return [effect for call in list(self._calls.values()) if which(call) for effect in self._drop(call)]

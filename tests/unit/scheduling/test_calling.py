@@ -279,3 +279,12 @@ def test_a_deployed_task_is_called_for_no_more() -> None:
         desk.hand(EventHeard(Event("e", desk.ids[asked[0]], status, 0, task_id=desk.called.task_id)))
     assert desk.hand(MemberDown(desk.ids[asked[0]])) == []
     assert desk.awarded(desk.fire("again")) == []
+
+
+def test_a_call_for_the_new_record_goes_on() -> None:
+    """The steward may have called for the new record before this node's word of it comes here."""
+    desk = Desk()
+    asked = desk.publish()
+    desk.offer(asked[0], 0.8)
+    desk.hand(IntentChanged(*desk.record, None))
+    assert desk.awarded(desk.fire("close")) == [asked[0]]
