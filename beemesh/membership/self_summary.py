@@ -150,6 +150,7 @@ class SelfSummary:
             started_ms=own.started_ms,
             protocol_version=PROTOCOL_VERSION,
             ring_epoch=self._ring_epoch,
+            place=self._members.view.coordinates.own.encode(),
         )
 
     def _cordoned(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from beemesh.ids import NodeId
+from beemesh.membership.coordinates import has_moved
 
 SUMMARY_KIND = "summary"
 
@@ -20,7 +21,7 @@ NEWS_CPU, NEWS_MEMORY, NEWS_STORAGE = 0.2, 0.1, 0.05
 """By how much of the whole a resource must change for the mesh to hear of it at once: a machine's load never stands
 still, and nothing is decided by it."""
 
-MEASURED = ("seq", "taken_ms", "cpu_load", "cpu_m_free", "mem_mb_free", "storage_mb_free")
+MEASURED = ("seq", "taken_ms", "cpu_load", "cpu_m_free", "mem_mb_free", "storage_mb_free", "place")
 """Fields that change all the time."""
 
 
@@ -57,6 +58,8 @@ class Summary(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Wall time at which the agent started."""
     ring_epoch: int = 0
     """The gossip key that the node sends with."""
+    place: bytes = b""
+    """Where it stands by its round trips (`beemesh.membership.coordinates`)."""
 
 
 def is_news(summary: Summary, before: Summary | None) -> bool:
@@ -69,5 +72,6 @@ def is_news(summary: Summary, before: Summary | None) -> bool:
         abs(summary.cpu_m_free - before.cpu_m_free) > NEWS_CPU * summary.cpu_m_total
         or abs(summary.mem_mb_free - before.mem_mb_free) > NEWS_MEMORY * summary.mem_mb_total
         or abs(summary.storage_mb_free - before.storage_mb_free) > NEWS_STORAGE * summary.storage_mb_total
+        or has_moved(summary.place, before.place)
         or (summary.storage_mb_free == 0) != (before.storage_mb_free == 0)
     )

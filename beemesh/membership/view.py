@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from beemesh.ids import NodeId
+from beemesh.membership.coordinates import Coordinates
 from beemesh.membership.roster import Roster
 from beemesh.membership.summaries import Summary
 
@@ -38,6 +39,8 @@ class View:
         self._status: dict[NodeId, Status] = {}
         self._summaries: dict[NodeId, Summary] = {}
         self._rtt_s: dict[NodeId, float] = {}
+        self.coordinates = Coordinates(self_id)
+        """Where this node stands by its round trips."""
         self._addresses: dict[NodeId, Address] = {}
         self._alive: tuple[NodeId, ...] = (self_id,)
         self._removals = roster.removals
@@ -90,6 +93,15 @@ class View:
     def rtt_s(self, node_id: bytes) -> float | None:
         """Smoothed round trip of direct probes, in seconds."""
         return self._rtt_s.get(NodeId(node_id))
+
+    def expected_rtt_s(self, node_id: bytes) -> float | None:
+        """The round trip to a node in seconds: as measured, else as its coordinate and ours let expect; None when
+        neither is known."""
+        measured_s = self.rtt_s(node_id)
+        summary = self.summary(node_id)
+        if measured_s is not None or summary is None:
+            return measured_s
+        return self.coordinates.rtt_s(summary.place)
 
     def address(self, node_id: bytes) -> Address | None:
         """Where datagrams and streams reach the node: what it last said itself, else what its card says."""
@@ -147,7 +159,10 @@ class View:
         self._summaries[summary.node_id] = summary
 
     def add_rtt(self, node_id: NodeId, sample_s: float) -> None:
-        """Mix one round trip into the average."""
+        """Mix one round trip into the average, and find out from it where this node stands."""
+        summary = self._summaries.get(node_id)
+        if summary is not None:
+            self.coordinates.heard(node_id, summary.place, sample_s)
         known = self._rtt_s.get(node_id, sample_s)
         self._rtt_s[node_id] = known + RTT_WEIGHT * (sample_s - known)
 

@@ -157,7 +157,7 @@ def test_round_trips_are_averaged() -> None:
 
 def test_a_summary_from_a_newer_agent_is_read() -> None:
     """Fields are added at the end, and those that a reader does not know are ignored."""
-    known = [IDS[1], 7, 8, *([0] * 9), 0.5, 1, 2, True, "podman", "9.9", 2, b"", 1, 2, 3]
+    known = [IDS[1], 7, 8, *([0] * 9), 0.5, 1, 2, True, "podman", "9.9", 2, b"", 1, 2, 3, b""]
     encoded = msgspec.msgpack.encode([*known, "new"])
 
     summary = msgspec.msgpack.decode(encoded, type=Summary)
