@@ -212,7 +212,7 @@ class PlacementMesh:
             Caller(me, roster, view, crypto, chance, settings),
             Journal(me, roster, crypto, Audience(me, roster, view, bidder.book.get), number),
         )
-        host.judge = Judge(me, roster, settings, local, intents).judge
+        host.judge = Judge(me, roster, view, settings, local, intents).judge
         host.dispatcher = Dispatcher(me, parts, around)
         self._carry(host, host.dispatcher.start(self.now))
         self._hand(host, host.machine.observed())

@@ -87,7 +87,7 @@ class Bidder:
         book: TaskBook | None = None,
     ) -> None:
         """`book` is written here alone; one is made where nobody else reads it."""
-        judge = Judge(self_id, roster, settings, local, intent_for)
+        judge = Judge(self_id, roster, view, settings, local, intent_for)
         self._auctions = Auctions(self_id, view, crypto, randomness, settings, judge, intent_for, book)
         self.book = self._auctions.book
         self._self_id = self_id

@@ -83,7 +83,7 @@ class Executor:
         self._copies = copies
         tell, self._run_leases = Teller(self_id, randomness), RunLeases(self.room)
         run_leases = self._run_leases
-        judge = Judge(self_id, roster, settings, local, intent_for)
+        judge = Judge(self_id, roster, view, settings, local, intent_for)
         recovery = Recovery(self_id, view, new_request_id, self.room)
         self._keeper = keeper = PodKeeper(self.room, pods, local, intent_for, copies, tell, run_leases)
         self._deployer = deployer = Deployer(

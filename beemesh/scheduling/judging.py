@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 import msgspec
 
@@ -10,25 +11,36 @@ from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId
 from beemesh.intents.record import Cordon, cordon_key, workload_key
 from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
 from beemesh.scheduling.eligibility import FIELD_NAME, capacity_refusals, node_labels, refusals, repelled_softly
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
 from beemesh.scheduling.neighbours import Newcomer, Verdict, judge
 from beemesh.scheduling.preemption import Candidate, victims
-from beemesh.scheduling.score import Place, Score, score
+from beemesh.scheduling.score import Place, Score, nearness, score
 from beemesh.scheduling.tasks import IntentLookup, record_of, workload_of
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.record import Requirements
+
+NEAR_NODES = 8
+"""Nodes of a site whose round trips are looked at: they are much alike."""
 
 
 class Judge:
     """Looks at the node's card, its settings, its cordon and what it has promised."""
 
     def __init__(
-        self, self_id: NodeId, roster: Roster, settings: NodeSettings, local: LocalWork, intent_for: IntentLookup
+        self,
+        self_id: NodeId,
+        roster: Roster,
+        view: View,
+        settings: NodeSettings,
+        local: LocalWork,
+        intent_for: IntentLookup,
     ) -> None:
         self._self_id = self_id
         self._roster = roster
+        self._view = view
         self._settings = settings
         self._local = local
         self._intent_for = intent_for
@@ -69,6 +81,7 @@ class Judge:
             zone=card.zone,
             wished_site=task.hints.get("site", ""),
             wished_zone=task.hints.get("zone", ""),
+            near=self._nearness(task.hints.get("near", ""), card),
             softly_repelled=repelled_softly(task.constraints, card),
             crowd=max(crowd, 1 if self._self_id in task.avoid else 0),
             failed=self._self_id in task.failed,
@@ -91,6 +104,16 @@ class Judge:
         """Whether a workload has a single replica: no other goes on for it."""
         workload = workload_of(self._intent_for(workload_key(workload_id)))
         return workload is not None and workload.replicas == 1
+
+    def _nearness(self, wished: str, card: Membership) -> float:
+        """How near this node is to a node, site or zone of that name; 1 where none is wished."""
+        if wished in ("", card.name, card.site, card.zone):
+            return 1.0
+        named = self._roster.named(wished)
+        cards = (named,) if named else (each for each in self._roster.members() if wished in (each.site, each.zone))
+        alive = islice((each.node_id for each in cards if self._view.is_alive(each.node_id)), NEAR_NODES)
+        rtts_s = [rtt_s for node_id in alive if (rtt_s := self._view.expected_rtt_s(node_id)) is not None]
+        return nearness(min(rtts_s, default=None))
 
     def _beside(self, task: Task, card: Membership, siblings_coming: int) -> Verdict:
         """What this node is to the replica because of other pods, and of its labels."""

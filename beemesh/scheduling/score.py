@@ -3,6 +3,20 @@
 Bids are compared by their score alone (ties by node ID), so what must come first is in the score itself: the number of
 other replicas of the workload on the node (`crowd`) picks a band, and the weighted parts a place inside it. A node with
 none always ranks before one with some, whatever their parts.
+
+| what | from | weight or band |
+|---|---|---|
+| fit | the share of CPU, memory and (if asked for) storage that stays free, averaged; CPU also by its load | 50 % |
+| locality | wished site and zone, nearness by round trips, preferred affinities that come true, soft taints | 30 % |
+| reliability | earned from witnessed outcomes | 10 % |
+| qos | how idle the processors are | 10 % |
+| crowd | other replicas of the workload here | a band each |
+| uneven | by how many replicas wished spreads would be off | `UNEVEN_BANDS` each |
+| failed | the replica failed here | `FAILED_CROWD` bands |
+| victims | who would be evicted: only ones of their workload, priority, number | below all bands |
+
+Weights come from the configuration, and only their proportions count. What is measured anew all the time (load, round
+trips) counts in steps of a sixteenth: small noise does not change who is best.
 """
 
 from __future__ import annotations
@@ -36,6 +50,10 @@ PREEMPTING = 2.0**-14
 """What scores of nodes that would have to evict somebody are below: far less than the last band of all others has."""
 
 
+NEAR_S = 0.02
+"""The round trip at which a place is half as good as on the spot: the next region."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """`total` 0…1 ranks; `parts` are the four ingredients 0…1 and the crowd, `fit` the resources one by one."""
@@ -55,6 +73,8 @@ class Place:
     zone: str = ""
     wished_site: str = ""
     wished_zone: str = ""
+    near: float = 1.0
+    """How near the node is to where the workload had rather be, 0…1 (`nearness`)."""
     softly_repelled: bool = False
     reliability: float = UNKNOWN_RELIABILITY
     crowd: int = 0
@@ -76,7 +96,7 @@ def score(reqs: Requirements, resources: Resources, place: Place, weights: Weigh
         "fit": sum(fit.values()) / len(fit),
         "locality": _locality(place),
         "reliability": _unit(place.reliability),
-        "qos": 1.0 - _unit(resources.cpu_load),
+        "qos": 1.0 - _steady(resources.cpu_load),
     }
     shares = {"fit": weights.fit, "locality": weights.locality, "reliability": weights.reliability, "qos": weights.qos}
     whole = sum(shares.values())
@@ -93,6 +113,12 @@ def score(reqs: Requirements, resources: Resources, place: Place, weights: Weigh
         fit={name: round(value, DIGITS) for name, value in fit.items()},
         victims=place.victims,
     )
+
+
+def nearness(rtt_s: float | None) -> float:
+    """How near a round trip is: 1 on the spot, a half at `NEAR_S`, 0 where nothing is known. In steps of a sixteenth,
+    so that what is measured anew all the time does not change who is best."""
+    return round(NEAR_S / (NEAR_S + rtt_s) * 16) / 16 if rtt_s is not None else 0.0
 
 
 def better(one: Bid, other: Bid) -> bool:
@@ -130,12 +156,17 @@ def _fit(reqs: Requirements, resources: Resources) -> dict[str, float]:
     """Share of each resource that stays free: the emptier node wins, which spreads load."""
     cpu_left = _left(resources.cpu_m_free, reqs.cpu_m, resources.cpu_m_total)
     fit = {
-        "cpu": min(cpu_left, 1.0 - _unit(resources.cpu_load) / 2),
+        "cpu": min(cpu_left, 1.0 - _steady(resources.cpu_load) / 2),
         "memory": _left(resources.mem_mb_free, reqs.mem_mb, resources.mem_mb_total),
     }
     if reqs.storage_mb:
         fit["storage"] = _left(resources.storage_mb_free, reqs.storage_mb, resources.storage_mb_total)
     return fit
+
+
+def _steady(load: float) -> float:
+    """A load in steps of a sixteenth: it never stands still."""
+    return round(_unit(load) * 16) / 16
 
 
 def _left(free: int, need: int, total: int) -> float:
@@ -150,7 +181,7 @@ def _locality(place: Place) -> float:
         near = 0.0
     elif place.wished_zone and place.wished_zone != place.zone:
         near = 0.5
-    near *= _unit(place.wished)
+    near *= _unit(place.wished) * _unit(place.near)
     return near / 2 if place.softly_repelled else near
 
 

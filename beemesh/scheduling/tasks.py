@@ -15,6 +15,7 @@ from beemesh.membership.roster import Roster
 from beemesh.scheduling.messages import TASK_KIND, Occupancy, SignedTask, Task
 from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Workload
+from beemesh.workloads.settings import NEAR
 
 IntentLookup = Callable[[str], tuple[Intent, Signed] | None]
 """The winning record of a key of the intent map, with the exact signed bytes."""
@@ -74,8 +75,14 @@ def make_task(
         restart=asks.restart,
         instead_of=0 if revision is workload.current else workload.current.number,
         tentative=tentative,
-        hints={"node": start.towards} if start.towards else {},
+        hints=_hints(workload, start),
     )
+
+
+def _hints(workload: Workload, start: StartReplica) -> dict[str, str]:
+    """Where the replica is moved to, and what it had rather be near to."""
+    hints = {"node": start.towards, "near": workload.annotations.get(NEAR, "")}
+    return {name: value for name, value in hints.items() if value}
 
 
 def open_member_statement(

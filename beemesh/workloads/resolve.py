@@ -26,7 +26,7 @@ from beemesh.workloads.objects import (
 from beemesh.workloads.record import HISTORY_MAX, Constraints, JobTerms, Qos, Requirements, Strategy
 from beemesh.workloads.requirements import constraints_of, images_of, qos_of, requirements_of
 from beemesh.workloads.schema import did_you_mean
-from beemesh.workloads.settings import CHANGE_CAUSE, PREFIX, WorkloadSettings, settings_of
+from beemesh.workloads.settings import CHANGE_CAUSE, NEAR, PREFIX, WorkloadSettings, settings_of
 from beemesh.workloads.strategies import strategy_of
 
 TEMPLATE_API_VERSION = "beemesh.io/v1alpha1"
@@ -152,6 +152,7 @@ def resolve_one(
     body_spec = item.body["spec"] if item.kind != "Pod" else {}
     counted = {"Deployment": "replicas", "Job": "completions"}.get(item.kind, "")
     replicas = body_spec.get(counted, 1)
+    near = {NEAR: settings.near} if settings.near else {}
     resolved = ResolvedWorkload(
         kind=item.kind,
         namespace=item.namespace,
@@ -165,7 +166,7 @@ def resolve_one(
         settings=settings,
         restart_policy=spec.get("restartPolicy", "Always"),
         labels=item.labels,
-        annotations={name: value for name, value in item.annotations.items() if _is_shown(name)},
+        annotations={name: value for name, value in item.annotations.items() if _is_shown(name)} | near,
         pod_labels=dict(metadata.get("labels", {})),
         images=images_of(spec),
         references=tuple(sorted({f"{reference.kind.lower()}/{reference.name}" for reference in references})),

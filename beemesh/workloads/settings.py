@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from beemesh.workloads.formats import label_value
 from beemesh.workloads.objects import Finding, Path, shown
 from beemesh.workloads.schema import did_you_mean
 
@@ -17,13 +18,16 @@ CHANGE_CAUSE = "kubernetes.io/change-cause"
 CHOICES: dict[str, tuple[str, ...]] = {
     "beemesh.io/publish": ("auto",),
     "beemesh.io/duplicate-tolerant": ("true", "false"),
+    "beemesh.io/near": (),
     "beemesh.io/preemptible": ("true", "false"),
     "beemesh.io/restart": ("alone", "with-peers"),
     "beemesh.io/rollback": ("auto", "never"),
     "beemesh.io/sealing-scheme": ("shamir",),
     "beemesh.io/state": ("memory", "disk"),
 }
-"""Every annotation and the values it may have."""
+"""Every annotation and the values it may have; none listed: the name of a node, site or zone."""
+
+NEAR = "beemesh.io/near"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class WorkloadSettings:
     publish_auto: bool = False
     duplicate_tolerant: bool = True
     preemptible: bool = True
+    near: str = ""
     restart: Literal["alone", "with-peers"] = "alone"
     sealing_scheme: Literal["shamir"] = "shamir"
     state: Literal["memory", "disk"] = "memory"
@@ -58,6 +63,9 @@ def check_annotations(annotations: Mapping[str, str], path: Path, *, workload: b
             findings.append(Finding(where, f"{shown(name)} is no annotation that beemesh knows", hint, at_key=True))
         elif not workload:
             findings.append(Finding(where, f"{shown(name)} has a meaning on Pods and Deployments only", at_key=True))
+        elif name == NEAR:
+            if problem := label_value(value) or ("" if value else "must name a node, a site or a zone"):
+                findings.append(Finding(where, f"{name} {shown(value)} {problem}"))
         elif value not in CHOICES[name]:
             hint = did_you_mean(value, CHOICES[name])
             findings.append(Finding(where, f"{name} must be one of {', '.join(CHOICES[name])}", hint))
@@ -81,6 +89,7 @@ def settings_of(*annotations: Mapping[str, Any]) -> WorkloadSettings:
     return WorkloadSettings(
         publish_auto=merged.get("beemesh.io/publish") == "auto",
         duplicate_tolerant=merged.get("beemesh.io/duplicate-tolerant", "true") == "true",
+        near=merged.get(NEAR, ""),
         preemptible=merged.get("beemesh.io/preemptible", "true") == "true",
         restart="with-peers" if merged.get("beemesh.io/restart") == "with-peers" else "alone",
         state="disk" if merged.get("beemesh.io/state") == "disk" else "memory",

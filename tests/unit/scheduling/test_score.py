@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from beemesh.ids import NodeId
 from beemesh.scheduling.eligibility import Resources
 from beemesh.scheduling.messages import Bid
-from beemesh.scheduling.score import Place, better, score
+from beemesh.scheduling.preemption import Candidate
+from beemesh.scheduling.score import Place, better, nearness, score
 from beemesh.settings.model import Weights
 from beemesh.workloads.record import Requirements
 
@@ -24,13 +25,19 @@ BUSY = Resources(4000, 4000, 50_000, 2000, 1500, 50_000, cpu_load=0.6)
     ("resources", "place", "weights", "total"),
     [
         (IDLE, Place(), Weights(), 0.912088),
-        (BUSY, Place(), Weights(), 0.741633),
+        (BUSY, Place(), Weights(), 0.740384),
         (IDLE, Place(crowd=1), Weights(), 0.470696),
         (IDLE, Place(crowd=2), Weights(), 0.318681),
         (IDLE, Place(site="a", wished_site="b"), Weights(), 0.762238),
         (IDLE, Place(zone="a", wished_zone="b"), Weights(), 0.837163),
         (IDLE, Place(softly_repelled=True), Weights(), 0.837163),
         (IDLE, Place(reliability=1.0), Weights(), 0.937063),
+        (IDLE, Place(near=0.5), Weights(), 0.837163),
+        (IDLE, Place(wished=0.25), Weights(), 0.7997),
+        (IDLE, Place(uneven=1), Weights(), 0.318681),
+        (IDLE, Place(failed=True), Weights(), 0.009884),
+        (IDLE, Place(victims=(Candidate("a", REQS),)), Weights(), 6.0081481933577446e-05),
+        (IDLE, Place(victims=(Candidate("a", REQS, 5),)), Weights(), 6.0081481931357e-05),
         (BUSY, Place(), Weights(fit=1.0, locality=0.0, reliability=0.0, qos=0.0), 0.593656),
         (BUSY, Place(), Weights(fit=0.0, locality=0.0, reliability=0.0, qos=0.0), 0.593656),
     ],
@@ -45,7 +52,20 @@ def test_the_parts_are_told() -> None:
     result = score(REQS, BUSY, Place(crowd=2), Weights())
 
     assert result.fit == {"cpu": 0.25, "memory": 0.125}
-    assert result.parts == {"fit": 0.1875, "locality": 1.0, "reliability": 0.5, "qos": 0.4, "crowd": 2.0}
+    assert result.parts == {"fit": 0.1875, "locality": 1.0, "reliability": 0.5, "qos": 0.375, "crowd": 2.0}
+
+
+def test_small_noise_changes_nothing() -> None:
+    """A load or a round trip that wavers a little gives the very same score."""
+    steady = {
+        score(REQS, Resources(4000, 4000, 1, 4000, 4000, 1, load), Place(), Weights()).total
+        for load in (0.24, 0.25, 0.26)
+    }
+    assert len(steady) == 1
+    assert nearness(0.0200) == nearness(0.0205) == 0.5
+    assert nearness(0.0) == 1.0
+    assert nearness(None) == 0.0
+    assert nearness(0.005) > nearness(0.050) > nearness(0.5)
 
 
 def bid(total: float, node: int) -> Bid:

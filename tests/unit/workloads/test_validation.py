@@ -261,6 +261,8 @@ def test_pod_terms_mean_what_can_be_known() -> None:
     [
         ("beemesh.io/publsh", "auto", "did you mean 'beemesh.io/publish'?"),
         ("beemesh.io/restart", "alon", "did you mean 'alone'?"),
+        ("beemesh.io/near", "", "must name a node"),
+        ("beemesh.io/near", "far away", "beemesh.io/near 'far away'"),
         ("beemesh.io/state", "tape", "one of memory, disk"),
     ],
 )
