@@ -8,50 +8,31 @@ from pathlib import Path
 
 import psutil
 
+from agent.cgroups import read_limits
 from beemesh.events import ResourcesObserved
 
 MIB = 1024 * 1024
-CGROUP_LIMIT_FILES = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
-CGROUP_QUOTA_FILE = "/sys/fs/cgroup/cpu.max"
 LISTEN_STATE = "0A"
 """TCP state in /proc/net/tcp (include/net/tcp_states.h)."""
 
 
 def observe(storage: Path) -> ResourcesObserved:
-    """A reading of this moment; `storage` lies on the disk whose space counts."""
+    """A reading of this moment, within the limits of control groups; `storage` lies on the disk whose space counts."""
     memory = psutil.virtual_memory()
     disk = psutil.disk_usage(str(storage))
-    total_mb = min(memory.total, _cgroup_memory_bytes()) // MIB
+    limits = read_limits()
+    total = memory.total if limits.memory is None else min(memory.total, limits.memory)
+    free = memory.available if limits.memory is None else min(memory.available, limits.memory - limits.memory_used)
+    cores = len(os.sched_getaffinity(0))
     return ResourcesObserved(
-        cpu_m_total=_cpu_m(),
-        mem_mb_total=total_mb,
+        cpu_m_total=min(cores * 1000, limits.cpu_m or cores * 1000),
+        mem_mb_total=total // MIB,
         storage_mb_total=disk.total // MIB,
         cpu_load=min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)),
-        mem_mb_free=min(memory.available // MIB, total_mb),
+        mem_mb_free=max(0, min(free, total)) // MIB,
         storage_mb_free=disk.free // MIB,
         ports_in_use=listening_ports(),
     )
-
-
-def _cpu_m() -> int:
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path(CGROUP_QUOTA_FILE).read_text().split()
-        return min(cores * 1000, int(quota) * 1000 // int(period))
-    except (OSError, ValueError):  # no cgroup v2 here, or "max"
-        return cores * 1000
-
-
-def _cgroup_memory_bytes() -> int:
-    for name in CGROUP_LIMIT_FILES:
-        try:
-            return int(Path(name).read_text())
-        except (OSError, ValueError):
-            continue
-    return 1 << 62
 
 
 def listening_ports() -> frozenset[int]:
