@@ -76,6 +76,7 @@ def make_task(
         instead_of=0 if revision is workload.current else workload.current.number,
         tentative=tentative,
         hints=_hints(workload, start),
+        occupancy=occupancy,
     )
 
 
