@@ -18,7 +18,11 @@ WINDOW = 1_024
 """Datagrams that may overtake each other; older ones are refused unseen."""
 
 BOOTS_PER_SENDER_MAX = 4
-"""Boots of one sender with a window: more than any agent starts while its datagrams are fresh (30 s)."""
+"""Boots of one sender with a window: its life, and those of before whose datagrams may still be under way."""
+
+RETIRED_BOOTS_MAX = 32
+"""Earlier boots of one sender of which nothing more is taken: more than any agent starts, and falls over, while its
+datagrams are fresh (30 s)."""
 
 SENDERS_MAX = 16_384
 """Senders with a window: more than any roster; only members ever get one."""
@@ -37,11 +41,16 @@ class _Window:
 class _Sender:
     windows: OrderedDict[BootId, _Window] = field(default_factory=OrderedDict)
     floored: BootId | None = None
+    retired: OrderedDict[BootId, None] = field(default_factory=OrderedDict)
 
     def add(self, boot_id: BootId, window: _Window) -> None:
         self.windows[boot_id] = window
         if len(self.windows) > BOOTS_PER_SENDER_MAX:
-            del self.windows[next(boot for boot in self.windows if boot not in (boot_id, self.floored))]
+            oldest = next(boot for boot in self.windows if boot not in (boot_id, self.floored))
+            del self.windows[oldest]
+            self.retired[oldest] = None  # without a window nobody could tell its repeats from what is new
+            if len(self.retired) > RETIRED_BOOTS_MAX:
+                self.retired.popitem(last=False)
 
 
 class ReplayGuard:
@@ -63,6 +72,7 @@ class ReplayGuard:
         known.floored = boot_id
         window = known.windows.get(boot_id)
         if window is None:
+            known.retired.pop(boot_id, None)  # it answered us just now: it lives
             known.add(boot_id, _Window(counter, _ALL_SEEN))
         else:
             window.highest, window.seen = max(window.highest, counter), _ALL_SEEN
@@ -72,7 +82,7 @@ class ReplayGuard:
         known = self._senders.get(sender)
         window = known.windows.get(boot_id) if known else None
         if window is None:
-            return True
+            return known is None or boot_id not in known.retired
         behind = window.highest - counter
         return behind < 0 or (behind < WINDOW and not window.seen >> behind & 1)
 

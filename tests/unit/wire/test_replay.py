@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beemesh.ids import BootId, NodeId
-from beemesh.wire.replay import BOOTS_PER_SENDER_MAX, SENDERS_MAX, WINDOW, ReplayGuard
+from beemesh.wire.replay import BOOTS_PER_SENDER_MAX, RETIRED_BOOTS_MAX, SENDERS_MAX, WINDOW, ReplayGuard
 
 SENDER = NodeId(b"s" * 32)
 BOOTS = [BootId(bytes([number]) * 16) for number in range(8)]
@@ -90,6 +90,29 @@ def test_old_boots_never_push_the_present_one_out() -> None:
     assert len(guard._senders[SENDER].windows) == BOOTS_PER_SENDER_MAX
     assert not guard.is_fresh(SENDER, BOOTS[0], 9)
     assert guard.is_fresh(SENDER, BOOTS[0], 10)
+
+
+def test_a_sender_that_falls_over_again_and_again_is_not_believed_twice() -> None:
+    """Nothing that any of many lives of a sender said counts again, although only a few of them keep a window."""
+    guard = ReplayGuard()
+    boots = [BootId(bytes([number]) * 16) for number in range(BOOTS_PER_SENDER_MAX + RETIRED_BOOTS_MAX)]
+    for boot in boots:
+        guard.enter(SENDER, boot, 23)
+
+    assert not any(guard.is_fresh(SENDER, boot, 23) for boot in boots)
+    assert guard.is_fresh(SENDER, boots[-1], 24)
+
+
+def test_a_life_that_answers_is_believed_again() -> None:
+    """A boot that lost its window, and then echoes a ping of ours, lives: what it says from there on counts."""
+    guard = ReplayGuard()
+    for number in range(BOOTS_PER_SENDER_MAX + 1):
+        guard.enter(SENDER, BOOTS[number], 1)
+
+    guard.set_floor(SENDER, BOOTS[0], 7)
+
+    assert not guard.is_fresh(SENDER, BOOTS[0], 7)
+    assert guard.is_fresh(SENDER, BOOTS[0], 8)
 
 
 def test_the_number_of_senders_is_bounded() -> None:
