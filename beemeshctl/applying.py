@@ -33,11 +33,11 @@ from beemesh.ids import NodeId, short
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, object_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.workloads.fingerprint import canonical, fingerprint
-from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS, ManifestObject, ObjectKey
+from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS, WORKLOAD_KINDS, ManifestObject, ObjectKey
 from beemesh.workloads.record import SealedObject, Workload
 from beemesh.workloads.resolve import ResolvedWorkload
 from beemesh.workloads.revising import next_number, with_revision
-from beemesh.workloads.rollout_report import line_of, report_of
+from beemesh.workloads.rollout_report import RolloutReport, line_of, report_of
 from beemesh.workloads.settings import CHANGE_CAUSE
 from beemesh.workloads.strategies import for_replicas
 from beemeshctl.client import BEEMESH, Client
@@ -48,6 +48,7 @@ Verb = Literal["created", "configured", "unchanged", "deleted"]
 
 GROUPS = {
     "Deployment": "deployment.apps",
+    "DaemonSet": "daemonset.apps",
     "Job": "job.batch",
     "Pod": "pod",
     "ConfigMap": "configmap",
@@ -402,14 +403,14 @@ def wait_for(
     """Wait until everything that was applied runs and is ready; raises `Unreachable` on time-out with the reasons,
     `BeemeshError` as soon as a replica has failed for good."""
     deadline = time.monotonic() + timeout_s
-    waiting = {change.key: change for change in changes if change.kind in ("Deployment", "Pod", "Job")}
+    waiting = {change.key: change for change in changes if change.kind in WORKLOAD_KINDS}
     told = ""
     while waiting:
         pods = client.get("/api/v1/pods")["items"]
         _check_rollouts(client, waiting.values())
         reasons = []
         for key, change in list(waiting.items()):
-            why = _not_done(client, change) if change.kind == "Job" else _not_ready(change, pods)
+            why = _why_waiting(client, change, pods)
             if not why:
                 del waiting[key]
             else:
@@ -430,11 +431,29 @@ def wait_for(
 def _check_rollouts(client: Client, changes: Iterable[Change]) -> None:
     """Raise `BeemeshError` when the mesh has given up a revision that is waited for."""
     for change in changes:
-        if change.kind != "Deployment":
+        if change.kind not in ("Deployment", "DaemonSet"):
             continue
-        report = report_of(client.get(f"/apis/apps/v1/namespaces/{change.namespace}/deployments/{change.name}"))
+        report = _report(client, change)
         if report.state == "failed" and report.revision == change.revision:
             raise BeemeshError(line_of(report), hint="mend the manifest and apply again")
+
+
+def _report(client: Client, change: Change) -> RolloutReport:
+    plural = f"{change.kind.lower()}s"
+    return report_of(client.get(f"/apis/apps/v1/namespaces/{change.namespace}/{plural}/{change.name}"))
+
+
+def _why_waiting(client: Client, change: Change, pods: list[Any]) -> str:
+    """Why a change is not done yet; empty when it is. Raises when it has failed for good."""
+    if change.kind == "Job":
+        return _not_done(client, change)
+    if change.kind != "DaemonSet":
+        return _not_ready(change, pods)
+    report = _report(client, change)
+    if report.revision >= change.revision and report.state == "complete":
+        return ""
+    why = f": {report.message}" if report.message else ""
+    return f"{report.updated} of {report.replicas} updated, {report.available} available{why}"
 
 
 def _not_done(client: Client, change: Change) -> str:

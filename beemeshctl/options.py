@@ -32,6 +32,7 @@ TYPES = {
         True,
         ("deployment", "deploy", "deployment.apps", "deployments.apps"),
     ),
+    "daemonsets": ("DaemonSet", "/apis/apps/v1", True, ("daemonset", "ds", "daemonset.apps", "daemonsets.apps")),
     "jobs": ("Job", "/apis/batch/v1", True, ("job", "job.batch", "jobs.batch")),
     "endpoints": ("Endpoints", "/api/v1", True, ("endpoint", "ep")),
     "configmaps": ("ConfigMap", "/api/v1", True, ("configmap", "cm")),

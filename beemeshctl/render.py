@@ -15,6 +15,7 @@ GAP = "  "
 
 KIND_NAMES = {
     "Deployment": "deployment.apps",
+    "DaemonSet": "daemonset.apps",
     "Job": "job.batch",
     "PodDisruptionBudget": "poddisruptionbudget.policy",
     "PriorityClass": "priorityclass.scheduling.k8s.io",

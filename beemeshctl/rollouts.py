@@ -15,7 +15,7 @@ from beemeshctl.applying import GROUPS, Mesh, Planner, submit
 from beemeshctl.client import Client
 from beemeshctl.options import TYPES, path_of, type_and_names
 
-ROLLED = ("deployments",)
+ROLLED = ("deployments", "daemonsets")
 """Types that have rollouts."""
 
 POLL_S = 0.3

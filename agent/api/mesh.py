@@ -22,9 +22,11 @@ from beemesh.ids import NodeId, to_text
 from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.daemons import daemon_nodes
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.telling import MANIFEST, ROLLOUT_EVENTS, TARGET
 from beemesh.undecodable import UNDECODABLE
+from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.kube_endpoints import EndpointsView, endpoints_views
 from beemesh.workloads.kubedeployment import DeploymentView
 from beemesh.workloads.kubeshape import ConfigView, EventView, NodeView, PodView
@@ -165,12 +167,18 @@ class MeshReader:
         views = [self._running(report, wanted) for report in replicas.reports]
         running = {(report.workload_id, report.replica) for report in replicas.reports}
         for intent, body in wanted.values():
-            missing = [each for each in range(body.replicas) if (body.workload_id, each) not in running]
+            wanted_here: Iterable[int] = range(body.replicas) if body.kind != DAEMON_SET else self.daemons(body)
+            missing = [each for each in wanted_here if (body.workload_id, each) not in running]
             if body.kind == "Job":
                 continue  # its pods come in turn: `get jobs` tells how far it is
             views += [self._missing(intent, body, replica) for replica in missing]
         views.sort(key=lambda view: (view.namespace, view.name, view.node))
         return [view for view in views if not namespace or view.namespace == namespace]
+
+    def daemons(self, body: Workload) -> dict[int, str]:
+        """Ordinal → name of each node that a DaemonSet is for."""
+        told = self.failed_rollout(body)
+        return daemon_nodes(body, rolled_back_to(told) or body.current.number, self.roster, self.view)
 
     def _running(self, report: ReplicaReport, wanted: dict[str, tuple[Intent, Workload]]) -> PodView:
         record = wanted.get(report.workload_id)
@@ -210,7 +218,7 @@ class MeshReader:
             replica=replica,
             phase="Failed" if told is not None and told.status == "Failed" and told.details.get("final") else "Pending",
             reason=told.status if told is not None else "Scheduling",
-            message=_explained(told) if told is not None else "",
+            message=explained(told) if told is not None else "",
             task_id=told.task_id if told is not None else "",
             labels=body.pod_labels,
             images=body.images,
@@ -254,7 +262,7 @@ class MeshReader:
     def _deployment(self, intent: Intent, body: Workload, pods: list[PodView]) -> DeploymentView:
         running = [pod for pod in pods if pod.node]
         current = [pod for pod in running if body.current.covers(pod.revision)]
-        failed = self._failed_rollout(body)
+        failed = self.failed_rollout(body)
         problems = sorted({pod.message for pod in pods if not pod.node and pod.message})
         return DeploymentView(
             name=body.name,
@@ -272,7 +280,7 @@ class MeshReader:
             images=body.images,
             strategy=body.strategy,
             history_limit=body.history_limit,
-            failed=_explained(failed) if failed is not None else "",
+            failed=explained(failed) if failed is not None else "",
             rolled_back_to=rolled_back_to(failed),
             endpoints=[(pod.name, endpoint) for pod in running for endpoint in pod.endpoints],
             problem="; ".join(problems),
@@ -280,7 +288,7 @@ class MeshReader:
             resource_version=intent.seq,
         )
 
-    def _failed_rollout(self, body: Workload) -> Event | None:
+    def failed_rollout(self, body: Workload) -> Event | None:
         """What the steward told of the current revision, if that has failed."""
         for event in reversed(self.journal.events(workload_id=body.workload_id)):
             about = event.details.get(MANIFEST) == mark_of(body.current).hex()
@@ -358,7 +366,7 @@ class MeshReader:
         place = (
             event.workload_id if whole or not event.workload_id else f"replica {event.replica} of {event.workload_id}"
         )
-        message = ": ".join(part for part in (place, _explained(event)) if part)
+        message = ": ".join(part for part in (place, explained(event)) if part)
         return EventView(
             event_id=event.event_id,
             status=event.status,
@@ -375,7 +383,7 @@ class MeshReader:
         )
 
 
-def _explained(event: Event) -> str:
+def explained(event: Event) -> str:
     """The reason with what the runtime or the nodes said about it."""
     return ": ".join(part for part in (event.reason, event.details.get("message", "")) if part)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from agent.api.daemons import daemon_sets
 from agent.api.jobs import jobs
 from agent.api.seam import Backend, Json
-from beemesh.workloads import kube_budgets, kube_policies, kubedeployment, kubejob, kubeshape
+from beemesh.workloads import kube_budgets, kube_policies, kubedaemons, kubedeployment, kubejob, kubeshape
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.kube_endpoints import endpoints
 from beemesh.workloads.policies import SYSTEM_CLASSES, PriorityClass, Quota
@@ -62,6 +63,10 @@ async def _pods(api: Backend, namespace: str) -> list[Json]:
 
 async def _deployments(api: Backend, namespace: str) -> list[Json]:
     return [kubedeployment.deployment(view) for view in await api.mesh.deployments(namespace)]
+
+
+async def _daemon_sets(api: Backend, namespace: str) -> list[Json]:
+    return [kubedaemons.daemon_set(view) for view in await daemon_sets(api.mesh, namespace)]
 
 
 async def _jobs(api: Backend, namespace: str) -> list[Json]:
@@ -121,6 +126,7 @@ RESOURCES = (
     Resource("v1", "secrets", "Secret", _secrets),
     Resource("v1", "events", "Event", _events, short=("ev",)),
     Resource("apps/v1", "deployments", "Deployment", _deployments, short=("deploy",)),
+    Resource("apps/v1", "daemonsets", "DaemonSet", _daemon_sets, short=("ds",)),
     Resource("batch/v1", "jobs", "Job", _jobs),
     Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", _budgets, short=("pdb",)),
     Resource("v1", "resourcequotas", "ResourceQuota", _quotas, short=("quota",)),

@@ -43,6 +43,7 @@ from beemesh.scheduling.eligibility import placement_refusals
 from beemesh.scheduling.leases import lease_key, run_key
 from beemesh.scheduling.messages import Event, EventStatus, Lease
 from beemesh.undecodable import UNDECODABLE, decoded_rows
+from beemesh.workloads.daemons import may_have
 from beemesh.workloads.record import Revision, SealedObject, Workload
 
 TABLE_MANIFESTS = "manifests"
@@ -268,7 +269,7 @@ class Custodian:
         if member is None:
             raise _Refusal("not_a_member")
         surge = max(1, workload.strategy.max_surge)
-        if not 0 <= request.replica < workload.replicas + surge:
+        if not may_have(workload, request.replica, sender, surge=surge):
             raise _Refusal("replica_out_of_range")
         revision = next((each for each in workload.revisions if each.manifest == request.manifest), workload.current)
         asks = workload.as_of(revision.number) or workload

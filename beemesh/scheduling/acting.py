@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from beemesh.crypto import Crypto
 from beemesh.effects import Effects, Notify, Now, Randomness, Request, Schedule
@@ -10,6 +11,7 @@ from beemesh.events import Observed, PublishTask
 from beemesh.identity.signing import sign_statement
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.daemons import daemon_nodes
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import TASK_KIND, EventStatus, Occupancy
@@ -19,6 +21,7 @@ from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
 from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
+from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.jobs import state_of
 from beemesh.workloads.observation import StopReplica
 from beemesh.workloads.reconciler import Observed as Observation
@@ -72,6 +75,7 @@ class Acting:
         if hosted.unknown:
             return [Schedule((self._room, "step", hosted.workload_id), now.boot_s + POLL_BUSY_S)]
         self._drop_expired(hosted, now)
+        hosted.daemons = self._daemons(hosted)
         starting = {(each.task.revision, each.task.replica) for each in self._ledger.of(hosted.workload_id)}
         observed = hosted.observed(starting, self._view.is_alive, now.boot_s)
         effects = self._roll_on(hosted, observed, now)
@@ -95,6 +99,13 @@ class Acting:
                     effects += self._waits(hosted, action, now)
         return [*effects, Schedule((self._room, "step", hosted.workload_id), wake_s)]
 
+    def _daemons(self, hosted: Hosted) -> dict[int, str] | None:
+        """The nodes that a DaemonSet is for, by what the revision asks that is driven toward; None for other kinds."""
+        workload = hosted.workload
+        if workload is None or workload.kind != DAEMON_SET:
+            return None
+        return daemon_nodes(workload, hosted.rollout.target(workload), self._roster, self._view)
+
     def _may_begin(self, hosted: Hosted, action: StartReplica, now: Now) -> bool:
         """Whether there is budget for it, if it replaces what ran before; what is denied is asked for again soon."""
         slot = (action.revision, action.replica)
@@ -113,7 +124,7 @@ class Acting:
             return self._work_off(hosted, workload, observed, now)
         current = workload.current
         details = {MANIFEST: mark_of(current).hex()}
-        if rollout.observe(workload, observed, now.boot_s):
+        if rollout.observe(workload, observed, now.boot_s, hosted.daemons):
             reason = f"revision {current.number} is complete"
             return [hosted.tell(self._tell, "RolledOut", (current.number, 0), now, reason, details)]
         verdict = rollout.judge(workload, observed, now.boot_s, self._settings.scheduler.max_attempts)
@@ -149,6 +160,8 @@ class Acting:
 
     def _publish(self, hosted: Hosted, action: StartReplica, now: Now) -> Effects:
         assert hosted.workload is not None, "nothing is started of a deleted workload"
+        if hosted.daemons is not None:
+            action = replace(action, towards=hosted.daemons[action.replica])
         facts = (hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
         known = self._surroundings(hosted, action)
         task = make_task(*facts, tentative=hosted.tentative, occupancy=known)

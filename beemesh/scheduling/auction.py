@@ -78,7 +78,7 @@ class Auctions:
                 return self.refuse(entry, entry.reasons)
             entry.state = "silent"
             return []
-        against = objection(entry.task, workload_of(found))
+        against = objection(entry.task, workload_of(found), self._self_id)
         if against:
             entry.state, entry.reasons = "over", (against,)
             if entry.caller is not None:

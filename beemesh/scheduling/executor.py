@@ -91,7 +91,7 @@ class Executor:
         )
         self._rights = RunRights(self.room, pods, run_leases, keeper, deployer)
         self._stopper = Stopper(self.room, pods, intent_for, check_proof, judge, keeper, deployer)
-        self._restarts = Restarts(pods, intent_for, copies, recovery, keeper, deployer)
+        self._restarts = Restarts(self_id, pods, intent_for, copies, recovery, keeper, deployer)
         self._answers = Answers(self_id, pods)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:

@@ -18,6 +18,7 @@ from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
 from beemesh.scheduling.surroundings import takes_turns
 from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, TARGET, Teller
+from beemesh.workloads.daemons import ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
@@ -88,6 +89,8 @@ class Hosted:
     """(node, task id) → when its stop was ordered."""
     exhausted: set[Slot] = field(default_factory=set)
     rollout: Rollout = field(default_factory=Rollout)
+    daemons: dict[int, str] | None = None
+    """Of a DaemonSet: ordinal → name of each node that is to have one."""
     over: str = ""
     """How a Job ended, by the status of the event that told it."""
     ran: set[Slot] = field(default_factory=set)
@@ -159,12 +162,14 @@ class Hosted:
         if self.workload is None:
             return Declared("", 0, 0, gone=True)
         base = self.rollout.base(self.workload, observed.replicas) if self.workload.strategy.paused else 0
-        declared = Declared.of(self.workload, self.rollout.target(self.workload), base)
+        declared = Declared.of(self.workload, self.rollout.target(self.workload), base, self.daemons)
         return replace(declared, over=True) if self.over else declared
 
     def observed(self, starting: Iterable[Slot], is_alive: Callable[[NodeId], bool], boot_s: float) -> Observed:
         """What is, as far as nodes that are alive have said."""
         replicas = [report for node_id, reports in self.reports.items() if is_alive(node_id) for report in reports]
+        if self.daemons is not None:  # no node speaks for another's
+            replicas = [each for each in replicas if each.replica == ordinal_of(each.node_id)]
         replicas = [self._numbered(report) for report in replicas]
         self.ran |= {(each.revision, each.replica) for each in replicas if each.phase == "Running"}
         return Observed(

@@ -12,7 +12,14 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Cordon, cordon_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.eligibility import FIELD_NAME, capacity_refusals, node_labels, refusals, repelled_softly
+from beemesh.scheduling.eligibility import (
+    FIELD_NAME,
+    capacity_refusals,
+    node_labels,
+    placement_refusals,
+    refusals,
+    repelled_softly,
+)
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
 from beemesh.scheduling.neighbours import Newcomer, Verdict, judge
@@ -20,7 +27,8 @@ from beemesh.scheduling.preemption import Candidate, victims
 from beemesh.scheduling.score import Place, Score, nearness, score
 from beemesh.scheduling.tasks import IntentLookup, record_of, workload_of
 from beemesh.settings.model import NodeSettings
-from beemesh.workloads.record import Requirements
+from beemesh.workloads.daemons import DAEMON_SET, ordinal_of
+from beemesh.workloads.record import Requirements, Workload
 
 NEAR_NODES = 8
 """Nodes of a site whose round trips are looked at: they are much alike."""
@@ -59,11 +67,13 @@ class Judge:
             card,
             resources,
             standing=self._roster.standing(self._self_id, wall_ms),
-            cordoned=self.cordon(card.name),
+            cordoned=None if task.kind == DAEMON_SET else self.cordon(card.name),
             namespaces=tuple(self._settings.policies.admission.namespaces),
             runs_sibling=crowd > 0,
         )
         against += self._moving_away(task, card.name, wall_ms)
+        if task.kind == DAEMON_SET and task.replica != ordinal_of(self._self_id):
+            against.append("this DaemonSet's replica belongs to another node")
         beside = self._beside(task, card, len(leading - {task.replica}))
         against += beside.against
         evicted: tuple[Candidate, ...] = ()
@@ -132,6 +142,11 @@ class Judge:
         )
         labels = {**node_labels(card), FIELD_NAME: card.name}
         return judge(newcomer, self._local.neighbours(), siblings_coming, labels, constraints.preferences)
+
+    def suits(self, workload: Workload, revision: int) -> bool:
+        """Whether this node's card is what a revision of a workload asks for."""
+        card, asks = self._roster.member(self._self_id), workload.as_of(revision) or workload
+        return card is not None and not placement_refusals(asks.constraints, card)
 
     def cordon(self, name: str) -> str | None:
         """Why the node is cordoned; None when it is not."""

@@ -10,6 +10,7 @@ from beemesh.intents.record import Cordon
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Lease, LeaseProof
 from beemesh.scheduling.pods import ENDED
+from beemesh.workloads.daemons import DAEMON_SET, may_have
 from beemesh.workloads.observation import ReplicaReport, StopReplica
 from beemesh.workloads.record import Workload
 
@@ -25,9 +26,12 @@ def objection_to(
     check_proof: ProofCheck,
     wall_ms: int,
     cordon: Cordon | None = None,
+    *,
+    suits: bool = True,
 ) -> str:
     """Why the order is refused; empty when it stands. `workload` is this node's own newest record, None when the
-    operator deleted it; `cordon` is what operators ordered about this node."""
+    operator deleted it; `cordon` is what operators ordered about this node, `suits` whether its card is what the record
+    asks for."""
     if order.proof is None:
         return "the order carries no lease proof"
     try:
@@ -38,6 +42,9 @@ def objection_to(
         return "the steward lease is another node's"
     if not has_majority and workload is not None and not workload.duplicate_tolerant:
         return "the steward lease is tentative, and this workload must not be doubled"
+    if workload is not None and workload.kind == DAEMON_SET and order.reason == "surplus":
+        own = suits and may_have(workload, report.replica, report.node_id)
+        return "the record here wants one on this node" if own else ""
     return _unsupported(order, report, workload, cordon, wall_ms)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from beemesh.custody.local_copies import LocalCopies
 from beemesh.effects import Answered, Effects, Notify, Now
 from beemesh.events import Observed
+from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.deploying import Deployer
 from beemesh.scheduling.pod_keeper import PodKeeper
 from beemesh.scheduling.pods import Deploying, PodTable, restarts_alone
 from beemesh.scheduling.recovery import Recovery
 from beemesh.scheduling.tasks import IntentLookup, workload_of
+from beemesh.workloads.daemons import may_have
 
 
 class Restarts:
@@ -18,6 +20,7 @@ class Restarts:
 
     def __init__(
         self,
+        self_id: NodeId,
         pods: PodTable,
         intent_for: IntentLookup,
         copies: LocalCopies,
@@ -25,6 +28,7 @@ class Restarts:
         keeper: PodKeeper,
         deployer: Deployer,
     ) -> None:
+        self._self_id = self_id
         self._pods = pods
         self._intent_for = intent_for
         self._copies = copies
@@ -64,7 +68,7 @@ class Restarts:
             workload = workload_of(self._intent_for(workload_key(placement.task.workload_id)))
             revision, replica = placement.task.revision, placement.task.replica
             kept = workload.covering(revision) if workload is not None else None
-            wanted = workload is not None and kept is not None and replica < workload.replicas
+            wanted = workload is not None and kept is not None and may_have(workload, replica, self._self_id)
             plaintext = self._copies.open(name) if wanted and not self._recovery.overtaken(placement) else None
             if plaintext is None:
                 effects += self._keeper.forget(name) + self._keeper.withdraw(name)

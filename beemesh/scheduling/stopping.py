@@ -66,7 +66,9 @@ class Stopper:
         workload = workload_of(self._intent_for(workload_key(order.workload_id)))
         cordon = self._judge.own_orders()
         facts = (order, sender, self._pods.told(report), workload)
-        against = objection_to(*facts, self._check_proof, now.wall_ms, cordon)
+        target = order.rollback_to or (workload.current.number if workload is not None else 0)
+        suits = workload is None or self._judge.suits(workload, target)
+        against = objection_to(*facts, self._check_proof, now.wall_ms, cordon, suits=suits)
         if against:
             return [Reply(token, StopAnswer(False, against)), _count("stops", result="refused")]
         stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))

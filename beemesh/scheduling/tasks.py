@@ -9,10 +9,11 @@ import msgspec
 from beemesh.effects import Randomness
 from beemesh.errors import Untrusted
 from beemesh.identity.signing import Body, Signed, Verifier, decode_body, open_statement
-from beemesh.ids import ULID_RANDOM_BYTES, digest_of, is_ulid, ulid
+from beemesh.ids import ULID_RANDOM_BYTES, NodeId, digest_of, is_ulid, ulid
 from beemesh.intents.record import Intent, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.messages import TASK_KIND, Occupancy, SignedTask, Task
+from beemesh.workloads.daemons import DAEMON_SET, may_have
 from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Workload
 from beemesh.workloads.settings import NEAR
@@ -113,8 +114,8 @@ def names_record(task: Task, found: tuple[Intent, Signed] | None) -> bool:
     return found is not None and digest_of(found[1].body) == task.record_digest
 
 
-def objection(task: Task, workload: Workload | None) -> str:
-    """Why the operator's record does not support the task; empty when it does."""
+def objection(task: Task, workload: Workload | None, node_id: NodeId) -> str:
+    """Why the operator's record does not support that `node_id` takes the task; empty when it does."""
     if workload is None:
         return "the workload was deleted"
     if task.workload_id != workload.workload_id or task.namespace != workload.namespace or task.kind != workload.kind:
@@ -122,7 +123,9 @@ def objection(task: Task, workload: Workload | None) -> str:
     asks = _asked_for(task, workload)
     if asks is None:
         return f"revision {task.revision} is not the current one ({workload.current.number})"
-    if not 0 <= task.replica < workload.replicas:
+    if not may_have(workload, task.replica, node_id):
+        if workload.kind == DAEMON_SET:
+            return f"replica {task.replica} belongs to another node"
         return f"replica {task.replica} is surplus: {workload.replicas} are wanted"
     says = (task.reqs, task.constraints, task.qos, task.duplicate_tolerant, task.restart)
     wants = (asks.requirements, asks.constraints, asks.qos, asks.duplicate_tolerant, asks.restart)

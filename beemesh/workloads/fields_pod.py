@@ -16,6 +16,7 @@ from __future__ import annotations
 KINDS = {
     "Pod": "v1",
     "Deployment": "apps/v1",
+    "DaemonSet": "apps/v1",
     "Job": "batch/v1",
     "ConfigMap": "v1",
     "Secret": "v1",
@@ -30,6 +31,8 @@ Pod
   +apiVersion!:str +kind!:str +metadata!:ObjectMeta +spec!:PodSpec status:any~*
 Deployment
   +apiVersion!:str +kind!:str +metadata!:ObjectMeta +spec!:DeploymentSpec status:any~*
+DaemonSet
+  +apiVersion!:str +kind!:str +metadata!:ObjectMeta +spec!:DaemonSetSpec status:any~*
 Job
   +apiVersion!:str +kind!:str +metadata!:ObjectMeta +spec!:JobSpec status:any~*
 ConfigMap
@@ -47,6 +50,13 @@ DeploymentSpec
   +replicas:int(0..10000) +selector!:LabelSelector +strategy:DeploymentStrategy +template!:PodTemplateSpec
   +minReadySeconds:int(0..2147483647) +paused:bool
   +progressDeadlineSeconds:int(0..2147483647) +revisionHistoryLimit:int(0..10)
+DaemonSetSpec
+  +minReadySeconds:int(0..2147483647) +revisionHistoryLimit:int(0..10) +selector!:LabelSelector
+  +template!:PodTemplateSpec +updateStrategy:DaemonSetUpdateStrategy
+DaemonSetUpdateStrategy
+  +rollingUpdate:RollingUpdateDaemonSet type:{RollingUpdate|OnDelete}~RollingUpdate
+RollingUpdateDaemonSet
+  +maxSurge:countorpercent +maxUnavailable:countorpercent
 JobSpec
   +activeDeadlineSeconds:int(1..2147483647) +backoffLimit:int(0..2147483647) +completions:int(0..10000)
   +parallelism:int(0..10000) +template!:PodTemplateSpec backoffLimitPerIndex:int

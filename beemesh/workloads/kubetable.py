@@ -132,6 +132,11 @@ def _deployment_ready(item: Json, _: int) -> str:
     return f"{_get(item, 'status', 'readyReplicas') or 0}/{_get(item, 'spec', 'replicas') or 0}"
 
 
+def _node_selector(item: Json, _: int) -> str:
+    selector = _get(item, "spec", "template", "spec", "nodeSelector") or {}
+    return ",".join(f"{key}={value}" for key, value in sorted(selector.items())) or "<none>"
+
+
 def _job_status(item: Json, _: int) -> str:
     conditions = _get(item, "status", "conditions")
     return str(conditions[0]["type"]) if isinstance(conditions, list) and conditions else "Running"
@@ -160,6 +165,17 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("READY", _deployment_ready),
         Column("UP-TO-DATE", _number("status", "updatedReplicas"), type="integer"),
         Column("AVAILABLE", _number("status", "availableReplicas"), type="integer"),
+        _AGE,
+        Column("ENDPOINTS", _endpoints, wide=True),
+    ),
+    "DaemonSet": (
+        _NAME,
+        Column("DESIRED", _number("status", "desiredNumberScheduled"), type="integer"),
+        Column("CURRENT", _number("status", "currentNumberScheduled"), type="integer"),
+        Column("READY", _number("status", "numberReady"), type="integer"),
+        Column("UP-TO-DATE", _number("status", "updatedNumberScheduled"), type="integer"),
+        Column("AVAILABLE", _number("status", "numberAvailable"), type="integer"),
+        Column("NODE SELECTOR", _node_selector),
         _AGE,
         Column("ENDPOINTS", _endpoints, wide=True),
     ),

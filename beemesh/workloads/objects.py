@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 Path = tuple[str | int, ...]
 """Where in an object: field names and list indices from its root."""
 
-WORKLOAD_KINDS = ("Pod", "Deployment", "Job")
+WORKLOAD_KINDS = ("Pod", "Deployment", "DaemonSet", "Job")
 CONFIG_KINDS = ("ConfigMap", "Secret")
 POLICY_KINDS = ("PriorityClass", "ResourceQuota", "PodDisruptionBudget")
 """In the order in which they are applied."""

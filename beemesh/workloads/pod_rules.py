@@ -35,7 +35,7 @@ def pod_findings(spec: Mapping[str, Any], labels: Mapping[str, str], path: Path,
         yield Finding((*path, "containers"), f"a pod may have at most {CONTAINERS_MAX} containers")
     policy = spec.get("restartPolicy", "Always")
     if deployment and policy != "Always":
-        yield Finding((*path, "restartPolicy"), "a deployment's pods always restart: restartPolicy must be Always")
+        yield Finding((*path, "restartPolicy"), "these pods always restart: restartPolicy must be Always")
     yield from _twice(((place, container.get("name")) for place, container in containers), "container name")
     yield from _host_ports(containers)
     yield from _volumes(spec, path)

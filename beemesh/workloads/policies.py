@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.record import Workload
 
 USER_PRIORITY_MAX = 1_000_000_000
@@ -117,6 +118,8 @@ def quota_objection(
     for quota in sorted(quotas, key=lambda each: each.name):
         if quota.namespace != workload.namespace:
             continue
+        if workload.kind == DAEMON_SET and before is None:
+            return f"quota {quota.name} bounds this namespace, and a DaemonSet has no number of replicas to count"
         missing = [key for key in quota.hard if key.startswith("limits.") and workload.replicas and not wanted[key]]
         if missing:
             return f"failed quota: {quota.name}: must specify {','.join(missing)} for every container"

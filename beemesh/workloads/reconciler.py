@@ -7,12 +7,14 @@ record and in what nodes report, so its host can be lost at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from beemesh.ids import NodeId
 from beemesh.workloads.observation import ReplicaReport, StopReason
 from beemesh.workloads.record import Strategy, Workload
+from beemesh.workloads.strategies import for_nodes
 
 STARTING_MAX = 32
 """Replicas of one workload that are being placed at the same time: a herd larger than this gains nothing."""
@@ -51,21 +53,36 @@ class Declared:
     """How many pods of a Job may be active at once."""
     over: bool = False
     """A Job that is complete or has failed: nothing more starts, and what is still active stops."""
+    daemons: frozenset[int] | None = None
+    """The ordinals of a DaemonSet, one per node; None where they are 0…n-1."""
 
     @staticmethod
-    def of(workload: Workload, target: int = 0, base: int = 0) -> Declared:
-        """From the operator's record; `target` when it is to be an older revision than the current one."""
+    def of(workload: Workload, target: int = 0, base: int = 0, daemons: Iterable[int] | None = None) -> Declared:
+        """From the operator's record; `target` when it is to be an older revision than the current one, `daemons` the
+        ordinals of a DaemonSet."""
+        ordinals = frozenset(daemons) if daemons is not None else None
+        strategy = workload.strategy if ordinals is None else for_nodes(workload.strategy, len(ordinals))
         return Declared(
             kind=workload.kind,
-            replicas=workload.replicas,
+            replicas=workload.replicas if ordinals is None else len(ordinals),
             revision=target or workload.current.number,
-            strategy=workload.strategy,
+            strategy=strategy,
             restart_policy=workload.restart_policy,
             exclusive=not workload.duplicate_tolerant,
             paused=workload.strategy.paused,
             base=base,
             parallelism=workload.job.parallelism if workload.job is not None else workload.replicas,
+            daemons=ordinals,
         )
+
+    @property
+    def ordinals(self) -> Sequence[int]:
+        """All that are wanted, in order."""
+        return range(self.replicas) if self.daemons is None else sorted(self.daemons)
+
+    def wants(self, ordinal: int) -> bool:
+        """Whether there is to be a replica of that ordinal."""
+        return ordinal < self.replicas if self.daemons is None else ordinal in self.daemons
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +173,7 @@ def is_settled(declared: Declared, observed: Observed) -> bool:
     """Whether exactly the wanted replicas run and are available, and nothing else is there."""
     working = [each for each in observed.replicas if each.phase == "Running" and observed.is_available(each)]
     ready = {(each.revision, each.replica) for each in working}
-    wanted = {(declared.revision, ordinal) for ordinal in range(declared.replicas)} - observed.finished
+    wanted = {(declared.revision, ordinal) for ordinal in declared.ordinals} - observed.finished
     running = [each for each in observed.replicas if each.phase not in ("Succeeded", "Failed")]
     return not observed.starting and ready == wanted and len(running) == len(wanted)
 
@@ -179,6 +196,7 @@ class _Plan:
         self.observed = observed
         self.now_s = now_s
         self.max_attempts = max_attempts
+        self.ordinals = declared.ordinals
         self.leaving = [each for each in observed.replicas if each.phase == "Terminating"]
         self.done = {slot for slot in observed.finished if slot[0] == declared.revision}
         self.active: dict[Slot, list[ReplicaReport]] = {}
@@ -191,7 +209,7 @@ class _Plan:
             slot = (report.revision, report.replica)
             if report.phase == "Terminating":
                 continue
-            if report.replica >= self.declared.replicas:
+            if not self.declared.wants(report.replica):
                 self.stops.append(StopReplicaAction(report, "surplus"))
             elif self._is_complete(report):
                 if report.revision == self.declared.revision:
@@ -245,7 +263,7 @@ class _Plan:
         taken = {slot[1] for slot in (*self.active, *self.observed.starting, *self.done)}
         taken |= {each.replica for each in self.leaving}
         taken |= {stop.report.replica for stop in self.stops}
-        missing = [ordinal for ordinal in range(self.declared.replicas) if ordinal not in taken]
+        missing = [ordinal for ordinal in self.ordinals if ordinal not in taken]
         yield from self._start_each(self.declared.base, missing, STARTING_MAX)
 
     def _recreate(self) -> Iterator[Action]:
@@ -276,13 +294,27 @@ class _Plan:
         unavailable = max(strategy.max_unavailable, 1) if declared.exclusive else strategy.max_unavailable
         surge = 0 if declared.exclusive else strategy.max_surge if strategy.max_surge or unavailable else 1
         yield from self._stop_outdated(declared.replicas - unavailable)
+        if declared.daemons is not None:
+            yield from self._start_daemons(surge)
+            return
         existing = len(self.observed.replicas) - self._finished_reports() + len(self._starting_unseen())
         yield from self._starts(room=declared.replicas + surge - existing)
 
+    def _start_daemons(self, surge: int) -> Iterator[Action]:
+        """A node's daemon starts once nothing of it is there any more; beside an old one on `surge` nodes at a time."""
+        revision = self.declared.revision
+        there = Counter(each.replica for each in self.observed.replicas)
+        there.update(ordinal for _, ordinal in self._starting_unseen())
+        empty = [ordinal for ordinal in self.ordinals if self._is_empty((revision, ordinal))]
+        yield from self._start_each(revision, [ordinal for ordinal in empty if not there[ordinal]], STARTING_MAX)
+        doubled = sum(there[ordinal] > 1 for ordinal in self.ordinals)
+        beside = [ordinal for ordinal in empty if there[ordinal] == 1 and self._olds(ordinal)]
+        yield from self._start_each(revision, beside, surge - doubled)
+
     def _stop_outdated(self, least_available: int) -> Iterator[Action]:
         """Old replicas whose successor is ready, and such as may be missing for a while."""
-        available = sum(1 for ordinal in range(self.declared.replicas) if self._is_available(ordinal))
-        for ordinal in range(self.declared.replicas):
+        available = sum(1 for ordinal in self.ordinals if self._is_available(ordinal))
+        for ordinal in self.ordinals:
             new = self.active.get((self.declared.revision, ordinal))
             olds = self._olds(ordinal)
             if new and self.observed.is_available(new[0]):
@@ -301,7 +333,7 @@ class _Plan:
     def _starts(self, room: int) -> Iterator[Action]:
         """Tasks for empty slots; those with no replica at all come first."""
         revision = self.declared.revision
-        empty = [ordinal for ordinal in range(self.declared.replicas) if self._is_empty((revision, ordinal))]
+        empty = [ordinal for ordinal in self.ordinals if self._is_empty((revision, ordinal))]
         if self.declared.exclusive:
             empty = [ordinal for ordinal in empty if not self._olds(ordinal)]
         empty.sort(key=lambda ordinal: (bool(self._olds(ordinal)), ordinal))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from beemesh.secret import SecretBytes
+from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.fingerprint import canonical
 from beemesh.workloads.objects import (
     CONFIG_KINDS,
@@ -151,7 +152,7 @@ def resolve_one(
         return None, findings
     body_spec = item.body["spec"] if item.kind != "Pod" else {}
     counted = {"Deployment": "replicas", "Job": "completions"}.get(item.kind, "")
-    replicas = body_spec.get(counted, 1)
+    replicas = body_spec.get(counted, 1) if item.kind != DAEMON_SET else 0  # as many as there are nodes for it
     near = {NEAR: settings.near} if settings.near else {}
     resolved = ResolvedWorkload(
         kind=item.kind,

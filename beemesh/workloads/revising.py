@@ -51,7 +51,9 @@ def restarted(workload: Workload, now_ms: int) -> Workload:
 
 
 def with_paused(workload: Workload, *, paused: bool) -> Workload:
-    """The record whose rollout stands still, or goes on; raises `InvalidInput` when it does already."""
+    """The record whose rollout stands still, or goes on; raises `InvalidInput` when it does already, or cannot."""
+    if workload.kind != "Deployment":
+        raise InvalidInput(f"the rollout of a {workload.kind} cannot be paused", hint="only that of a deployment can")
     if workload.strategy.paused == paused:
         raise InvalidInput(f"{workload.workload_id} is {'paused' if paused else 'not paused'} already")
     return msgspec.structs.replace(workload, strategy=msgspec.structs.replace(workload.strategy, paused=paused))

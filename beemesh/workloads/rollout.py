@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from beemesh.workloads.reconciler import Declared, Observed, is_settled
 from beemesh.workloads.record import Revision, Workload
@@ -48,6 +49,7 @@ class Rollout:
     progress_s: float = 0.0
     """When it last got on."""
     _available: int = 0
+    _wanted: int = 0
     _old: int = 1 << 30
 
     def renew(self, before: Workload | None, after: Workload, now_s: float) -> None:
@@ -71,14 +73,18 @@ class Rollout:
         else:
             self.good = max(self.good, revision)
 
-    def observe(self, workload: Workload, observed: Observed, now_s: float) -> bool:
-        """Look at what runs; whether the current revision has just become complete."""
-        current = workload.current
+    def observe(
+        self, workload: Workload, observed: Observed, now_s: float, daemons: Iterable[int] | None = None
+    ) -> bool:
+        """Look at what runs; whether the current revision has just become complete. `daemons` are the ordinals of a
+        DaemonSet."""
+        current, declared = workload.current, Declared.of(workload, daemons=daemons)
+        self._wanted = declared.replicas
         if self.complete or self.verdict is not None:
             return False
         if any(each.ready and not current.covers(each.revision) for each in observed.replicas):
             self.begun = True
-        if is_settled(Declared.of(workload), observed):
+        if is_settled(declared, observed):
             self.complete = True
             return True
         new = [each for each in observed.replicas if current.covers(each.revision)]
@@ -132,8 +138,12 @@ class Rollout:
                         why = container.reason or f"it ended with code {container.exit_code}"
                         return f"container {container.name} of {each.pod} crashed {container.restarts} times: {why}"
         deadline_s = workload.strategy.progress_deadline_s
+        if workload.kind == DAEMON_SET and all(
+            each.ready for each in observed.replicas if current.covers(each.revision)
+        ):
+            return ""  # a node without room for it says nothing against the revision
         if deadline_s and now_s - self.progress_s > deadline_s:
-            got = f"{self._available} of {workload.replicas} replicas were available"
+            got = f"{self._available} of {self._wanted} replicas were available"
             return f"no progress for {deadline_s} s (progressDeadlineSeconds): {got}"
         return ""
 

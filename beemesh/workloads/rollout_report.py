@@ -15,6 +15,10 @@ FAILED_REASON = "ProgressDeadlineExceeded"
 """How the condition `Progressing` says that a rollout has failed, whatever the cause; kubectl looks for it."""
 
 
+REVISION_NAMES = {"Deployment": "deployment.kubernetes.io/revision", "DaemonSet": "beemesh.io/revision"}
+"""The annotation that tells the current revision."""
+
+
 class RolloutReport(msgspec.Struct, frozen=True, rename="camel"):
     """How far a workload is on the way to its current revision. `available` counts replicas of any revision."""
 
@@ -61,11 +65,10 @@ class History(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def report_of(item: Mapping[str, Any]) -> RolloutReport:
-    """From a Deployment as the API serves it."""
+    """From a Deployment or a DaemonSet as the API serves it."""
     metadata, spec, status = item["metadata"], item["spec"], item["status"]
-    wanted = int(spec.get("replicas", 1))
-    updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
-    old = max(0, status.get("replicas", 0) - updated)
+    wanted, updated, available, running = _counts(item["kind"], spec, status)
+    old = max(0, running - updated)
     progressing: Mapping[str, Any] = next(
         (each for each in status.get("conditions", ()) if each["type"] == "Progressing"), {}
     )
@@ -77,7 +80,7 @@ def report_of(item: Mapping[str, Any]) -> RolloutReport:
         kind=item["kind"],
         namespace=metadata.get("namespace", ""),
         name=metadata["name"],
-        revision=int(metadata.get("annotations", {}).get("deployment.kubernetes.io/revision", 0)),
+        revision=int(metadata.get("annotations", {}).get(REVISION_NAMES[item["kind"]], 0)),
         state=state,
         replicas=wanted,
         updated=updated,
@@ -86,6 +89,16 @@ def report_of(item: Mapping[str, Any]) -> RolloutReport:
         message=progressing.get("message", ""),
         rolled_back_to=int(status.get("rolledBackTo", 0)),
     )
+
+
+def _counts(kind: str, spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """How many are wanted, up to date, available, and there at all."""
+    if kind == "DaemonSet":
+        names = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "currentNumberScheduled")
+        wanted, updated, available, running = (int(status.get(name, 0)) for name in names)
+        return wanted, updated, available, running + int(status.get("numberMisscheduled", 0))
+    wanted = int(spec.get("replicas", 1))
+    return wanted, status.get("updatedReplicas", 0), status.get("availableReplicas", 0), status.get("replicas", 0)
 
 
 def line_of(report: RolloutReport) -> str:

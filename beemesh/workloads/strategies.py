@@ -21,6 +21,8 @@ Json = Mapping[str, Any]
 
 def strategy_of(kind: str, spec: Json, replicas: int, rollback: Literal["auto", "never"] = "auto") -> Strategy:
     """The strategy of a checked object of `kind` with that `spec`."""
+    if kind == "DaemonSet":
+        return _of_daemons(spec, rollback)
     if kind != "Deployment":
         return Strategy("Recreate", 0, 1, rollback="never")
     more = {
@@ -51,6 +53,25 @@ def for_replicas(strategy: Strategy, replicas: int) -> Strategy:
     return msgspec.structs.replace(
         strategy, max_surge=surge, max_unavailable=unavailable or int(surge == 0 and replicas > 0)
     )
+
+
+def _of_daemons(spec: Json, rollback: Literal["auto", "never"]) -> Strategy:
+    """One node after the other where a DaemonSet says nothing (Kubernetes)."""
+    rolling = spec.get("updateStrategy", {}).get("rollingUpdate", {})
+    surge, surge_percent = _amount(rolling.get("maxSurge", 0))
+    unavailable, unavailable_percent = _amount(rolling.get("maxUnavailable", 1))
+    counts = (surge, unavailable, surge_percent, unavailable_percent)
+    return Strategy("RollingUpdate", *counts, min_ready_s=spec.get("minReadySeconds", 0), rollback=rollback)
+
+
+def for_nodes(strategy: Strategy, nodes: int) -> Strategy:
+    """A DaemonSet's strategy for so many nodes: both percentages round up (Kubernetes)."""
+    surge, unavailable = strategy.max_surge, strategy.max_unavailable
+    if strategy.surge_percent:
+        surge = math.ceil(nodes * strategy.surge_percent / 100)
+    if strategy.unavailable_percent:
+        unavailable = math.ceil(nodes * strategy.unavailable_percent / 100)
+    return msgspec.structs.replace(strategy, max_surge=surge, max_unavailable=unavailable or int(surge == 0))
 
 
 def _amount(value: int | str) -> tuple[int, int]:

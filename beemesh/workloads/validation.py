@@ -50,7 +50,6 @@ FOREIGN_KINDS = frozenset(
         "ControllerRevision",
         "CronJob",
         "CustomResourceDefinition",
-        "DaemonSet",
         "Endpoints",
         "EndpointSlice",
         "HorizontalPodAutoscaler",
@@ -163,7 +162,7 @@ def _metadata_findings(
             yield Finding(("metadata",), "metadata.name is missing")
     elif problem := formats.subdomain(name):
         yield Finding(("metadata", "name"), f"metadata.name {shown(name)} {problem}")
-    elif kind in ("Deployment", "Job") and len(name) > DEPLOYMENT_NAME_CHARS_MAX:
+    elif kind in ("Deployment", "DaemonSet", "Job") and len(name) > DEPLOYMENT_NAME_CHARS_MAX:
         message = f"metadata.name of a {kind.lower()} must be at most {DEPLOYMENT_NAME_CHARS_MAX} characters"
         yield Finding(("metadata", "name"), message)
     stated = metadata.get("namespace")
@@ -198,6 +197,26 @@ def _pod(body: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _deployment(body: Mapping[str, Any]) -> Iterator[Finding]:
     spec = body.get("spec", {})
+    yield from _strategy(spec.get("strategy", {}))
+    yield from _deadline(spec)
+    yield from _selected_template(body, spec)
+
+
+def _daemon_set(body: Mapping[str, Any]) -> Iterator[Finding]:
+    spec = body.get("spec", {})
+    rolling = spec.get("updateStrategy", {}).get("rollingUpdate", {})
+    amounts = {"maxSurge": rolling.get("maxSurge", 0), "maxUnavailable": rolling.get("maxUnavailable", 1)}
+    some = [name for name, amount in amounts.items() if str(amount).rstrip("%") != "0"]
+    path = ("spec", "updateStrategy", "rollingUpdate")
+    if not some:
+        yield Finding(path, "maxSurge and maxUnavailable cannot both be 0: nothing could ever be replaced")
+    elif len(some) == 2:
+        hint = "a node's new pod starts before the old one stops (maxUnavailable: 0), or after it (maxSurge: 0)"
+        yield Finding(path, "one of maxSurge and maxUnavailable (1 where it is not given) must be 0", hint)
+    yield from _selected_template(body, spec)
+
+
+def _selected_template(body: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[Finding]:
     template = spec.get("template", {})
     labels = template.get("metadata", {}).get("labels", {})
     base: tuple[str | int, ...] = ("spec", "template")
@@ -209,8 +228,6 @@ def _deployment(body: Mapping[str, Any]) -> Iterator[Finding]:
         elif template and not selects(selector, labels):
             message = "spec.selector does not match the labels of spec.template"
             yield Finding(("spec", "selector"), message, "give spec.template.metadata.labels the selector's labels")
-    yield from _strategy(spec.get("strategy", {}))
-    yield from _deadline(spec)
     metadata = template.get("metadata", {})
     yield from _key_findings(metadata, (*base, "metadata"))
     annotations, place = metadata.get("annotations", {}), (*base, "metadata", "annotations")
@@ -287,6 +304,7 @@ def _content(body: Mapping[str, Any], plain: str, encoded: str) -> Iterator[Find
 _RULES = {
     "Pod": _pod,
     "Deployment": _deployment,
+    "DaemonSet": _daemon_set,
     "Job": _job,
     "ConfigMap": _config_map,
     "Secret": _secret,

@@ -33,8 +33,8 @@ def command(
 ) -> int:
     """Make the mesh run what manifests say.
 
-    Files are checked whole before anything is sent. Pods, Deployments, Jobs, ConfigMaps and Secrets are sealed on this
-    machine; applying the same again changes nothing.
+    Files are checked whole before anything is sent. Workloads, ConfigMaps and Secrets are sealed on this machine;
+    applying the same again changes nothing.
 
     \b
     Examples:

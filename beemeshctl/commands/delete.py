@@ -13,6 +13,7 @@ from beemeshctl.options import TYPES, duration_s, namespace_option, timeout_opti
 DELETABLE = {
     "pods": "Pod",
     "deployments": "Deployment",
+    "daemonsets": "DaemonSet",
     "jobs": "Job",
     "configmaps": "ConfigMap",
     "secrets": "Secret",

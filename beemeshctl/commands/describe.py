@@ -95,11 +95,34 @@ def _deployment(client: Any, item: dict[str, Any], namespace: str) -> None:
     bounds = f", max surge {rolling['maxSurge']}, max unavailable {rolling['maxUnavailable']}" if rolling else ""
     paused = ", PAUSED" if spec.get("paused") else ""
     _line("Strategy", f"{spec['strategy']['type']}{bounds}, min ready {spec['minReadySeconds']} s{paused}")
-    for condition in status["conditions"]:
-        text = f"{condition['status']}  {condition.get('reason', '')}  {condition.get('message', '')}".rstrip()
-        _line(condition["type"], text)
+    _conditions(item)
     _revisions(client, f"workload/deployment/{item['metadata']['namespace']}/{item['metadata']['name']}")
     _endpoints(status["endpoints"])
+    _own_pods(client, item, namespace)
+
+
+def _daemon_set(client: Any, item: dict[str, Any], namespace: str) -> None:
+    status, rolling = item["status"], item["spec"]["updateStrategy"]["rollingUpdate"]
+    counts = ("desiredNumberScheduled", "currentNumberScheduled", "updatedNumberScheduled", "numberAvailable")
+    wanted, current, updated, available = (status[name] for name in counts)
+    _line("Nodes", f"{wanted} wanted, {current} have one, {updated} up to date, {available} available")
+    if status["numberMisscheduled"]:
+        _line("Misscheduled", f"{status['numberMisscheduled']} on nodes that it is not for")
+    bounds = f"max surge {rolling['maxSurge']}, max unavailable {rolling['maxUnavailable']}"
+    _line("Strategy", f"RollingUpdate, {bounds}, min ready {item['spec']['minReadySeconds']} s")
+    _conditions(item)
+    _revisions(client, f"workload/daemonset/{item['metadata']['namespace']}/{item['metadata']['name']}")
+    _endpoints(status["endpoints"])
+    _own_pods(client, item, namespace)
+
+
+def _conditions(item: dict[str, Any]) -> None:
+    for condition in item["status"]["conditions"]:
+        text = f"{condition['status']}  {condition.get('reason', '')}  {condition.get('message', '')}".rstrip()
+        _line(condition["type"], text)
+
+
+def _own_pods(client: Any, item: dict[str, Any], namespace: str) -> None:
     pods = client.get(path_of("pods", item["metadata"].get("namespace", namespace)))["items"]
     for pod in pods:
         if pod["metadata"]["labels"].get("beemesh.io/workload") == item["metadata"]["name"]:
@@ -169,4 +192,4 @@ def _mapping(name: str, values: dict[str, str]) -> None:
     _line(name, ", ".join(f"{key}={value}" if value else key for key, value in values.items()) or "(none)")
 
 
-_DETAILS = {"nodes": _node, "pods": _pod, "deployments": _deployment, "tasks": _task}
+_DETAILS = {"nodes": _node, "pods": _pod, "deployments": _deployment, "daemonsets": _daemon_set, "tasks": _task}

@@ -16,6 +16,7 @@ from beemesh.workloads.kube_budgets import budget as shaped_budget
 from beemesh.workloads.kube_endpoints import EndpointsView, endpoints
 from beemesh.workloads.kube_policies import priority_class
 from beemesh.workloads.kube_policies import quota as shaped_quota
+from beemesh.workloads.kubedaemons import DaemonSetView, daemon_set
 from beemesh.workloads.kubejob import JobView, job
 from beemesh.workloads.kubetable import COLUMNS, age, rows, table
 from beemesh.workloads.observation import ContainerReport, Endpoint
@@ -104,6 +105,7 @@ def test_tables_have_a_cell_for_every_column() -> None:
     """Every kind has a table, for kubectl and for a terminal."""
     items = {
         "Pod": shape.pod(POD),
+        "DaemonSet": daemon_set(DaemonSetView("hello", "default", 3, node_selector={"disk": "ssd"})),
         "Job": job(JobView("hello", "default", 2)),
         "Deployment": deploy.deployment(deploy.DeploymentView("hello", "default", 2, endpoints=(("p", ENDPOINT),))),
         "Node": shape.node(shape.NodeView("alpha", "abc", addresses=("10.0.0.5",))),

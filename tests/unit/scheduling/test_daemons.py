@@ -1,0 +1,261 @@
+"""DaemonSets on several nodes: one on each that is eligible, whatever comes, goes and changes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from beemesh.identity.membership_card import Taint
+from beemesh.identity.signing import sign_statement
+from beemesh.intents.record import Cordon
+from beemesh.scheduling.daemons import daemon_nodes
+from beemesh.scheduling.leases import steward_key
+from beemesh.scheduling.messages import LEASE_KIND, Lease, LeaseProof
+from beemesh.scheduling.orders import objection_to
+from beemesh.scheduling.tasks import make_task, objection
+from beemesh.workloads.daemons import may_have, ordinal_of
+from beemesh.workloads.observation import ReplicaReport, StopReplica
+from beemesh.workloads.reconciler import StartReplica
+from beemesh.workloads.record import Constraints, Strategy, Workload
+from beemesh.workloads.revising import undone
+from simulator.crypto import FakeCrypto
+from tests.unit.scheduling.samples import WALL_MS, card, cordon_record, membership_intent, record, revision, workload
+from tests.unit.scheduling.world import World
+
+ONE_BY_ONE = Strategy(max_surge=0, max_unavailable=1)
+
+
+def daemon_set(*numbers: int, **changes: Any) -> Workload:
+    """A DaemonSet with these revisions, newest first."""
+    revisions = tuple(revision(number) for number in numbers or (1,))
+    return workload(**{"kind": "DaemonSet", "replicas": 0, "revisions": revisions, "strategy": ONE_BY_ONE, **changes})
+
+
+def where(world: World) -> dict[str, list[int]]:
+    """The revisions that run on each node that runs any."""
+    found = {name: sorted(each.revision for each in node.runtime.values()) for name, node in world.nodes.items()}
+    return {name: revisions for name, revisions in found.items() if revisions}
+
+
+def everywhere(world: World, number: int = 1) -> bool:
+    """Whether each node that is on runs exactly one, of that revision."""
+    return where(world) == {name: [number] for name, node in world.nodes.items() if not node.dead}
+
+
+def recard(world: World, name: str, **changes: Any) -> None:
+    """A node gets another card, which every node learns."""
+    world.cards[name] = card(name, serial=2, **changes)
+    intent = msgspec.structs.replace(membership_intent(world.cards[name]), seq=2)
+    for node in world.nodes.values():
+        node.roster.apply(intent)
+
+
+def test_one_on_each_node_and_each_stays_where_it_is() -> None:
+    """Every node gets one, asked alone; its steward finds nothing more to do."""
+    world = World(("one", "two", "three", "four"))
+    world.apply(daemon_set())
+    world.run_until(lambda: everywhere(world))
+    tasks = world.tasks()
+    world.run(60)
+
+    assert everywhere(world)
+    assert len(world.tasks()) == len(tasks) == 4
+    assert {task.hints["node"] for _, task in tasks} == set(world.nodes)
+    assert {each.replica for each in world.pods()} == {ordinal_of(node.node_id) for node in world.nodes.values()}
+
+
+def test_a_newcomer_gets_one_and_who_is_dead_is_waited_for() -> None:
+    """The dead one's replica starts nowhere else, and a machine that comes back has its own."""
+    world = World()
+    world.apply(daemon_set())
+    world.run_until(lambda: everywhere(world))
+    world.nodes["two"].kill(power=True)
+    world.run(60)
+    assert where(world) == {"one": [1], "three": [1]}
+    assert not world.events("Failed")
+
+    world.nodes["two"].boot()
+    world.run_until(lambda: everywhere(world))
+    world.run(30)
+    assert everywhere(world)
+
+
+def test_only_eligible_nodes() -> None:
+    """By selector and taint; a node whose card changes gains or loses its replica."""
+    world = World(one={"labels": {"disk": "ssd"}}, two={"labels": {"disk": "ssd"}})
+    world.apply(daemon_set(constraints=Constraints(node_selector={"disk": "ssd"})))
+    world.run(30)
+    assert where(world) == {"one": [1], "two": [1]}
+
+    recard(world, "three", labels={"disk": "ssd"})
+    recard(world, "two", labels={"disk": "ssd"}, taints=(Taint("only", "gpu", "NoSchedule"),))
+    world.run(60)
+    assert where(world) == {"one": [1], "three": [1]}
+
+
+def test_a_cordon_keeps_no_daemon_away() -> None:
+    """As in Kubernetes: neither one that runs nor one that is to start."""
+    world = World()
+    world.put(*cordon_record(Cordon("two", True), 1, world.now.wall_ms))
+    world.run(1)
+    world.apply(daemon_set())
+    world.run_until(lambda: everywhere(world))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_update_goes_node_by_node(seed: int) -> None:
+    """One is missing at most at any time, and none runs twice on a node."""
+    world = World(("one", "two", "three", "four"), seed)
+    world.apply(daemon_set(1))
+    world.run_until(lambda: everywhere(world))
+    world.run(5)
+    least = [4]
+
+    def look() -> None:
+        least[0] = min(least[0], sum(each.ready for each in world.pods()))
+        assert all(len(found) == 1 for found in where(world).values())
+
+    world.watch = look
+    world.apply(daemon_set(2, 1), 2)
+    world.run_until(lambda: everywhere(world, 2), 120)
+    assert least == [3]
+    world.run(20)
+    assert len(world.events("RolledOut")) == 2
+
+
+def test_a_surge_starts_first() -> None:
+    """With room for one more, no node is ever without one."""
+    world = World()
+    surging = Strategy(max_surge=1, max_unavailable=0)
+    world.apply(daemon_set(1, strategy=surging))
+    world.run_until(lambda: everywhere(world))
+    world.run(5)
+    least = [3]
+
+    def look() -> None:
+        least[0] = min(least[0], len({each.replica for each in world.pods() if each.ready}))
+
+    world.watch = look
+    world.apply(daemon_set(2, 1, strategy=surging), 2)
+    world.run_until(lambda: everywhere(world, 2), 120)
+    assert least == [3]
+
+
+def test_a_bad_revision_is_taken_back() -> None:
+    """After its attempts on the first node all run what was good, and the next steward keeps to it; an undo goes on
+    from there."""
+    world = World()
+    world.apply(daemon_set(1))
+    world.run_until(lambda: everywhere(world))
+    world.run(15)
+    world.bad[2] = "ImageNotFound: no such image"
+    bad = daemon_set(2, 1)
+    world.apply(bad, 2)
+    world.run_until(lambda: bool(world.events("RolledBack")), 300)
+    world.run_until(lambda: everywhere(world, 1), 60)
+    assert len({task.replica for _, task in world.tasks() if task.revision == 2}) == 1
+
+    holder = world.leases.held[steward_key(bad.workload_id)][0]
+    world.nodes_by_id[holder].kill(power=True)
+    world.run(90)
+    assert everywhere(world, 1)
+    world.apply(undone(bad, 0, world.now.wall_ms), 3)
+    world.run(60)
+    assert {each.revision for each in world.pods()} <= {1, 3}
+    assert len(world.pods()) == 2
+
+
+def test_deleting_it_ends_all() -> None:
+    """On every node."""
+    world = World()
+    wanted = daemon_set()
+    world.apply(wanted)
+    world.run_until(lambda: everywhere(world))
+    world.delete(wanted)
+    world.run_until(lambda: not world.pods())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_comes_and_goes(seed: int) -> None:
+    """Nodes die, return, and change what they are; at no time does one run two, and in the end each runs its own."""
+    rng = random.Random(seed)
+    names = tuple(f"n{number}" for number in range(5))
+    ssd = {"labels": {"disk": "ssd"}}
+    world = World(names, seed, **dict.fromkeys(names, ssd))
+    wanted = {"constraints": Constraints(node_selector={"disk": "ssd"})}
+
+    def look() -> None:
+        assert all(len(found) == 1 for found in where(world).values())
+
+    world.watch = look
+    world.apply(daemon_set(1, **wanted))
+    eligible = set(names)
+    for turn in range(8):
+        name = rng.choice(names)
+        node = world.nodes[name]
+        if rng.random() < 0.5:
+            if node.dead:
+                node.boot()
+            elif sum(each.dead for each in world.nodes.values()) < 2:
+                node.kill(power=rng.random() < 0.7)
+        elif rng.random() < 0.6:
+            eligible ^= {name}
+            world.cards[name] = card(name, serial=turn + 2, **(ssd if name in eligible else {}))
+            intent = msgspec.structs.replace(membership_intent(world.cards[name]), seq=turn + 2)
+            for each in world.nodes.values():
+                each.roster.apply(intent)
+        else:
+            world.apply(daemon_set(turn + 2, 1, **wanted), turn + 2)
+        world.run(rng.uniform(0.0, 20.0))
+    for node in world.nodes.values():
+        if node.dead:
+            node.boot()
+    world.run(150)
+
+    assert set(where(world)) == eligible
+    newest = max(number for found in where(world).values() for number in found) if eligible else 0
+    assert all(found == [newest] for found in where(world).values())
+
+
+ONE = World().nodes["one"]
+ELSEWHERE = World().nodes["two"]
+
+
+def test_a_task_is_for_its_node_alone() -> None:
+    """The record supports the ordinal of the node that asks, and no other; custodians judge by the same words."""
+    wanted = daemon_set()
+    start = StartReplica(1, ordinal_of(ONE.node_id), towards="one")
+    task = make_task(wanted, record(wanted)[1], start, WALL_MS, random.Random(0))
+    assert objection(task, wanted, ONE.node_id) == ""
+    assert "belongs to another node" in objection(task, wanted, ELSEWHERE.node_id)
+    assert may_have(wanted, task.replica, ONE.node_id, surge=1)
+    assert not may_have(wanted, task.replica + 1, ONE.node_id, surge=1)
+    assert not may_have(wanted, 0, ONE.node_id, surge=1)
+
+
+def test_only_what_does_not_fit_is_surplus() -> None:
+    """A steward cannot end a daemon that the node's card and record support."""
+    wanted = daemon_set()
+    ordinal = ordinal_of(ONE.node_id)
+    lease = Lease(steward_key(wanted.workload_id), ELSEWHERE.node_id, "", 1, 15_000, 1, b"n")
+    proof = LeaseProof(sign_statement(FakeCrypto(b"x"), LEASE_KIND, lease), ())
+    order = StopReplica(wanted.workload_id, ordinal, 1, "", "surplus", proof)
+    report = ReplicaReport(
+        "hello-1-x", wanted.workload_id, "default", "DaemonSet", 1, ordinal, ONE.node_id, "Running", fence=3
+    )
+    facts = (order, ELSEWHERE.node_id, report, wanted, World.check_proof, WALL_MS)
+    assert "wants one on this node" in objection_to(*facts)
+    assert objection_to(*facts, suits=False) == ""
+
+
+def test_who_is_eligible() -> None:
+    """By the terms of the revision that is asked for, among those alive."""
+    world = World(one={"labels": {"disk": "ssd"}})
+    node = world.nodes["two"]
+    wanted = daemon_set(constraints=Constraints(node_selector={"disk": "ssd"}))
+    assert daemon_nodes(wanted, 1, node.roster, node.view) == {ordinal_of(world.nodes["one"].node_id): "one"}
+    world.nodes["one"].kill()
+    assert daemon_nodes(wanted, 1, node.roster, node.view) == {}
