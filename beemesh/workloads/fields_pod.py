@@ -1,4 +1,4 @@
-"""What Kubernetes knows about Pods, Deployments, ConfigMaps and Secrets, as data (core/v1 and apps/v1 of 1.37).
+"""What Kubernetes knows about the kinds that Beemesh runs, as data (core/v1, apps/v1 and batch/v1 of 1.37).
 
 One block per type: its name at the start of a line, its fields indented below it. A field is written
 

@@ -62,7 +62,7 @@ def check_annotations(annotations: Mapping[str, str], path: Path, *, workload: b
             hint = did_you_mean(name, CHOICES) or f"known ones: {', '.join(CHOICES)}"
             findings.append(Finding(where, f"{shown(name)} is no annotation that beemesh knows", hint, at_key=True))
         elif not workload:
-            findings.append(Finding(where, f"{shown(name)} has a meaning on Pods and Deployments only", at_key=True))
+            findings.append(Finding(where, f"{shown(name)} has a meaning on workloads only", at_key=True))
         elif name == NEAR:
             if problem := label_value(value) or ("" if value else "must name a node, a site or a zone"):
                 findings.append(Finding(where, f"{name} {shown(value)} {problem}"))

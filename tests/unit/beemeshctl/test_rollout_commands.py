@@ -12,9 +12,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from beemesh.errors import InvalidInput
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import Digest
 from beemesh.intents.record import SIGNED_KIND, Intent, workload_key
+from beemesh.workloads.kubedaemons import DaemonSetView, daemon_set
 from beemesh.workloads.kubedeployment import DeploymentView, deployment
 from beemesh.workloads.record import Revision, Sealing, ShareTicket, Strategy, Workload
 from beemesh.workloads.revising import with_revision
@@ -193,3 +195,20 @@ def test_scale(mesh: FakeMesh) -> None:
         run(scale.command, "pod/hello", "--replicas", "5")
     with pytest.raises(InvalidInput, match="expected 0 to 10000"):
         run(scale.command, "deployment/hello", "--replicas", "10001")
+
+
+def test_daemon_sets_have_rollouts(mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status, undo and restart are the same; they are neither scaled nor paused."""
+    mesh.workload = msgspec.structs.replace(mesh.workload, kind="DaemonSet", replicas=0)
+    item = daemon_set(DaemonSetView("hello", "default", 3, current=3, ready=3, updated=3, revision=2))
+    paths: list[str] = []
+    monkeypatch.setattr(mesh, "get", lambda path, **_: paths.append(path) or item)
+    done = 'daemonset "hello" successfully rolled out\n'
+    assert run(rollout.command, "status", "ds/hello") == (0, done)
+    assert paths == ["/apis/apps/v1/namespaces/default/daemonsets/hello"]
+    assert run(rollout.command, "undo", "ds/hello") == (0, "daemonset.apps/hello rolled back to revision 1\n")
+    assert run(rollout.command, "restart", "ds/hello") == (0, "daemonset.apps/hello restarted\n")
+    assert [put.current.number for put in mesh.put] == [3, 3]
+    for command, words in ((scale.command, ("ds/hello", "--replicas", "2")), (rollout.command, ("pause", "ds/hello"))):
+        with pytest.raises(InvalidInput, match="DaemonSet"):
+            run(command, *words)

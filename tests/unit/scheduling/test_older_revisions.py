@@ -37,8 +37,8 @@ def test_a_task_for_an_older_revision_asks_what_that_asked() -> None:
     task = older(wanted())
 
     assert (task.revision, task.instead_of, task.reqs) == (1, 2, TERMS.requirements)
-    assert objection(task, wanted()) == ""
-    assert objection(older(wanted()), wanted(Strategy(paused=True, rollback="never"))) == ""
+    assert objection(task, wanted(), TWO) == ""
+    assert objection(older(wanted()), wanted(Strategy(paused=True, rollback="never")), TWO) == ""
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_the_record_does_not_support_is_refused(changes: dict[str, object],
     manifest, or with other terms."""
     task = msgspec.structs.replace(older(wanted()), **changes)
 
-    assert objection(task, wanted(strategy))
+    assert objection(task, wanted(strategy), TWO)
 
 
 def stop(to: int, strategy: Strategy | None = None) -> str:
