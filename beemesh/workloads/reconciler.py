@@ -202,6 +202,12 @@ class _Plan:
         self.active: dict[Slot, list[ReplicaReport]] = {}
         self.stops: list[StopReplicaAction] = []
         self._sort_out()
+        self._at: dict[int, list[ReplicaReport]] = {}
+        """What is active, by ordinal."""
+        for slot, (report,) in self.active.items():
+            self._at.setdefault(slot[1], []).append(report)
+        going = (*self.leaving, *(stop.report for stop in self.stops))
+        self._going = {(each.revision, each.replica) for each in going}
 
     def _sort_out(self) -> None:
         """Put aside what has to go in any case; `active` keeps at most one report of a slot."""
@@ -360,17 +366,14 @@ class _Plan:
     # --- what is there ----------------------------------------------------------------------------------------------
 
     def _olds(self, ordinal: int) -> list[ReplicaReport]:
-        revision = self.declared.revision
-        return [reports[0] for slot, reports in self.active.items() if slot[1] == ordinal and slot[0] != revision]
+        return [each for each in self._at.get(ordinal, ()) if each.revision != self.declared.revision]
 
     def _is_available(self, ordinal: int) -> bool:
-        ordinals = [reports[0] for slot, reports in self.active.items() if slot[1] == ordinal]
-        return any(self.observed.is_available(each) for each in ordinals)
+        return any(self.observed.is_available(each) for each in self._at.get(ordinal, ()))
 
     def _is_empty(self, slot: Slot) -> bool:
         taken = slot in self.active or slot in self.done or slot in self.observed.starting
-        going = (*self.leaving, *(stop.report for stop in self.stops))
-        return not taken and all((each.revision, each.replica) != slot for each in going)
+        return not taken and slot not in self._going
 
     def _starting_unseen(self) -> set[Slot]:
         """Slots with a task of which no node reports a pod yet."""
@@ -394,4 +397,6 @@ class _Plan:
         return Wait(*slot, until_s, failures.reasons, failures.count, exhausted)
 
     def _siblings_of(self, ordinal: int) -> Iterable[NodeId]:
+        if self.declared.daemons is not None:
+            return ()  # one node alone may take it
         return sorted(reports[0].node_id for slot, reports in self.active.items() if slot[1] != ordinal)

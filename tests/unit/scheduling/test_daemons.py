@@ -12,6 +12,7 @@ from beemesh.identity.membership_card import Taint
 from beemesh.identity.signing import sign_statement
 from beemesh.intents.record import Cordon
 from beemesh.scheduling.daemons import daemon_nodes
+from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import LEASE_KIND, Lease, LeaseProof
 from beemesh.scheduling.orders import objection_to
@@ -81,6 +82,33 @@ def test_a_newcomer_gets_one_and_who_is_dead_is_waited_for() -> None:
     world.run_until(lambda: everywhere(world))
     world.run(30)
     assert everywhere(world)
+
+
+def test_after_a_power_cut_each_starts_its_own_again() -> None:
+    """By the copy that it keeps: nobody has to be asked, and no task is needed."""
+    world = World()
+    world.apply(daemon_set())
+    world.run_until(lambda: everywhere(world))
+    world.run(5)
+    tasks = len(world.tasks())
+    world.power_cut()
+    for node in world.nodes.values():
+        node.boot()
+    world.run(60)
+    assert everywhere(world)
+    assert len(world.tasks()) == tasks
+
+
+def test_no_node_speaks_for_another() -> None:
+    """Who claims to run the replica of another node keeps it from nothing."""
+    wanted = daemon_set()
+    hosted = Hosted(wanted.workload_id, wanted, record(wanted)[1])
+    hosted.daemons = {ordinal_of(ONE.node_id): "one", ordinal_of(ELSEWHERE.node_id): "two"}
+    own = ReplicaReport(
+        "hello-1-x", wanted.workload_id, "default", "DaemonSet", 1, ordinal_of(ONE.node_id), ONE.node_id, "Running"
+    )
+    hosted.reports = {ONE.node_id: (own, msgspec.structs.replace(own, replica=ordinal_of(ELSEWHERE.node_id)))}
+    assert hosted.observed((), lambda _: True, 0.0).replicas == (own,)
 
 
 def test_only_eligible_nodes() -> None:

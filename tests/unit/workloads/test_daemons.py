@@ -144,6 +144,23 @@ def test_how_far_a_rollout_is() -> None:
     assert stray.state == "progressing"
 
 
+def test_a_surge_has_its_bound() -> None:
+    """As many nodes at a time as the strategy says have two; a node that has none does not count."""
+    strategy = Strategy(max_surge=2, max_unavailable=0)
+    declared = Declared.of(wanted(2, 1, strategy=strategy), daemons=[ordinal_of(node_id) for node_id in NODES[:5]])
+    olds = tuple(daemon(1, node) for node in range(4))
+
+    def starts(*news: ReplicaReport) -> list[int]:
+        actions = plan(declared, Observed((*olds, *news)), 0.0, 5)
+        return [action.replica for action in actions if isinstance(action, StartReplica)]
+
+    first, second, third, _, empty = (ordinal_of(node_id) for node_id in NODES[:5])
+    assert starts() == [empty, first, second]
+    assert starts(daemon(2, 0, ready=False)) == [empty, second]
+    assert starts(daemon(2, 0, ready=False), daemon(2, 1, ready=False)) == [empty]
+    assert third not in starts(daemon(2, 0), daemon(2, 1, ready=False))
+
+
 class Twin:
     """A dumb world of nodes."""
 
