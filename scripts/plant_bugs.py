@@ -310,8 +310,8 @@ BUGS = (
         "surplus-kept",
         "what is scaled away runs on",
         "beemesh/workloads/reconciler.py",
-        "if report.replica >= self.declared.replicas:",
-        "if report.replica > self.declared.replicas + 9:",
+        "if not self.declared.wants(report.replica):",
+        "if not self.declared.wants(max(0, report.replica - 10)):",
         "scheduling",
     ),
     Bug(
