@@ -47,6 +47,7 @@ def command(
     from beemeshctl.manifests import read_manifests
     from beemeshctl.render import ProgressLine
     from beemeshctl.steps import plan_changes
+    from beemeshctl.waiting import wait_for
 
     sources = (*files, *more)
     if not sources:
@@ -82,7 +83,7 @@ def command(
     if wait and dry_run == "none":
         progress = ProgressLine()
         try:
-            applying.wait_for(client, changes, patience_s, progress.tell)
+            wait_for(client, changes, patience_s, progress.tell)
         finally:
             progress.done()
     return 0
