@@ -61,6 +61,8 @@ class Caretaker:
         self._cares: dict[str, tuple[str, PodCare]] = {}
         self._pods: Mapping[str, PodStatus] = {}
         self._runs: dict[Key, _Run] = {}
+        self._ended_for: dict[Key, str] = {}
+        """Why a container's last run was ended here: its next one bears that until a probe says that all is well."""
         self._leaving: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -92,6 +94,7 @@ class Caretaker:
         self._leaving &= pods.keys()
         for gone in self._cares.keys() - pods.keys():
             del self._cares[gone]
+        self._ended_for = {key: why for key, why in self._ended_for.items() if key[0] in pods}
         running: set[Key] = set()
         for pod_id, pod in pods.items():
             text = pod.labels.get(LABEL_CARE, "")
@@ -114,6 +117,7 @@ class Caretaker:
         age_s = max(0.0, time.time() - started_at_ms / 1000) if started_at_ms else 0.0
         now_s = asyncio.get_running_loop().time()
         run = _Run(identity, ContainerProbes(care.probes, now_s - age_s, self._chance()))
+        run.why = self._ended_for.pop(key, "")
         self._runs[key] = run
         self._set_timer(key, run)
 
@@ -192,6 +196,7 @@ class Caretaker:
         """Have a container restarted (or ended, by its policy) whose liveness or startup failed."""
         log.warning("container %s of pod %s is ended: %s", key[1], key[0], run.why)
         self._count(Observed("probe_restarts_total", {"probe": str(verdict.failed)}))
+        self._ended_for[key] = run.why
         grace_s = verdict.grace_s if verdict.grace_s is not None else self.care(key[0]).grace_s
         try:
             await self._runtime.end_container(key[0], key[1], grace_s)

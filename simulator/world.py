@@ -405,8 +405,10 @@ class World:
                 pods[job.pod] = result
             elif isinstance(job, StopPod):
                 pods.pop(job.pod, None)
-            if machine.life == life and machine.composition is not None:
-                self.event(machine.index, JobFinished(run.job_id, result))
+            if machine.composition is not None:
+                if machine.life == life:
+                    self.event(machine.index, JobFinished(run.job_id, result))
+                # Also an agent that started meanwhile sees what an earlier one had begun: engines tell all who watch.
                 self.event(machine.index, PodsObserved(tuple(machine.pods.values())))
 
         self.at(self.now_s + DEPLOY_S, finish, machine)

@@ -25,7 +25,8 @@ def news_of(before: ReplicaReport, after: ReplicaReport) -> Iterator[News]:
         was = earlier.get(container.name)
         if was is not None and container.restarts > was.restarts:
             code = f" after exit code {container.exit_code}" if container.exit_code is not None else ""
-            why = f": {was.message}" if was.message else ""
+            complaint = was.message or container.message  # a quick restart leaves no look in between
+            why = f": {complaint}" if complaint else ""
             yield News(
                 "Restarted",
                 f"container {container.name} was started again{code}{why}",

@@ -202,6 +202,7 @@ async def test_a_container_whose_liveness_fails_is_restarted_and_looked_at_afres
     await made.until(lambda: restarts() == 1)
     assert not made.caretaker.is_ready("p", "main")
     await made.follow()
+    assert "liveness probe failed" in made.caretaker.why("p", "main"), "the next run says why the last one was ended"
     await made.until(lambda: restarts() == 2)
     assert [each for each in made.counted if each.metric == "probe_restarts_total"]
     made.caretaker.close()
