@@ -270,7 +270,8 @@ class Caller:
         self._sampler.awards.add(call.task, best, now.boot_s)
         return [
             Cancel((self.room, "close", task_id)),
-            Send(best, Award(task_id, None if best in call.asked else call.signed)),
+            # Once a digest went out, its bid may answer that: the call to it may have been lost on its way.
+            Send(best, Award(task_id, None if best in call.asked and not call.digests else call.signed)),
             Schedule((self.room, "again", task_id), now.boot_s + LEASE_HEARD_S),
             _count("awards"),
         ]

@@ -212,6 +212,17 @@ def test_who_steps_in_gets_the_task_with_the_award() -> None:
     assert award.message.task is not None
 
 
+def test_a_candidate_to_whom_the_call_was_lost_gets_the_task_too() -> None:
+    """It hears of the task by the digest alone, and can claim nothing without the signed task."""
+    desk = Desk()
+    asked = desk.publish()
+    desk.fire("close")
+    desk.later(DIGEST_AFTER_S)
+    desk.hand(TimerFired(("calling", "digest")))
+    (award,) = sends(desk.offer(asked[0], 0.9), Award)
+    assert award.message == Award(desk.called.task_id, desk.signed(desk.called))
+
+
 def test_a_bid_in_anothers_name_counts_for_nothing() -> None:
     """An offer whose bid names another node, another task or no score of this world is not kept."""
     desk = Desk()
