@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from beemesh.identity.membership_card import Membership, Taint
 from beemesh.membership.roster import Standing
 from beemesh.scheduling.messages import Task
+from beemesh.workloads.node_keys import FIELD_NAME, LABEL_HOSTNAME, LABEL_ORG, LABEL_REGION, LABEL_SITE, LABEL_ZONE
 from beemesh.workloads.record import Constraints, Expression, Requirements, Toleration
-
-LABEL_HOSTNAME = "kubernetes.io/hostname"
-LABEL_ZONE = "topology.kubernetes.io/zone"
-LABEL_REGION = "topology.kubernetes.io/region"
-LABEL_SITE = "beemesh.io/site"
-LABEL_ORG = "beemesh.io/org"
-FIELD_NAME = "metadata.name"
+from beemesh.workloads.selectors import matches
 
 REPELLING = frozenset({"NoSchedule", "NoExecute"})
 """Taint effects that keep new pods away; PreferNoSchedule only lowers a score."""
@@ -138,31 +133,6 @@ def affinity_holds(terms: tuple[tuple[Expression, ...], ...], labels: Mapping[st
     """A disjunction of conjunctions; an empty term matches nothing (Kubernetes). `labels` are a node's, with its name
     at `FIELD_NAME`."""
     return any(term and all(matches(expression, labels) for expression in term) for term in terms)
-
-
-def matches(expression: Expression, labels: Mapping[str, str]) -> bool:
-    """Whether one selector requirement holds; an unknown operator never does."""
-    value = labels.get(expression.key)
-    match expression.operator:
-        case "In":
-            return value in expression.values
-        case "NotIn":
-            return value not in expression.values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case "Gt" | "Lt":
-            return _compares(expression, value)
-    return False
-
-
-def _compares(expression: Expression, value: str | None) -> bool:
-    try:
-        here, limit = int(value or ""), int(expression.values[0])
-    except (ValueError, IndexError):
-        return False
-    return here > limit if expression.operator == "Gt" else here < limit
 
 
 def _term_text(term: tuple[Expression, ...]) -> str:

@@ -12,14 +12,7 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Cordon, cordon_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.eligibility import (
-    FIELD_NAME,
-    capacity_refusals,
-    node_labels,
-    placement_refusals,
-    refusals,
-    repelled_softly,
-)
+from beemesh.scheduling.eligibility import capacity_refusals, node_labels, placement_refusals, refusals, repelled_softly
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
 from beemesh.scheduling.neighbours import Newcomer, Verdict, judge
@@ -28,6 +21,7 @@ from beemesh.scheduling.score import Place, Score, nearness, score
 from beemesh.scheduling.tasks import IntentLookup, record_of, workload_of
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.daemons import DAEMON_SET, ordinal_of
+from beemesh.workloads.node_keys import FIELD_NAME
 from beemesh.workloads.record import Requirements, Workload
 
 NEAR_NODES = 8

@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from beemesh.scheduling.eligibility import LABEL_HOSTNAME, expression_text, matches
+from beemesh.scheduling.eligibility import expression_text
 from beemesh.scheduling.messages import Occupancy
+from beemesh.workloads.node_keys import LABEL_HOSTNAME
 from beemesh.workloads.record import Expression, PodTerm, Preference
+from beemesh.workloads.selectors import matches
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from beemesh.intents.record import workload_key
-from beemesh.scheduling.eligibility import LABEL_HOSTNAME
 from beemesh.scheduling.local_work import Promise
 from beemesh.scheduling.messages import Task
 from beemesh.scheduling.tasks import IntentLookup, workload_of
+from beemesh.workloads.node_keys import LABEL_HOSTNAME
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.record import Constraints, PodTerm, Qos, Requirements, Workload
 

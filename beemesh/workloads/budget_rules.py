@@ -7,7 +7,7 @@ from typing import Any
 
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.objects import Finding, ManifestObject
-from beemesh.workloads.record import Expression
+from beemesh.workloads.selectors import expressions_of, selector_findings
 
 LABELS_MAX, EXPRESSIONS_MAX = 64, 64
 """Terms of one selector: far more than anybody writes, and the record stays small."""
@@ -27,13 +27,7 @@ def budget_findings(body: Mapping[str, Any]) -> Iterator[Finding]:
     for name, most in (("matchLabels", LABELS_MAX), ("matchExpressions", EXPRESSIONS_MAX)):
         if len(selector.get(name, ())) > most:
             yield Finding(("spec", "selector", name), f"{name} has {len(selector[name])} terms; at most {most} fit")
-    for index, item in enumerate(selector.get("matchExpressions", ())):
-        operator, values = item.get("operator"), item.get("values", [])
-        place = ("spec", "selector", "matchExpressions", index)
-        if operator in ("In", "NotIn") and not values:
-            yield Finding(place, f"operator {operator} needs values")
-        if operator in ("Exists", "DoesNotExist") and values:
-            yield Finding((*place, "values"), f"operator {operator} has no values")
+    yield from selector_findings(selector, ("spec", "selector"))
 
 
 def budget_of(item: ManifestObject, *, created_ms: int = 0, managed_by: str = "") -> Budget:
@@ -46,10 +40,7 @@ def budget_of(item: ManifestObject, *, created_ms: int = 0, managed_by: str = ""
         min_available=str(spec.get("minAvailable", "")),
         max_unavailable=str(spec.get("maxUnavailable", "")),
         match_labels=dict((selector or {}).get("matchLabels", {})),
-        match_expressions=tuple(
-            Expression(each["key"], each["operator"], tuple(each.get("values", ())))
-            for each in (selector or {}).get("matchExpressions", ())
-        ),
+        match_expressions=expressions_of((selector or {}).get("matchExpressions", [])),
         selects=selector is not None,
         evicts_unhealthy=spec.get("unhealthyPodEvictionPolicy") == "AlwaysAllow",
         labels=item.labels,

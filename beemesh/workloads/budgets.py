@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from beemesh.workloads.record import Expression
+from beemesh.workloads.selectors import matches
 
 AMOUNT = re.compile(r"[0-9]{1,9}|[0-9]{1,3}%")
 """A count of replicas, or a percentage of those declared."""
@@ -47,7 +48,7 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
             return False
         if any(labels.get(key) != value for key, value in self.match_labels.items()):
             return False
-        return all(_matches(expression, labels) for expression in self.match_expressions)
+        return all(matches(expression, labels) for expression in self.match_expressions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +113,3 @@ def allowance(
     if strictest is not None:
         return strictest
     return Allowance(default_least, "its last ready replica" if default_least else "")
-
-
-def _matches(expression: Expression, labels: Mapping[str, str]) -> bool:
-    """A selector requirement as Kubernetes reads it; an unknown operator matches nothing."""
-    value = labels.get(expression.key)
-    match expression.operator:
-        case "In":
-            return value is not None and value in expression.values
-        case "NotIn":
-            return value is None or value not in expression.values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-    return False

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from beemesh.workloads.node_keys import FIELD_NAME, LABEL_HOSTNAME
 from beemesh.workloads.objects import Finding, Path, path_text, shown
 from beemesh.workloads.selectors import expressions, selector_findings, selects
-
-HOSTNAME_TOPOLOGY = "kubernetes.io/hostname"
-FIELD_NAME = "metadata.name"
 
 POD_TERMS_MAX = 16
 """Affinity and spread terms of one pod: what a task tells of each is published with it."""
@@ -74,8 +72,8 @@ def _pod_term(term: Mapping[str, Any], labels: Mapping[str, str], path: Path, ki
         yield Finding(path, f"{path_text((*path, 'labelSelector'))} is missing: without it no pod is meant")
         return
     yield from selector_findings(selector, (*path, "labelSelector"))
-    topology = term.get("topologyKey", HOSTNAME_TOPOLOGY)
-    if selects(selector, labels) or (topology == HOSTNAME_TOPOLOGY and kind != "topologySpread"):
+    topology = term.get("topologyKey", LABEL_HOSTNAME)
+    if selects(selector, labels) or (topology == LABEL_HOSTNAME and kind != "topologySpread"):
         return
     hint = "a labelSelector that matches the pod's own labels is"
     if kind == "topologySpread":
@@ -83,7 +81,7 @@ def _pod_term(term: Mapping[str, Any], labels: Mapping[str, str], path: Path, ki
     else:
         whose = f"{kind} to pods of other workloads with topologyKey {shown(topology)}"
         message = f"{whose} is not supported by beemesh yet"
-        hint = f"{HOSTNAME_TOPOLOGY} is, and {hint}"
+        hint = f"{LABEL_HOSTNAME} is, and {hint}"
     yield Finding((*path, "labelSelector"), message, hint)
 
 

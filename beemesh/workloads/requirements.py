@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from beemesh.workloads.placement_rules import HOSTNAME_TOPOLOGY, PREFERRED, REQUIRED
+from beemesh.workloads.node_keys import LABEL_HOSTNAME
+from beemesh.workloads.placement_rules import PREFERRED, REQUIRED
 from beemesh.workloads.quantities import mebibytes, millicores, parse_quantity
 from beemesh.workloads.record import (
     Constraints,
@@ -125,7 +126,7 @@ def constraints_of(spec: Json, labels: Mapping[str, str]) -> Constraints:
             for item in spec.get("tolerations", [])
         ),
         anti_affinity_hosts=any(
-            term.topology == HOSTNAME_TOPOLOGY and selects(item.get("labelSelector", {}), labels)
+            term.topology == LABEL_HOSTNAME and selects(item.get("labelSelector", {}), labels)
             for item in affinity.get("podAntiAffinity", {}).get(REQUIRED, [])
             for term in (_pod_term("anti-affinity", item),)
         ),

@@ -1,4 +1,4 @@
-"""Label selectors as people write them: what is wrong with one, what it matches, and its form in records."""
+"""Label selectors: what is wrong with one as people write it, its form in records, and what it matches."""
 
 from __future__ import annotations
 
@@ -31,26 +31,42 @@ def selector_findings(selector: Mapping[str, Any], path: Path) -> Rules:
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Whether a label selector matches; an empty one matches everything (Kubernetes' rule)."""
-    if any(labels.get(name) != value for name, value in selector.get("matchLabels", {}).items()):
+    return all(matches(expression, labels) for expression in selector_of(selector))
+
+
+def matches(expression: Expression, labels: Mapping[str, str]) -> bool:
+    """Whether one selector requirement holds; an unknown operator never does."""
+    value = labels.get(expression.key)
+    match expression.operator:
+        case "In":
+            return value in expression.values
+        case "NotIn":
+            return value not in expression.values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case "Gt" | "Lt":
+            return _compares(expression, value)
+    return False
+
+
+def _compares(expression: Expression, value: str | None) -> bool:
+    try:
+        here, limit = int(value or ""), int(expression.values[0])
+    except (ValueError, IndexError):
         return False
-    return all(_matches(item, labels) for item in selector.get("matchExpressions", []))
-
-
-def _matches(item: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    value, operator = labels.get(item.get("key", "")), item.get("operator")
-    if operator == "In":
-        return value is not None and value in item.get("values", [])
-    if operator == "NotIn":
-        return value is None or value not in item.get("values", [])
-    return (value is not None) == (operator == "Exists")
+    return here > limit if expression.operator == "Gt" else here < limit
 
 
 def selector_of(selector: Mapping[str, Any]) -> tuple[Expression, ...]:
-    """A checked label selector as a conjunction; an empty one matches everything."""
+    """A label selector as a conjunction; an empty one matches everything."""
     exact = (Expression(name, "In", (value,)) for name, value in sorted(selector.get("matchLabels", {}).items()))
     return (*exact, *expressions_of(selector.get("matchExpressions", [])))
 
 
 def expressions_of(items: list[Mapping[str, Any]]) -> tuple[Expression, ...]:
-    """Checked selector requirements, as records carry them."""
-    return tuple(Expression(item["key"], item["operator"], tuple(item.get("values", ()))) for item in items)
+    """Selector requirements, as records carry them; one that lacks a key or an operator matches nothing."""
+    return tuple(
+        Expression(item.get("key", ""), item.get("operator", ""), tuple(item.get("values", ()))) for item in items
+    )

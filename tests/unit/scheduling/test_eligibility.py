@@ -9,18 +9,12 @@ import pytest
 from beemesh.effects import Now
 from beemesh.events import ResourcesObserved
 from beemesh.identity.membership_card import Caps, Taint
-from beemesh.scheduling.eligibility import (
-    Resources,
-    capacity_refusals,
-    matches,
-    node_labels,
-    placement_refusals,
-    refusals,
-)
+from beemesh.scheduling.eligibility import Resources, capacity_refusals, node_labels, placement_refusals, refusals
 from beemesh.scheduling.local_work import LocalWork, Promise
 from beemesh.scheduling.messages import Task
 from beemesh.settings.model import Overcommit, Policies, Reserve
 from beemesh.workloads.record import Constraints, Expression, HostPort, Requirements, Toleration
+from beemesh.workloads.selectors import matches
 from tests.unit.scheduling.samples import WALL_MS, card, workload
 
 ROOMY = Resources(4000, 4096, 50_000, 3000, 2100, 40_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beemesh.scheduling.eligibility import LABEL_ZONE
+from beemesh.workloads.node_keys import LABEL_ZONE
 from beemesh.workloads.record import Constraints, Expression, PodTerm, Workload
 from tests.unit.scheduling.samples import card, membership_intent, workload
 from tests.unit.scheduling.world import World
