@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.api.mesh import MeshReader
 from beemesh.intents.record import Intent
+from beemesh.scheduling.hosting import CLOCKS_MS
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE
 from beemesh.workloads.kubejob import JobView
@@ -27,10 +28,6 @@ async def jobs(mesh: MeshReader, namespace: str = "") -> list[JobView]:
 def _events(mesh: MeshReader, body: Workload) -> list[Event]:
     told = mesh.journal.events(workload_id=body.workload_id)
     return [event for event in told if event.issued_ms >= body.created_ms - CLOCKS_MS]
-
-
-CLOCKS_MS = 60_000
-"""How far an operator's clock may be ahead of a node's: what was told earlier belongs to a job of before."""
 
 
 def _job(intent: Intent, body: Workload, pods: list[PodView], told: list[Event]) -> JobView:

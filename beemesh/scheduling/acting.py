@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from beemesh.crypto import Crypto
 from beemesh.effects import Effects, Notify, Now, Randomness, Request, Schedule
-from beemesh.events import Observed, PublishTask
+from beemesh.events import PublishTask
 from beemesh.identity.signing import sign_statement
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.daemons import daemon_nodes
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import TaskLedger
@@ -143,7 +144,7 @@ class Acting:
             told = [
                 hosted.tell(self._tell, "Failed", slot, now, f"revision {current.number} failed, and {why}", details)
             ]
-        return [*told, _count("rollouts_failed", rolled_back=str(bool(verdict.target)).lower())]
+        return [*told, count("rollouts_failed", rolled_back=str(bool(verdict.target)).lower())]
 
     def _work_off(self, hosted: Hosted, workload: Workload, observed: Observation, now: Now) -> Effects:
         """Notice the end of a Job, good or bad, and tell it once."""
@@ -172,7 +173,7 @@ class Acting:
         return [
             Notify(PublishTask(task, signed)),
             Schedule((self._room, "bids", task.task_id), now.boot_s + patience_s),
-            _count("tasks_published"),
+            count("tasks_published"),
         ]
 
     def _surroundings(self, hosted: Hosted, start: StartReplica) -> tuple[Occupancy, ...]:
@@ -206,9 +207,9 @@ class Acting:
         )
         # Nobody waits for the answer: what counts is what the node lists when it is asked next.
         request = Request(self._new_request_id(), report.node_id, order, ORDER_S)
-        counts = [_count("stops_ordered", reason=action.reason)]
+        counts = [count("stops_ordered", reason=action.reason)]
         if is_news and action.reason == "duplicate":
-            counts.append(_count("duplicates"))
+            counts.append(count("duplicates"))
         return [request, *counts]
 
     @staticmethod
@@ -239,7 +240,3 @@ class Acting:
             working = each.holder is not None and self._view.is_alive(each.holder)
             if now.boot_s >= each.ends_s and not working:
                 self._ledger.drop(each.task)
-
-
-def _count(metric: str, **labels: str) -> Notify:
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from beemesh.crypto import Crypto
 from beemesh.effects import Broadcast, Cancel, Effects, Notify, Now, Randomness, Schedule, Send
-from beemesh.events import BidHeard, Claim, Observed, ReleaseLease
+from beemesh.events import BidHeard, Claim, ReleaseLease
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import lease_key
 from beemesh.scheduling.messages import BID_KIND, TOPIC_PROPOSALS, Bid, Offer, SignedBid, Task
@@ -277,8 +278,3 @@ class Auctions:
 def key_of(entry: Entry) -> str:
     """The lease that the auction is about."""
     return lease_key(entry.task.workload_id, entry.task.replica)
-
-
-def count(metric: str, **labels: str) -> Notify:
-    """One more of something worth a metric."""
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

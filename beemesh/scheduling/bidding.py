@@ -30,9 +30,10 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.auction import ROOM, Auctions, count, key_of
+from beemesh.scheduling.auction import ROOM, Auctions, key_of
 from beemesh.scheduling.belief import Belief
 from beemesh.scheduling.candidacy import Candidacy, with_bid
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (

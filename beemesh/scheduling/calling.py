@@ -27,7 +27,6 @@ from beemesh.events import (
     MemberDown,
     MemberLeft,
     MemberUp,
-    Observed,
     OfferHeard,
     PublishTask,
     TaskUnplaced,
@@ -37,6 +36,7 @@ from beemesh.ids import Digest, NodeId, digest_of
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import (
     TASK_DIGEST_KIND,
@@ -205,16 +205,16 @@ class Caller:
     def _offered(self, sender: NodeId, offer: Offer, now: Now) -> Effects:
         call = self._calls.get(offer.task_id)
         if call is None:
-            return [_count("offers", result="late")]
+            return [count("offers", result="late")]
         known = sender in call.asked or sender in call.bids or sender in call.refused
         if not known and (not call.lot or len(call.bids) + len(call.refused) >= OFFERS_MAX):
-            return [_count("offers", result="uncalled")]
+            return [count("offers", result="uncalled")]
         bid = offer.bid
         if bid is not None and (bid.node_id != sender or bid.task_id != offer.task_id or not 0.0 <= bid.score <= 1.0):
-            return [_count("offers", result="malformed")]
+            return [count("offers", result="malformed")]
         effects: Effects = [
             Notify(OfferHeard(offer.task_id, sender, bid, offer.reasons)),
-            _count("offers", result="refusal" if bid is None else "bid"),
+            count("offers", result="refusal" if bid is None else "bid"),
         ]
         if bid is not None:
             call.bids[sender] = bid
@@ -273,7 +273,7 @@ class Caller:
             # Once a digest went out, its bid may answer that: the call to it may have been lost on its way.
             Send(best, Award(task_id, None if best in call.asked and not call.digests else call.signed)),
             Schedule((self.room, "again", task_id), now.boot_s + LEASE_HEARD_S),
-            _count("awards"),
+            count("awards"),
         ]
 
     def _best(self, call: _Call) -> NodeId | None:
@@ -337,7 +337,7 @@ class Caller:
             )
             digest = TaskDigest(self._self_id, now.wall_ms, lot, lines)
             signed = sign_statement(self._crypto, TASK_DIGEST_KIND, digest)
-            effects += [Broadcast(TOPIC_TASKS, SignedTaskDigest(signed)), _count("digests")]
+            effects += [Broadcast(TOPIC_TASKS, SignedTaskDigest(signed)), count("digests")]
         if self._calls:
             waiting = (call.next_digest_s for call in self._calls.values() if call.holder is None)
             soonest_s = min(waiting, default=now.boot_s + DIGEST_AFTER_S)
@@ -363,7 +363,3 @@ class Caller:
 
     def _drop_all(self, which: Any) -> Effects:
         return [effect for call in list(self._calls.values()) if which(call) for effect in self._drop(call)]
-
-
-def _count(metric: str, **labels: str) -> Notify:
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

@@ -18,7 +18,8 @@ from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.rates import Rates
-from beemesh.scheduling.auction import Auctions, count
+from beemesh.scheduling.auction import Auctions
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.messages import (
     TASK_DIGEST_KIND,
     Award,

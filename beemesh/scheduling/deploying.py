@@ -19,12 +19,12 @@ from beemesh.events import (
     LeaseGranted,
     LeaseLost,
     ManifestDenied,
-    Observed,
     OpenManifest,
     ReleaseLease,
     TaskWon,
 )
 from beemesh.intents.record import workload_key
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.evicting import Evictor
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
@@ -196,7 +196,7 @@ class Deployer:
             *effects,
             *self._keeper.promise(name, task, started=True),
             self._tell.about_task("Deployed", task, now, details=details),
-            _count("deployments", result="ok", reason=""),
+            count("deployments", result="ok", reason=""),
             *self._begin_next(now),
         ]
 
@@ -249,7 +249,7 @@ class Deployer:
         if retryable:
             details[RETRYABLE] = "true"
         told = self._tell.about_task("Failed", deploying.placement.task, now, code, details)
-        return [*self.drop(deploying, now), told, _count("deployments", result="failed", reason=code)]
+        return [*self.drop(deploying, now), told, count("deployments", result="failed", reason=code)]
 
     def cancel(self, deploying: Deploying, why: str, now: Now) -> Effects:
         """Give a deployment up. What the runtime is busy with is undone when it has finished."""
@@ -270,7 +270,3 @@ class Deployer:
 
     def _give_up_placement(self, deploying: Deploying) -> Effects:
         return [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []
-
-
-def _count(metric: str, **labels: str) -> Notify:
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -41,13 +40,6 @@ CLOCKS_MS = 60_000
 
 PENDING_REPEAT_S = 60.0
 """Why a replica is pending is told again so often while it does not change."""
-
-
-def rank_of(node_id: NodeId, workload_id: str, keepers: Iterable[NodeId]) -> int | None:
-    """The node's place among the keepers nearest to the workload's key (XOR); None when it is no candidate."""
-    place = int.from_bytes(hashlib.sha256(steward_key(workload_id).encode()).digest(), "big")
-    nearest = sorted(keepers, key=lambda keeper: int.from_bytes(keeper, "big") ^ place)[:CANDIDATES]
-    return nearest.index(node_id) if node_id in nearest else None
 
 
 def stewards_in_line(workload_id: str, roster: Roster, view: View) -> list[NodeId]:

@@ -6,8 +6,9 @@ import msgspec
 
 from beemesh.custody.local_copies import LocalCopies
 from beemesh.effects import Effects, Erase, Notify, Now, Run, Save, Schedule
-from beemesh.events import Observed, PodsObserved, ReservationsChanged, StopPod
+from beemesh.events import PodsObserved, ReservationsChanged, StopPod
 from beemesh.intents.record import workload_key
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import EventStatus, Task
 from beemesh.scheduling.pod_news import news_of
@@ -140,7 +141,7 @@ class PodKeeper:
             return []
         report = self.table.seen[name]
         told = [self.about(report, "NotReady", now, reason)] if report.ready else []  # before it is stopped
-        return [*told, *self.ending(name), *self.stop_job(name, reason, grace_s), _count("stops", result="accepted")]
+        return [*told, *self.ending(name), *self.stop_job(name, reason, grace_s), count("stops", result="accepted")]
 
     def ending(self, name: str) -> Effects:
         """A pod was asked to end: no restart of the machine brings it back, and none of the agent spares it."""
@@ -191,7 +192,3 @@ class PodKeeper:
         """`<what> <number> <pod>`, never the same twice."""
         self._jobs += 1
         return f"{what} {self._jobs} {name}"
-
-
-def _count(metric: str, **labels: str) -> Notify:
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from beemesh.custody.local_copies import LocalCopies
-from beemesh.effects import Answered, Effects, Notify, Now
-from beemesh.events import Observed
+from beemesh.effects import Answered, Effects, Now
 from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.deploying import Deployer
 from beemesh.scheduling.pod_keeper import PodKeeper
 from beemesh.scheduling.pods import Deploying, PodTable, restarts_alone
@@ -75,10 +75,6 @@ class Restarts:
                 continue
             deploying = Deploying(placement, "", None, "deploying", now.boot_s)
             self._pods.deploying[name] = deploying
-            effects += [_count("restarts_alone"), *self._deployer.deploy(deploying, plaintext)]
+            effects += [count("restarts_alone"), *self._deployer.deploy(deploying, plaintext)]
         self._recovery.running = False
         return effects
-
-
-def _count(metric: str, **labels: str) -> Notify:
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

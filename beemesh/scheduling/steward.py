@@ -35,7 +35,6 @@ from beemesh.events import (
     MemberDown,
     MemberLeft,
     MemberUp,
-    Observed,
     ReleaseLease,
     TaskHeard,
     TaskUnplaced,
@@ -46,8 +45,9 @@ from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.acting import Acting
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.hearing import FRESH_SURVEY, Hearing
-from beemesh.scheduling.hosting import Hosted, rank_of
+from beemesh.scheduling.hosting import Hosted, stewards_in_line
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import Event, SignedTask
@@ -222,11 +222,10 @@ class Steward:
         return effects
 
     def _claim_in_turn(self, hosted: Hosted, now: Now, least_s: float = 0.0) -> Effects:
-        keepers = [card.node_id for card in self._roster.keepers() if self._view.is_alive(card.node_id)]
-        rank = rank_of(self._self_id, hosted.workload_id, keepers)
-        if rank is None or hosted.hosting or hosted.claiming:
+        line = stewards_in_line(hosted.workload_id, self._roster, self._view)
+        if self._self_id not in line or hosted.hosting or hosted.claiming:
             return []
-        wait_s = max(least_s, rank * RANK_STEP_S) * self._randomness.uniform(1.0, 1.2)
+        wait_s = max(least_s, line.index(self._self_id) * RANK_STEP_S) * self._randomness.uniform(1.0, 1.2)
         if wait_s == 0.0:
             return self._claim(hosted)
         return [Schedule((self.room, "claim", hosted.workload_id), now.boot_s + wait_s)]
@@ -273,7 +272,7 @@ class Steward:
             told = self._told_before(hosted.workload_id)
             hosted.take_over(told, now.boot_s)
             self._hearing.mark_unknown(hosted)
-            return [_count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
+            return [count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
 
     # --- what happens elsewhere -------------------------------------------------------------------------------------
@@ -348,7 +347,3 @@ class Steward:
         if what == "claim":
             return self._claim(hosted)
         return [*self._hearing.poll(hosted), *self._acting.step(hosted, now)] if hosted.hosting else []
-
-
-def _count(metric: str, **labels: str) -> Notify:
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from beemesh.effects import Effects, Notify, Now, Reply, Schedule
-from beemesh.events import Observed
+from beemesh.effects import Effects, Now, Reply, Schedule
 from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
+from beemesh.scheduling.counting import count
 from beemesh.scheduling.deploying import Deployer
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.orders import ProofCheck, objection_to
@@ -70,9 +70,9 @@ class Stopper:
         suits = workload is None or self._judge.suits(workload, target)
         against = objection_to(*facts, self._check_proof, now.wall_ms, cordon, suits=suits)
         if against:
-            return [Reply(token, StopAnswer(False, against)), _count("stops", result="refused")]
+            return [Reply(token, StopAnswer(False, against)), count("stops", result="refused")]
         stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
-        kills = [_count("reconcile_kills", reason=order.reason)] if stop else []
+        kills = [count("reconcile_kills", reason=order.reason)] if stop else []
         return [Reply(token, StopAnswer(accepted=True)), *stop, *kills]
 
     def stopped(self, name: str, error: str, now: Now) -> Effects:
@@ -95,7 +95,3 @@ class Stopper:
         if name not in self._pods.stopping:
             return []
         return self._keeper.stop_job(name, self._pods.stopping[name], 0)
-
-
-def _count(metric: str, **labels: str) -> Notify:
-    return Notify(Observed(f"scheduler_{metric}_total", labels))

@@ -8,13 +8,15 @@ import pytest
 from beemesh.errors import Untrusted
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId
-from beemesh.scheduling.hosting import CANDIDATES, Hosted, rank_of
+from beemesh.membership.roster import Roster
+from beemesh.membership.view import View
+from beemesh.scheduling.hosting import CANDIDATES, Hosted, stewards_in_line
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import LEASE_KIND, TASK_KIND, Event, Lease, LeaseProof
 from beemesh.scheduling.orders import objection_to
 from beemesh.workloads.observation import ReplicaReport, StopReplica
 from simulator.crypto import FakeCrypto
-from tests.unit.scheduling.samples import WALL_MS, record, workload
+from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent, record, workload
 from tests.unit.scheduling.test_eligibility import task
 
 ONE, TWO = (NodeId(bytes([number]) * 32) for number in (1, 2))
@@ -106,12 +108,23 @@ def test_an_answer_from_before_a_deployment_does_not_hide_it() -> None:
 
 
 def test_candidates_are_few_and_agree() -> None:
-    """Every node ranks the keepers alike; only the nearest few are candidates."""
-    keepers = [NodeId(bytes([number]) * 32) for number in range(20)]
-    ranks = [rank_of(each, "w", keepers) for each in keepers]
+    """Every node ranks the live keepers alike, in whatever order it heard of them; only the nearest few stand in line,
+    and where one is away, the next moves up."""
+    cards = [membership_intent(card(f"n{number}")) for number in range(20)]
+    lines = []
+    for heard in (cards, cards[::-1]):
+        roster = Roster(MESH, CA.sign_key)
+        for each in heard:
+            roster.apply(each)
+        view = View(ONE, roster)
+        for node_id in roster.keeper_ids():
+            view.set_status(node_id, "alive")
+        lines.append(stewards_in_line("w", roster, view))
+    assert lines[0] == lines[1]
+    assert len(set(lines[0])) == CANDIDATES
 
-    assert sorted(rank for rank in ranks if rank is not None) == list(range(CANDIDATES))
-    assert [rank_of(each, "w", keepers[::-1]) for each in keepers] == ranks
+    view.set_status(lines[0][0], "dead")
+    assert stewards_in_line("w", roster, view)[: CANDIDATES - 1] == lines[0][1:]
 
 
 def test_the_ledger_follows_a_task() -> None:
