@@ -7,14 +7,18 @@ larger SHA-256 of the signed body, and the loser is reported to its author. Entr
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
 
 import msgspec
 
 from beemesh.identity.signing import Signed
 from beemesh.ids import to_text
+from beemesh.undecodable import UNDECODABLE
 
 SIGNED_KIND = "intent"
+
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 IntentKind = Literal[
     "membership",
@@ -52,6 +56,10 @@ class Intent(msgspec.Struct, frozen=True, omit_defaults=True):
     issued_ms: int
     body: bytes = b""
     epoch: int = 0
+
+
+Records = Callable[[str], Iterable[tuple[Intent, Signed]]]
+"""The winning records whose keys begin with a prefix."""
 
 
 class IntentVersion(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -102,6 +110,16 @@ class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
             return None
         wanted = (workload_id, replica)
         return next((each for each in self.moves if (each.workload_id, each.replica) == wanted), None)
+
+
+def body_of(intent: Intent | None, kind: IntentKind, body_type: type[Body]) -> Body | None:
+    """What a record of that kind says; None without one, for a tombstone, another kind, or what does not decode."""
+    if intent is None or intent.kind != kind:
+        return None
+    try:
+        return msgspec.msgpack.decode(intent.body, type=body_type)
+    except UNDECODABLE:
+        return None
 
 
 def version_of(intent: Intent, signed: Signed) -> IntentVersion:

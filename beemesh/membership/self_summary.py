@@ -11,12 +11,11 @@ from beemesh.effects import Effects, Now, Schedule, TimerFired
 from beemesh.events import IntentChanged, PodsObserved, ReservationsChanged, ResourcesObserved, RingChanged
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, digest_of
-from beemesh.intents.record import Cordon, Intent
+from beemesh.intents.record import Cordon, Intent, body_of, cordon_key
 from beemesh.membership.members import Members
 from beemesh.membership.settings import SelfFacts
 from beemesh.membership.summaries import Summary, is_news
 from beemesh.membership.versions import PROTOCOL_VERSION
-from beemesh.undecodable import UNDECODABLE
 
 LOOK_S = 10.0
 """So often a node looks whether anything changed that is worth telling."""
@@ -154,10 +153,6 @@ class SelfSummary:
         )
 
     def _cordoned(self) -> bool:
-        found = self._intent_for(f"cordon/{self._name()}")
-        if found is None or found[0].kind != "cordon":
-            return False
-        try:
-            return msgspec.msgpack.decode(found[0].body, type=Cordon).cordoned
-        except UNDECODABLE:
-            return False
+        found = self._intent_for(cordon_key(self._name()))
+        cordon = body_of(found[0] if found else None, "cordon", Cordon)
+        return cordon is not None and cordon.cordoned

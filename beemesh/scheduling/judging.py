@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-import msgspec
-
 from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId
-from beemesh.intents.record import Cordon, cordon_key, workload_key
+from beemesh.intents.record import Cordon, body_of, cordon_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.eligibility import capacity_refusals, node_labels, placement_refusals, refusals, repelled_softly
@@ -155,9 +153,7 @@ class Judge:
     def orders(self, name: str) -> Cordon | None:
         """What operators ordered about a node; None when nothing."""
         found = self._intent_for(cordon_key(name))
-        if found is None or found[0].kind != "cordon":
-            return None
-        return msgspec.msgpack.decode(found[0].body, type=Cordon)
+        return body_of(found[0] if found else None, "cordon", Cordon)
 
     def _moving_away(self, task: Task, name: str, wall_ms: int) -> list[str]:
         """Why a replica that is being moved does not come here."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import msgspec
 
-from beemesh.identity.signing import Signed
-from beemesh.intents.record import Intent
+from beemesh.intents.record import Body, Intent, IntentKind, Records, body_of
 from beemesh.scheduling.tasks import workload_of
-from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.policies import (
     PriorityClass,
     Quota,
@@ -19,11 +16,6 @@ from beemesh.workloads.policies import (
     replicas_allowed,
 )
 from beemesh.workloads.record import Workload
-
-Records = Callable[[str], Iterable[tuple[Intent, Signed]]]
-"""The winning records whose keys begin with a prefix."""
-
-Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 class Policies:
@@ -63,10 +55,6 @@ class Policies:
             if other is not None and other.workload_id != workload.workload_id:
                 yield other
 
-    def _bodies(self, prefix: str, kind: str, body_type: type[Body]) -> Iterator[Body]:
-        for intent, _ in self._records(prefix):
-            if intent.kind == kind:
-                try:
-                    yield msgspec.msgpack.decode(intent.body, type=body_type)
-                except UNDECODABLE:
-                    continue
+    def _bodies(self, prefix: str, kind: IntentKind, body_type: type[Body]) -> Iterator[Body]:
+        bodies = (body_of(intent, kind, body_type) for intent, _ in self._records(prefix))
+        return (body for body in bodies if body is not None)

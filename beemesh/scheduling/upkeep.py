@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
-
-import msgspec
 
 from beemesh.effects import Now
-from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
-from beemesh.intents.record import Cordon, Intent
+from beemesh.intents.record import Cordon, Intent, Records, body_of
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.eligibility import placement_refusals
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.quotas import Policies
-from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.budgets import Allowance, Budget, allowance
 from beemesh.workloads.moves import Arranged, Leave, Terms, arrange
 from beemesh.workloads.observation import ReplicaReport
@@ -27,11 +21,6 @@ CORDONS, BUDGETS, WORKLOADS = "cordon/", "budget/", "workload/"
 
 STOP_SEEN_S = 30.0
 """So long after its stop was ordered a replica counts as gone, although it may be listed still."""
-
-Records = Callable[[str], Iterable[tuple[Intent, Signed]]]
-"""The winning records whose keys begin with a prefix."""
-
-Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 class Upkeep:
@@ -57,13 +46,13 @@ class Upkeep:
     def changed(self, intent: Intent) -> None:
         """Another record stands at a key."""
         if intent.key.startswith(CORDONS):
-            cordon = _body(intent, "cordon", Cordon)
+            cordon = body_of(intent, "cordon", Cordon)
             name = intent.key.removeprefix(CORDONS)
             self._cordons.pop(name, None)
             if cordon is not None and (cordon.drain is not None or cordon.moves):
                 self._cordons[name] = cordon
         elif intent.key.startswith(BUDGETS):
-            budget = _body(intent, "budget", Budget)
+            budget = body_of(intent, "budget", Budget)
             self._budgets.pop(intent.key, None)
             if budget is not None:
                 self._budgets[intent.key] = budget
@@ -113,7 +102,7 @@ class Upkeep:
     def _sharing_of(self, budget: Budget) -> int:
         key = f"{budget.namespace}/{budget.name}"
         if key not in self._sharing:
-            workloads = (_body(intent, "workload", Workload) for intent, _ in self._records(WORKLOADS))
+            workloads = (body_of(intent, "workload", Workload) for intent, _ in self._records(WORKLOADS))
             covers = (each is not None and budget.covers(each.namespace, each.pod_labels) for each in workloads)
             self._sharing[key] = sum(covers)
         return self._sharing[key]
@@ -134,13 +123,3 @@ class Upkeep:
         """Whether no other member is what the record asks for."""
         others = (card for card in self._roster.members() if card.node_id != node_id)
         return all(placement_refusals(constraints, card) for card in others)
-
-
-def _body(intent: Intent, kind: str, body: type[Body]) -> Body | None:
-    """What a record says; None for a tombstone, another kind, or what does not decode."""
-    if intent.kind != kind:
-        return None
-    try:
-        return msgspec.msgpack.decode(intent.body, type=body)
-    except UNDECODABLE:
-        return None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from beemesh.intents.record import Cordon, cordon_key
+from beemesh.intents.record import Cordon, body_of, cordon_key
 from simulator.checkers import Blame
 from simulator.mock_runtime import MockRuntime
 from simulator.world import World
@@ -58,10 +56,8 @@ class DoubleChecker:
         """Whether replicas leave a machine by order: they run there until they run elsewhere."""
         machine = self._runtime.world.machines[index]
         found = machine.composition.intents.get(cordon_key(machine.spec.name)) if machine.composition else None
-        if found is None or found[0].kind != "cordon":
-            return False
-        cordon = msgspec.msgpack.decode(found[0].body, type=Cordon)
-        return cordon.drain is not None or bool(cordon.moves)
+        cordon = body_of(found[0] if found else None, "cordon", Cordon)
+        return cordon is not None and (cordon.drain is not None or bool(cordon.moves))
 
     def at_end(self, world: World, blame: Blame) -> None:
         """The last look said it all."""

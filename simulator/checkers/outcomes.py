@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from beemesh.intents.record import Cordon, cordon_key
+from beemesh.intents.record import Cordon, body_of, cordon_key
 from beemesh.scheduling.pods import ENDED
 from beemesh.scheduling.telling import FINISHED
 from beemesh.workloads.observation import ReplicaReport
@@ -146,7 +146,7 @@ def is_cordoned(machine: Machine) -> bool:
     """Whether the machine's own agent holds it cordoned."""
     assert machine.composition is not None, f"n{machine.index} is down"
     found = machine.composition.intents.get(cordon_key(machine.spec.name))
-    if found is None or found[0].kind != "cordon":
-        return False
-    cordon = msgspec.msgpack.decode(found[0].body, type=Cordon)
-    return cordon.cordoned or bool(cordon.moves)  # what was moved away may not come back for a while
+    cordon = body_of(found[0] if found else None, "cordon", Cordon)
+    return cordon is not None and (
+        cordon.cordoned or bool(cordon.moves)
+    )  # what was moved away may not come back for a while
