@@ -8,7 +8,6 @@ the record that members may see.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,7 +29,7 @@ from beemesh.custody.sealing import (
 from beemesh.errors import BeemeshError, Conflict, InvalidInput, Unavailable, Untrusted
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, short
-from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, object_key, workload_key
+from beemesh.intents.record import Intent, IntentKind, object_key, sign_intent, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.workloads.fingerprint import canonical, fingerprint
 from beemesh.workloads.objects import CONFIG_KINDS, POLICY_KINDS, ManifestObject, ObjectKey
@@ -40,6 +39,7 @@ from beemesh.workloads.revising import next_number, with_revision
 from beemesh.workloads.settings import CHANGE_CAUSE
 from beemesh.workloads.strategies import for_replicas
 from beemeshctl.client import BEEMESH, Client
+from beemeshctl.clock import wall_ms
 from beemeshctl.policies import POLICIES, Priorities
 from beemeshctl.workload_identity import WorkloadIssuer, WorkRoot
 
@@ -148,12 +148,12 @@ class Planner:
             body = msgspec.structs.replace(draft, revisions=before.revisions[: 1 + draft.history_limit])
         else:
             number = next_number(before)
-            pem = identity.certify(draft.namespace, draft.name, _now_ms())
+            pem = identity.certify(draft.namespace, draft.name, wall_ms())
             content = SealedContent(wanted.template.reveal(), identity.private_key.reveal(), pem)
             sealed = self._seal(content, key, number, print_)
             ciphertext, boxes = sealed.ciphertext, sealed.boxes
             cause = wanted.annotations.get(CHANGE_CAUSE, "apply")
-            body = with_revision(before, draft, sealed.revision, _now_ms(), cause)
+            body = with_revision(before, draft, sealed.revision, wall_ms(), cause)
         return Change(
             wanted.kind,
             wanted.namespace,
@@ -169,7 +169,7 @@ class Planner:
         )
 
     def _draft(self, wanted: ResolvedWorkload, before: Workload | None) -> Workload:
-        created_ms = before.created_ms if before is not None else _now_ms()
+        created_ms = before.created_ms if before is not None else wall_ms()
         managed_by = self._managed_by or (before.managed_by if before is not None else "")
         draft = draft_of(wanted, created_ms=created_ms, managed_by=managed_by)
         if before is None or wanted.kind != "Deployment":
@@ -221,7 +221,7 @@ class Planner:
             revision=sealed.revision,
             labels=item.labels,
             type=str(item.body.get("type", "")),
-            created_ms=before.created_ms if before is not None else _now_ms(),
+            created_ms=before.created_ms if before is not None else wall_ms(),
             managed_by=self._managed_by or (before.managed_by if before is not None else ""),
         )
         return Change(
@@ -243,7 +243,7 @@ class Planner:
         key = kind.key(item.namespace, item.name)
         intent = self._mesh.standing(key)
         before: Any = msgspec.msgpack.decode(intent.body, type=kind.body) if intent is not None else None
-        created_ms = before.created_ms if before is not None else _now_ms()
+        created_ms = before.created_ms if before is not None else wall_ms()
         managed_by = self._managed_by or (before.managed_by if before is not None else "")
         body = kind.record(item, created_ms=created_ms, managed_by=managed_by)
         place = (item.kind, item.namespace, item.name)
@@ -275,16 +275,8 @@ class Planner:
         )
 
     def _sign(self, kind: IntentKind, key: str, body: msgspec.Struct | None) -> Signed:
-        intent = Intent(
-            mesh=self._client.mesh,
-            kind=kind,
-            key=key,
-            seq=self._mesh.next_seq(key),
-            author=self._client.operator.signer_id,
-            issued_ms=_now_ms(),
-            body=msgspec.msgpack.encode(body) if body is not None else b"",
-        )
-        return sign_statement(self._client.operator, SIGNED_KIND, intent)
+        client, seq = self._client, self._mesh.next_seq(key)
+        return sign_intent(client.operator, client.mesh, kind, key, body, seq, wall_ms())
 
 
 def draft_of(wanted: ResolvedWorkload, *, created_ms: int = 0, managed_by: str = "") -> Workload:
@@ -361,7 +353,7 @@ def _opened(client: Client, mesh: Mesh, intent: Intent) -> ManifestObject:
         key=intent.key,
         manifest=revision.manifest,
         operator_id=client.operator.signer_id,
-        issued_ms=_now_ms(),
+        issued_ms=wall_ms(),
         nonce=secrets.token_bytes(NONCE_BYTES),
     )
     signed = sign_statement(client.operator, OPERATOR_READ_KIND, wish)
@@ -401,7 +393,3 @@ def _differing(before: Workload, after: Workload) -> tuple[str, ...]:
     if before.current.fingerprint != after.current.fingerprint:
         fields.append("template")
     return tuple(fields)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

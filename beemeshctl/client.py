@@ -31,6 +31,7 @@ from beemesh.identity.requests import NONCE_BYTES, sign_request
 from beemesh.identity.signing import Signed
 from beemesh.membership.roster import Roster
 from beemesh.undecodable import UNDECODABLE
+from beemeshctl.clock import wall_ms
 from beemeshctl.context import AgentEntry, Home, find_home
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class Client:
     def _ask(self, agent: AgentEntry, method: str, target: str, body: bytes, *, stream: bool) -> _Answer:
         import urllib3
 
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         headers = sign_request(self.operator, method, target, body, now_ms, secrets.token_bytes(NONCE_BYTES))
         patience = urllib3.Timeout(connect=CONNECT_PATIENCE_S, read=None if stream else ANSWER_PATIENCE_S)
         response: Any = self._pool(agent).urlopen(

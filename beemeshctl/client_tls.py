@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +14,7 @@ from beemesh.identity import certificates
 from beemesh.identity.signing import Signed
 from beemesh.membership.roster import Roster
 from beemesh.undecodable import UNDECODABLE
+from beemeshctl.clock import wall_ms
 
 if TYPE_CHECKING:
     import urllib3
@@ -41,7 +41,7 @@ KEEPALIVE = (
 def operator_context(home: Home, mesh: str, operator_name: str, operator: NativeCrypto) -> ssl.SSLContext:
     """A TLS 1.3 context that trusts the mesh CA alone and shows a fresh leaf, whose key never has a name on a disk."""
     issuing = home.operator_pem()
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     leaf = certificates.issue_leaf(operator, mesh, "operator", operator_name, issuing, now_ms, LEAF_LIFETIME_MS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -73,7 +73,7 @@ def check_peer(leaf_der: bytes, mesh: str, node: str, roster: Roster) -> None:
     """Raise `Untrusted` unless the leaf was issued by the node we called, where we know its card."""
     if roster.named(node) is None:
         return  # TLS has checked the name against the CA's constraint; there is nothing more to compare with
-    peer = certificates.peer_of(leaf_der, mesh, roster, time.time_ns() // 1_000_000)
+    peer = certificates.peer_of(leaf_der, mesh, roster, wall_ms())
     if (peer.kind, peer.name) != ("node", node):
         raise Untrusted(f"{peer.kind} {peer.name} answered in the place of node {node}")
 

@@ -11,8 +11,9 @@ from beemesh.intents.record import Cordon, Drain
 from beemesh.scheduling.drain_plan import DrainPlan, left_on, plan_drain
 from beemesh.scheduling.layout import Layout, Pod
 from beemeshctl.client import Client
+from beemeshctl.clock import wall_ms
 from beemeshctl.layout import read_layout
-from beemeshctl.node_orders import NodeOrders, now_ms
+from beemeshctl.node_orders import NodeOrders
 from beemeshctl.render import counted
 
 POLL_S = 0.5
@@ -56,7 +57,7 @@ class Drainer:
         """Sign the orders; from here on the mesh goes on by itself. Raises when something forbids to begin."""
         refuse(plans)
         for name in self._names:
-            drain = Drain(grace_s=self._wish.grace_s, force=self._wish.force, requested_ms=now_ms())
+            drain = Drain(grace_s=self._wish.grace_s, force=self._wish.force, requested_ms=wall_ms())
             before = self._orders.of(name)
             self._orders.put(Cordon(name, True, self._wish.reason or before.reason, drain))
             tell(f"node/{name} already cordoned" if before.cordoned else f"node/{name} cordoned")

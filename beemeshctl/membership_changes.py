@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable
 from typing import Literal, cast
 
@@ -15,11 +14,12 @@ from beemesh.errors import InvalidInput, NotFound, Unreachable
 from beemesh.identity.grants import Grant
 from beemesh.identity.key_rotation import RING_KEY, epoch_of, rotation
 from beemesh.identity.membership_card import Membership
-from beemesh.identity.signing import Signed, decode_body, sign_statement
+from beemesh.identity.signing import Signed, decode_body
 from beemesh.ids import NodeId
-from beemesh.intents.record import SIGNED_KIND, Intent, operator_key
+from beemesh.intents.record import Intent, operator_key, sign_intent
 from beemeshctl.bootstrap.signing import Authority
 from beemeshctl.client import BEEMESH, Client
+from beemeshctl.clock import wall_ms
 from beemeshctl.context import find_home
 from beemeshctl.keyfile import Passphrase
 
@@ -39,18 +39,9 @@ def rotate(client: Client, *, urgent: bool = False, without: bytes = b"") -> int
 
 def rotation_record(client: Client, members: Iterable[Membership], after: int, *, urgent: bool) -> Signed:
     """A fresh key in a signed record; the key itself is kept nowhere."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     body = rotation(client.operator, client.mesh, members, secrets.token_bytes(KEY_BYTES), urgent=urgent)
-    intent = Intent(
-        mesh=client.mesh,
-        kind="ring",
-        key=RING_KEY,
-        seq=max(now_ms, after + 1),
-        author=client.operator.signer_id,
-        issued_ms=now_ms,
-        body=msgspec.msgpack.encode(body),
-    )
-    return sign_statement(client.operator, SIGNED_KIND, intent)
+    return sign_intent(client.operator, client.mesh, "ring", RING_KEY, body, max(now_ms, after + 1), now_ms)
 
 
 def epoch_of_record(record: Signed) -> int:
@@ -78,7 +69,7 @@ def revoke(subject: str, name: str, reason: str, via: str) -> None:
     else:
         subject_id = _operator_id(client, name)
     authority = Authority(home, Passphrase(ask=lambda text: str(click.prompt(text.rstrip(": "), hide_input=True))))
-    record = authority.revoke(kind, subject_id, name, reason, time.time_ns() // 1_000_000)
+    record = authority.revoke(kind, subject_id, name, reason, wall_ms())
     client.post(f"{BEEMESH}/submissions", {"record": record})
     if kind == "node":
         home.forget_node(name)

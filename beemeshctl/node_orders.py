@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +9,11 @@ import msgspec
 
 from beemesh.errors import NotFound
 from beemesh.identity.membership_card import Membership
-from beemesh.identity.signing import Signed, decode_body, sign_statement
-from beemesh.intents.record import SIGNED_KIND, Cordon, Intent, cordon_key
+from beemesh.identity.signing import Signed, decode_body
+from beemesh.intents.record import Cordon, Intent, cordon_key, sign_intent
 from beemesh.membership.roster import Roster
 from beemeshctl.client import BEEMESH, Client
+from beemeshctl.clock import wall_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +57,9 @@ class NodeOrders:
         self._standing[key] = Standing(cordon, seq)
 
     def _signed(self, key: str, cordon: Cordon, seq: int) -> Signed:
-        operator = self.client.operator
-        intent = Intent(
-            mesh=self.client.mesh,
-            kind="cordon",
-            key=key,
-            seq=seq,
-            author=operator.signer_id,
-            issued_ms=now_ms(),
-            body=msgspec.msgpack.encode(cordon),
-        )
-        return sign_statement(operator, SIGNED_KIND, intent)
+        return sign_intent(self.client.operator, self.client.mesh, "cordon", key, cordon, seq, wall_ms())
 
 
 def _read(signed: Signed) -> Standing:
     intent = decode_body(signed, Intent)
     return Standing(msgspec.msgpack.decode(intent.body, type=Cordon), intent.seq)
-
-
-def now_ms() -> int:
-    """Wall time, for people and for freshness."""
-    return time.time_ns() // 1_000_000

@@ -12,8 +12,9 @@ from beemesh.intents.record import Move
 from beemesh.scheduling.layout import Layout
 from beemesh.scheduling.rebalance import ProposedMove
 from beemeshctl.client import Client
+from beemeshctl.clock import wall_ms
 from beemeshctl.layout import read_layout
-from beemeshctl.node_orders import NodeOrders, now_ms
+from beemeshctl.node_orders import NodeOrders
 from beemeshctl.render import counted
 
 POLL_S = 0.5
@@ -25,7 +26,7 @@ ORDER_LASTS_S = 600
 def order(client: Client, moves: Sequence[ProposedMove]) -> None:
     """Sign the orders; from here on the mesh goes on by itself."""
     orders = NodeOrders(client)
-    until_ms = now_ms() + ORDER_LASTS_S * 1000
+    until_ms = wall_ms() + ORDER_LASTS_S * 1000
     for source in sorted({each.source for each in moves}):
         wanted = tuple(Move(each.workload, each.replica, each.target) for each in moves if each.source == source)
         before = orders.of(source)

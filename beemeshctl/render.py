@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from beemeshctl.clock import wall_ms
+
 OUTPUTS = ("table", "wide", "json", "yaml", "name")
 GAP = "  "
 
@@ -33,7 +35,7 @@ def print_objects(items: Sequence[dict[str, Any]], kind: str, output: str, *, si
         for item in items:
             click.echo(f"{KIND_NAMES.get(kind, kind.lower())}/{item['metadata']['name']}")
     else:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         names, rows = kubetable_cells(kind, items, now_ms, wide=output == "wide")
         print_table(names, rows)
 
@@ -104,3 +106,7 @@ class ProgressLine:
 def counted(count: int, noun: str) -> str:
     """`1 node`, `2 nodes`: for nouns with a regular plural."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def say_nothing(_text: str) -> None:
+    """Tells nobody: where one document is printed, nothing else is."""

@@ -32,6 +32,7 @@ import msgspec  # noqa: E402
 from agent.runtime.podman import PodmanRuntime  # noqa: E402
 from agent.runtime.podman_setup import PodmanSettings  # noqa: E402
 from beemesh.identity.signing import decode_body  # noqa: E402
+from beemesh.ids import ulid_time_ms  # noqa: E402
 from beemesh.intents.record import Intent  # noqa: E402
 from beemesh.workloads.record import Workload  # noqa: E402
 from beemesh.workloads.resolve import resolve  # noqa: E402
@@ -39,6 +40,7 @@ from beemeshctl import applying  # noqa: E402
 from beemeshctl.client import BEEMESH, Client  # noqa: E402
 from beemeshctl.context import Home  # noqa: E402
 from beemeshctl.manifests import ManifestSet, read_manifests  # noqa: E402
+from bench.figures import quantile  # noqa: E402
 
 POD = """\
 apiVersion: v1
@@ -53,7 +55,6 @@ spec:
       imagePullPolicy: Never
       resources: {{limits: {{memory: 32Mi}}}}
 """
-CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 PATIENCE_S = 30.0
 
 
@@ -98,7 +99,7 @@ def one_apply(client: Client, folder: Path, name: str) -> dict[str, float]:
     released = sorted(event_ms(event) for event in events if event["action"] == "ShareReleased")
     marks = {
         "seal": sealed_ns / 1e6,
-        "task": ulid_ms(task_id),
+        "task": ulid_time_ms(task_id.upper()),
         "bids": winning_bid_ms(client, task_id, told["Scheduled"]["source"]["host"]),
         "lease": at_ms["Scheduled"],
         "release": released[threshold_of(change) - 1],
@@ -155,15 +156,7 @@ def wait_deployed(client: Client, workload: str, since_ms: float) -> list[dict[s
 
 def event_ms(event: dict[str, Any]) -> float:
     """When an event was issued: its name is a ULID, which begins with the time in milliseconds."""
-    return ulid_ms(event["metadata"]["name"])
-
-
-def ulid_ms(text: str) -> float:
-    """The wall milliseconds in a ULID."""
-    value = 0
-    for character in text.upper()[:10]:
-        value = value * 32 + CROCKFORD.index(character)
-    return float(value)
+    return ulid_time_ms(event["metadata"]["name"].upper())
 
 
 def remove(client: Client, name: str) -> None:
@@ -229,12 +222,6 @@ def cli_start_ms() -> float:
         subprocess.run([sys.executable, "-m", "beemeshctl.main", "--help"], cwd=ROOT, check=True, capture_output=True)
         times.append((time.perf_counter() - started) * 1000)
     return statistics.median(times)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of the values lies (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def report(rows: list[dict[str, float]], bares: list[float], start_ms: float) -> None:

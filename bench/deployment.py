@@ -23,11 +23,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from beemesh.ids import ulid_time_ms  # noqa: E402
 from beemesh.workloads.reconciler import STARTING_MAX  # noqa: E402
+from bench.figures import quantile  # noqa: E402
 from tests.e2e.local_mesh import LocalMesh, why_not  # noqa: E402
 
 PATIENCE_S = 120.0
-CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "apps/v1",
@@ -65,9 +66,17 @@ def one_round(mesh: LocalMesh, name: str, replicas: int) -> tuple[list[float], l
         raise SystemExit(applied.stderr)
     told = wait_scheduled(mesh, name, replicas)
     mesh.run("delete", "deployment", name)
-    from_apply = [ulid_ms(event["metadata"]["name"]) - began_ms for event in told]
-    from_task = [ulid_ms(event["metadata"]["name"]) - ulid_ms(event["details"]["task"]) for event in told]
+    from_apply = [told_ms(event) - began_ms for event in told]
+    from_task = [
+        ulid_time_ms(event["metadata"]["name"].upper()) - ulid_time_ms(event["details"]["task"].upper())
+        for event in told
+    ]
     return from_apply, from_task
+
+
+def told_ms(event: dict[str, Any]) -> int:
+    """When an event was told, by the clock of its node: its name is a ULID."""
+    return ulid_time_ms(event["metadata"]["name"].upper())
 
 
 def wait_scheduled(mesh: LocalMesh, name: str, replicas: int) -> list[dict[str, Any]]:
@@ -82,20 +91,6 @@ def wait_scheduled(mesh: LocalMesh, name: str, replicas: int) -> list[dict[str, 
             return list(first.values())
         time.sleep(0.5)
     raise SystemExit(f"{len(first)} of {replicas} replicas were scheduled within {PATIENCE_S:g} s")
-
-
-def ulid_ms(text: str) -> float:
-    """The wall milliseconds in a ULID."""
-    value = 0
-    for character in text.upper()[:10]:
-        value = value * 32 + CROCKFORD.index(character)
-    return float(value)
-
-
-def quantile(values: list[int], share: float) -> int:
-    """The value below which that share of the values lies (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def main() -> int:

@@ -36,10 +36,10 @@ from beemesh.effects import Answered, Asked, Notify, Now, Received, Reply, Reque
 from beemesh.events import IntentChanged, MemberUp, PutIntent
 from beemesh.identity.grants import Grant
 from beemesh.identity.membership_card import Membership
-from beemesh.identity.signing import Signed, sign_statement
+from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, OperatorId, digest_of
 from beemesh.intents.map import IntentMap
-from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key, operator_key, workload_key
+from beemesh.intents.record import Intent, IntentKind, node_key, operator_key, sign_intent, workload_key
 from beemesh.intents.sync import IntentSync
 from beemesh.membership.roster import Roster
 from beemesh.topics.broadcaster import Topics
@@ -117,8 +117,7 @@ class Records:
         return self._sign(self.operator, "workload", workload_key(draft.workload_id), draft, seq)
 
     def _sign(self, signer: FakeCrypto, kind: IntentKind, key: str, body: msgspec.Struct, seq: int = 1) -> Signed:
-        intent = Intent(MESH, kind, key, seq, signer.signer_id, WALL_MS, msgspec.msgpack.encode(body))
-        return sign_statement(signer, SIGNED_KIND, intent)
+        return sign_intent(signer, MESH, kind, key, body, seq, WALL_MS)
 
 
 def one_node(records: list[Signed], ca_key: bytes) -> tuple[float, int]:

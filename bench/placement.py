@@ -26,9 +26,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.figures import quantile
 from simulator.placement_host import Machine
 from simulator.placement_load import machines, stream
-from simulator.placement_mesh import PlacementMesh, share
+from simulator.placement_mesh import PlacementMesh
 
 NEAR, NEAR_AIM = 0.98, 0.95
 BIDS_PER_DOUBLING_AIM = 4
@@ -114,8 +115,8 @@ def quality(hosts: int, tasks: int, per_second: float, seed: int) -> Quality:
         worst=round(min(ratios), 4),
         bids_mean=round(sum(each.bids for each in placed) / len(placed), 2),
         bids_most=max(each.bids for each in placed),
-        decided_p50_ms=round(share(decided, 0.5), 1),
-        decided_p99_ms=round(share(decided, 0.99), 1),
+        decided_p50_ms=round(quantile(decided, 0.5), 1),
+        decided_p99_ms=round(quantile(decided, 0.99), 1),
         messages=round(mesh.messages() / tasks, 2),
         wall_s=round(time.perf_counter() - started, 1),
     )
@@ -138,7 +139,7 @@ def work(given: argparse.Namespace, *, liars: bool, in_summaries: bool) -> Work:
     return Work(
         finished=len(done),
         mean_s=round(sum(took) / len(took), 3),
-        p99_s=round(share(took, 0.99), 3),
+        p99_s=round(quantile(took, 0.99), 3),
         on_liars=round(sum(each.winner in fifth for each in done) / len(done), 4),
     )
 

@@ -22,8 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.figures import quantile
 from simulator.placement_load import machines, stream
-from simulator.placement_mesh import PlacementMesh, share
+from simulator.placement_mesh import PlacementMesh
 
 MESSAGES_AIM = 60
 PER_SECOND_AIM = 300
@@ -99,8 +100,8 @@ def measure(hosts: int, placements: int, per_second: float) -> Cost:
         cpu_ms=round(1000 * cpu_s / placements, 3),
         per_cpu_s=round(placements / cpu_s, 1),
         wall_s=round(wall_s, 1),
-        decided_p50_ms=round(share(decided, 0.5), 1),
-        decided_p99_ms=round(share(decided, 0.99), 1),
+        decided_p50_ms=round(quantile(decided, 0.5), 1),
+        decided_p99_ms=round(quantile(decided, 0.99), 1),
         by_type={kind: round(count / placements, 2) for kind, count in mesh.sent.most_common()},
     )
     print(

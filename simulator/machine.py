@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from beemesh.composition import Composition
 from beemesh.crypto import Crypto
 from beemesh.effects import Now
+from beemesh.events import DeployPod
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
 from beemesh.membership.held_clock import HeldClock
-from beemesh.workloads.observation import ReplicaReport
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from simulator.spec import MachineSpec
 
 
@@ -51,3 +52,23 @@ class Machine:
         """This moment by its own clocks."""
         boot_s = now_s + self.boot_offset_s
         return Now(boot_s, self.clock.read(wall_ms + self.skew_ms, boot_s))
+
+    def begin(self, job: DeployPod, wall_ms: int, *, ready: bool = True) -> ReplicaReport:
+        """A pod of it runs from now on."""
+        task = job.task
+        report = self.pods[job.pod] = ReplicaReport(
+            pod=job.pod,
+            workload_id=task.workload_id,
+            namespace=task.namespace,
+            kind=task.kind,
+            revision=task.revision,
+            replica=task.replica,
+            node_id=self.membership.node_id,
+            phase="Running",
+            ready=ready,
+            task_id=task.task_id,
+            fence=job.fence,
+            started_ms=wall_ms + self.skew_ms,
+            manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
+        )
+        return report

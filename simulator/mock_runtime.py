@@ -18,7 +18,8 @@ from beemesh.effects import JobFinished, Run
 from beemesh.events import NOT_PERMITTED, DeployPod, PodsObserved, ResourcesObserved, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.messages import Task
-from beemesh.workloads.observation import MANIFEST_MARK_BYTES, Phase, ReplicaReport
+from beemesh.scheduling.pods import name_of
+from beemesh.workloads.observation import Phase, ReplicaReport
 from beemesh.workloads.record import Requirements, Workload
 from simulator.machine import Machine
 from simulator.world import World
@@ -176,22 +177,7 @@ class MockRuntime:
 
     def _begun(self, machine: Machine, job: DeployPod, conduct: Conduct) -> ReplicaReport:
         task = job.task
-        report = ReplicaReport(
-            pod=job.pod,
-            workload_id=task.workload_id,
-            namespace=task.namespace,
-            kind=task.kind,
-            revision=task.revision,
-            replica=task.replica,
-            node_id=machine.membership.node_id,
-            phase="Running",
-            ready=conduct.ready_s == 0.0,
-            task_id=task.task_id,
-            fence=job.fence,
-            started_ms=self.world.wall_ms + machine.skew_ms,
-            manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
-        )
-        machine.pods[job.pod] = report
+        report = machine.begin(job, self.world.wall_ms, ready=conduct.ready_s == 0.0)
         self.tasks[machine.index, name_of(report)] = task
         if conduct.ready_s:
             self._later(machine, report, conduct.ready_s, partial(self._ready, machine, job.pod))
@@ -277,8 +263,3 @@ def _sum(tasks: Iterable[Task]) -> Requirements:
         storage_mb=sum(each.storage_mb for each in wants),
         ports=tuple(port for each in wants for port in each.ports if port.number),
     )
-
-
-def name_of(report: ReplicaReport) -> str:
-    """`<namespace>/<pod>`."""
-    return f"{report.namespace}/{report.pod}"

@@ -57,7 +57,6 @@ from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, node_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.summaries import Summary
-from beemesh.scheduling import taskbook
 from beemesh.scheduling.audience import Audience
 from beemesh.scheduling.bidding import Bidder
 from beemesh.scheduling.calling import Caller
@@ -67,6 +66,7 @@ from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TASK_KIND, Bid, Lease, LeaseProof, Offer, SignedBid, Task
 from beemesh.scheduling.score import Score
+from beemesh.scheduling.taskbook import TaskBook
 from beemesh.scheduling.tasks import make_task
 from beemesh.secret import SecretBytes
 from beemesh.settings.model import NodeIdentity, NodeSettings
@@ -141,7 +141,6 @@ class PlacementMesh:
     ) -> None:
         """`all_knowing`: compare each winner with the best of all nodes. `work_s`: pods end after so much work at full
         speed; 0 for pods that stay. Machines that lie bid as if they were idle, whatever they run."""
-        taskbook.TASKS_MAX = ENTRIES_KEPT
         self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self.link_s, self.all_knowing, self.work_s = link_s, all_knowing, work_s
         self.liars_lie_in_summaries = liars_lie_in_summaries
@@ -202,7 +201,7 @@ class PlacementMesh:
 
         me, roster, crypto, intents = host.node_id, self.roster, host.crypto, self.intents.get
         around = _Surroundings(self, host.index)
-        bidder = Bidder(me, roster, view, crypto, chance, settings, local, intents)
+        bidder = Bidder(me, roster, view, crypto, chance, settings, local, intents, TaskBook(ENTRIES_KEPT))
         parts: tuple[Any, ...] = (
             around,
             LeaseReplica(me, roster, crypto, intents),
@@ -446,12 +445,6 @@ class PlacementMesh:
     def messages(self) -> int:
         """All that were sent, the copies of topics included."""
         return sum(self.sent.values())
-
-
-def share(values: Iterable[float], part: float) -> float:
-    """The value below which `part` of all lie; 0 of none."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(part * len(ranked)))] if ranked else 0.0
 
 
 def _nobody_orders(proof: LeaseProof, key: str, wall_ms: int) -> tuple[Lease, bool]:

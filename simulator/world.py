@@ -21,13 +21,12 @@ from beemesh.crypto import Crypto
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
 from beemesh.events import ClockAgreed, DeployPod, Observed, PodsObserved, ResourcesObserved, SeedIntents, StopPod
 from beemesh.identity.membership_card import GossipKey, GossipRing
-from beemesh.identity.signing import Signed, sign_statement
+from beemesh.identity.signing import Signed
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
-from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key
+from beemesh.intents.record import IntentKind, node_key, sign_intent
 from beemesh.node import Ask, Tell, Transmit, Warm
 from beemesh.wire.datagram import DATAGRAM_BYTES_MAX
 from beemesh.wire.registry import decode_message, encode_message
-from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from simulator.crypto import FakeCrypto, Keys
 from simulator.machine import Machine
 from simulator.network import Faults
@@ -127,10 +126,7 @@ class World:
 
     def sign(self, signer: Crypto, kind: IntentKind, key: str, body: msgspec.Struct | None, seq: int = 1) -> Signed:
         """A record of anybody."""
-        encoded = msgspec.msgpack.encode(body) if body is not None else b""
-        return sign_statement(
-            signer, SIGNED_KIND, Intent(MESH, kind, key, seq, signer.signer_id, self.wall_ms, encoded)
-        )
+        return sign_intent(signer, MESH, kind, key, body, seq, self.wall_ms)
 
     # --- machines -------------------------------------------------------------------------------------------------
 
@@ -379,32 +375,16 @@ class World:
 
     def _run(self, machine: Machine, run: Run) -> None:
         """A runtime that starts every pod after a moment."""
-        life, pods = machine.life, machine.pods
+        life = machine.life
         if self.watch is not None:
             self.watch(machine.index, run.job)
 
         def finish() -> None:
             job, result = run.job, None
             if isinstance(job, DeployPod):
-                task = job.task
-                result = ReplicaReport(
-                    pod=job.pod,
-                    workload_id=task.workload_id,
-                    namespace=task.namespace,
-                    kind=task.kind,
-                    revision=task.revision,
-                    replica=task.replica,
-                    node_id=machine.membership.node_id,
-                    phase="Running",
-                    ready=True,
-                    task_id=task.task_id,
-                    fence=job.fence,
-                    started_ms=self.wall_ms + machine.skew_ms,
-                    manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
-                )
-                pods[job.pod] = result
+                result = machine.begin(job, self.wall_ms)
             elif isinstance(job, StopPod):
-                pods.pop(job.pod, None)
+                machine.pods.pop(job.pod, None)
             if machine.composition is not None:
                 if machine.life == life:
                     self.event(machine.index, JobFinished(run.job_id, result))

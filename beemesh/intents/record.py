@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from beemesh.identity.signing import Signed
+from beemesh.identity.signing import Signed, Signer, sign_statement
 from beemesh.ids import to_text
 from beemesh.undecodable import UNDECODABLE
 
@@ -120,6 +120,14 @@ def body_of(intent: Intent | None, kind: IntentKind, body_type: type[Body]) -> B
         return msgspec.msgpack.decode(intent.body, type=body_type)
     except UNDECODABLE:
         return None
+
+
+def sign_intent(
+    signer: Signer, mesh: str, kind: IntentKind, key: str, body: msgspec.Struct | None, seq: int, issued_ms: int
+) -> Signed:
+    """The signed record of `body` (None: of a tombstone) at that place; who signs is its author."""
+    encoded = msgspec.msgpack.encode(body) if body is not None else b""
+    return sign_statement(signer, SIGNED_KIND, Intent(mesh, kind, key, seq, signer.signer_id, issued_ms, encoded))
 
 
 def version_of(intent: Intent, signed: Signed) -> IntentVersion:

@@ -67,7 +67,8 @@ class Entry:
 class TaskBook:
     """Entries by task id; a read model for explanations, written by bidding alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks_max: int = TASKS_MAX) -> None:
+        self._tasks_max = tasks_max
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._early: OrderedDict[tuple[str, NodeId], Bid] = OrderedDict()
         self._told: OrderedDict[str, Event] = OrderedDict()
@@ -94,7 +95,7 @@ class TaskBook:
         for key in [key for key in self._early if key[0] == task_id]:
             bid = self._early.pop(key)
             entry.bids.setdefault(bid.node_id, bid)
-        while len(self._entries) > TASKS_MAX:
+        while len(self._entries) > self._tasks_max:
             self._entries.popitem(last=False)
 
     def reopen(self, entry: Entry) -> None:

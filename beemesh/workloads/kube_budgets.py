@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from beemesh.workloads.budgets import Budget, healthy_least
-from beemesh.workloads.kubeshape import Json, PodView, timestamp, uid
+from beemesh.workloads.kubeshape import Json, PodView, metadata_of
 from beemesh.workloads.record import Workload
 
 
@@ -17,15 +17,15 @@ def budget(found: Budget, seq: int, workloads: Iterable[Workload], pods: Iterabl
     expected = sum(each.replicas for each in covered)
     healthy = sum(1 for pod in pods if pod.workload_id in names and pod.ready and pod.phase == "Running")
     least = healthy_least(found, expected)
-    metadata: Json = {
-        "name": found.name,
-        "namespace": found.namespace,
-        "uid": uid("PodDisruptionBudget", found.namespace, found.name, str(found.created_ms)),
-        "resourceVersion": str(seq),
-    }
-    metadata |= {name: dict(value) for name in ("labels", "annotations") if (value := getattr(found, name))}
-    if found.created_ms:
-        metadata["creationTimestamp"] = timestamp(found.created_ms)
+    metadata = metadata_of(
+        found.name,
+        "PodDisruptionBudget",
+        namespace=found.namespace,
+        labels=found.labels,
+        annotations=found.annotations,
+        created_ms=found.created_ms,
+        resource_version=seq,
+    )
     status = {
         "currentHealthy": healthy,
         "desiredHealthy": least,

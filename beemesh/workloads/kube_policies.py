@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from beemesh.workloads.kubeshape import Json, timestamp, uid
+from beemesh.workloads.kubeshape import Json, metadata_of
 from beemesh.workloads.policies import PriorityClass, Quota, amount_text, usage
 from beemesh.workloads.record import Workload
 
@@ -37,13 +37,12 @@ def priority_class(found: PriorityClass, seq: int) -> Json:
 
 
 def _metadata(kind: str, found: Quota | PriorityClass, seq: int) -> Json:
-    metadata: Json = {
-        "name": found.name,
-        "uid": uid(kind, found.namespace, found.name, str(found.created_ms)),
-        "resourceVersion": str(seq),
-    }
-    metadata |= {"namespace": found.namespace} if found.namespace else {}
-    metadata |= {name: dict(value) for name in ("labels", "annotations") if (value := getattr(found, name))}
-    if found.created_ms:
-        metadata["creationTimestamp"] = timestamp(found.created_ms)
-    return metadata
+    return metadata_of(
+        found.name,
+        kind,
+        namespace=found.namespace,
+        labels=found.labels,
+        annotations=found.annotations,
+        created_ms=found.created_ms,
+        resource_version=seq,
+    )

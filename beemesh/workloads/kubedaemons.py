@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from beemesh.workloads.kubeshape import Json, condition_of, endpoint, metadata_of, uid
+from beemesh.workloads.kubeshape import (
+    Json,
+    condition_of,
+    containers_of,
+    endpoint,
+    metadata_of,
+    rolling_update_of,
+    uid,
+)
 from beemesh.workloads.observation import Endpoint
 from beemesh.workloads.record import HISTORY_MAX, Strategy
 from beemesh.workloads.rollout_report import FAILED_REASON, REVISION_NAMES
@@ -14,8 +22,7 @@ from beemesh.workloads.rollout_report import FAILED_REASON, REVISION_NAMES
 @dataclass(frozen=True, slots=True)
 class DaemonSetView:
     """A DaemonSet's record beside what runs of it; every number counts nodes. `misscheduled` are those that run one and
-    are not to, `updated` those with one of the current revision and
-    none of an older one."""
+    are not to, `updated` those with one of the current revision and none of an older one."""
 
     name: str
     namespace: str
@@ -58,21 +65,13 @@ def daemon_set(view: DaemonSetView) -> Json:
     )
     metadata["uid"] = uid("DaemonSet", view.namespace, view.name)
     metadata["generation"] = view.generation
-    containers = [{"name": f"container-{index}", "image": image} for index, image in enumerate(view.images)]
-    pod_spec: Json = {"containers": containers}
+    pod_spec: Json = {"containers": containers_of(view.images)}
     if view.node_selector:
         pod_spec["nodeSelector"] = dict(view.node_selector)
-    strategy = view.strategy
-    surge = f"{strategy.surge_percent}%" if strategy.surge_percent else strategy.max_surge
-    percent = strategy.unavailable_percent
-    unavailable = f"{percent}%" if percent else strategy.max_unavailable
     spec: Json = {
         "selector": {"matchLabels": dict(view.pod_labels)},
-        "updateStrategy": {
-            "type": "RollingUpdate",
-            "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable},
-        },
-        "minReadySeconds": strategy.min_ready_s,
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling_update_of(view.strategy)},
+        "minReadySeconds": view.strategy.min_ready_s,
         "revisionHistoryLimit": view.history_limit,
         "template": {"metadata": {"labels": dict(view.pod_labels)}, "spec": pod_spec},
     }

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from beemesh.workloads.kubeshape import Json, condition_of, endpoint, metadata_of, uid
+from beemesh.workloads.kubeshape import (
+    Json,
+    condition_of,
+    containers_of,
+    endpoint,
+    metadata_of,
+    rolling_update_of,
+    uid,
+)
 from beemesh.workloads.observation import Endpoint
 from beemesh.workloads.record import HISTORY_MAX, Strategy
 from beemesh.workloads.rollout_report import FAILED_REASON
@@ -55,7 +63,6 @@ def deployment(view: DeploymentView) -> Json:
     )
     metadata["uid"] = uid("Deployment", view.namespace, view.name)
     metadata["generation"] = view.generation
-    containers = [{"name": f"container-{index}", "image": image} for index, image in enumerate(view.images)]
     available = view.ready >= view.replicas
     why = view.failed or view.problem
     settled = available and view.updated >= view.replicas and view.running <= view.replicas
@@ -66,7 +73,7 @@ def deployment(view: DeploymentView) -> Json:
         "minReadySeconds": view.strategy.min_ready_s,
         "progressDeadlineSeconds": view.strategy.progress_deadline_s,
         "revisionHistoryLimit": view.history_limit,
-        "template": {"metadata": {"labels": dict(view.pod_labels)}, "spec": {"containers": containers}},
+        "template": {"metadata": {"labels": dict(view.pod_labels)}, "spec": {"containers": containers_of(view.images)}},
     }
     if view.strategy.paused:
         spec["paused"] = True
@@ -93,10 +100,7 @@ def deployment(view: DeploymentView) -> Json:
 def _strategy(strategy: Strategy) -> Json:
     if strategy.type == "Recreate":
         return {"type": "Recreate"}
-    surge = f"{strategy.surge_percent}%" if strategy.surge_percent else strategy.max_surge
-    percent = strategy.unavailable_percent
-    unavailable = f"{percent}%" if percent else strategy.max_unavailable
-    return {"type": strategy.type, "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
+    return {"type": strategy.type, "rollingUpdate": rolling_update_of(strategy)}
 
 
 def _progress(view: DeploymentView, *, settled: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from beemesh.workloads.kubeshape import Json, condition_of, metadata_of, timestamp, uid
+from beemesh.workloads.kubeshape import Json, condition_of, containers_of, metadata_of, timestamp, uid
 from beemesh.workloads.record import JobTerms
 
 
@@ -45,13 +45,12 @@ def job(view: JobView) -> Json:
         resource_version=view.resource_version,
     )
     metadata["uid"] = uid("Job", view.namespace, view.name)
-    containers = [{"name": f"container-{index}", "image": image} for index, image in enumerate(view.images)]
     spec: Json = {
         "completions": view.completions,
         "parallelism": view.terms.parallelism,
         "backoffLimit": view.terms.backoff_limit,
         "completionMode": "NonIndexed",
-        "template": {"metadata": {"labels": dict(view.pod_labels)}, "spec": {"containers": containers}},
+        "template": {"metadata": {"labels": dict(view.pod_labels)}, "spec": {"containers": containers_of(view.images)}},
     }
     if view.terms.active_deadline_s:
         spec["activeDeadlineSeconds"] = view.terms.active_deadline_s

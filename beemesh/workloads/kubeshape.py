@@ -14,6 +14,7 @@ from typing import Any
 
 from beemesh.identity.membership_card import Taint
 from beemesh.workloads.observation import ContainerReport, Endpoint
+from beemesh.workloads.record import Strategy
 
 Json = dict[str, Any]
 
@@ -141,6 +142,20 @@ def uid(*parts: str) -> str:
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-8{digest[17:20]}-{digest[20:32]}"
 
 
+def containers_of(images: Sequence[str]) -> list[Json]:
+    """What members may see of a template's containers: their images."""
+    return [{"name": f"container-{index}", "image": image} for index, image in enumerate(images)]
+
+
+def rolling_update_of(strategy: Strategy) -> Json:
+    """The bounds of a rolling update, as percentages where they were given so."""
+    surge, unavailable = strategy.surge_percent, strategy.unavailable_percent
+    return {
+        "maxSurge": f"{surge}%" if surge else strategy.max_surge,
+        "maxUnavailable": f"{unavailable}%" if unavailable else strategy.max_unavailable,
+    }
+
+
 def metadata_of(
     name: str,
     kind: str,
@@ -241,7 +256,7 @@ def pod(view: PodView) -> Json:
 def _pod_spec(view: PodView) -> Json:
     containers = [{"name": report.name, "image": report.image} for report in view.containers]
     if not containers:
-        containers = [{"name": f"container-{index}", "image": image} for index, image in enumerate(view.images)]
+        containers = containers_of(view.images)
     spec: Json = {"containers": containers}
     if view.node:
         spec["nodeName"] = view.node

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +17,10 @@ import msgspec
 from beemesh.crypto import KEY_BYTES
 from beemesh.identity.key_rotation import RING_KEY, rotation
 from beemesh.identity.requests import NONCE_BYTES, sign_request
-from beemesh.identity.signing import Signed, decode_body, sign_statement
-from beemesh.intents.record import SIGNED_KIND, Intent
+from beemesh.identity.signing import Signed, decode_body
+from beemesh.intents.record import Intent, sign_intent
 from beemeshctl.bootstrap.signing import Authority, card_in
+from beemeshctl.clock import wall_ms
 from beemeshctl.context import Home
 from beemeshctl.keyfile import write_private
 
@@ -64,11 +64,10 @@ class Announcer:
 
     def _rotation(self, cards: Iterable[Signed]) -> Signed:
         """A new gossip key: whoever is revoked knows the old one (DESIGN section 3)."""
-        operator, mesh, now_ms = self._home.operator(), self._home.context().mesh, time.time_ns() // 1_000_000
+        operator, mesh, now_ms = self._home.operator(), self._home.context().mesh, wall_ms()
         members = [card_in(card) for card in cards]
         body = rotation(operator, mesh, members, secrets.token_bytes(KEY_BYTES), urgent=True)
-        intent = Intent(mesh, "ring", RING_KEY, now_ms, operator.signer_id, now_ms, msgspec.msgpack.encode(body))
-        return sign_statement(operator, SIGNED_KIND, intent)
+        return sign_intent(operator, mesh, "ring", RING_KEY, body, now_ms, now_ms)
 
     def done(self, announcement: Announcement) -> None:
         """Remember that the mesh knows it now."""
@@ -78,9 +77,9 @@ class Announcer:
     def request(self, announcement: Announcement, socket: str) -> str:
         """The argument for the script that hands it over, signed by the operator."""
         body = msgspec.msgpack.encode({"record": announcement.record})
-        wall_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         nonce = secrets.token_bytes(NONCE_BYTES)
-        headers = sign_request(self._home.operator(), "POST", SUBMISSIONS, body, wall_ms, nonce)
+        headers = sign_request(self._home.operator(), "POST", SUBMISSIONS, body, now_ms, nonce)
         headers["content-type"] = "application/msgpack"
         encoded = base64.b64encode(body).decode("ascii")
         return json.dumps({"socket": socket, "target": SUBMISSIONS, "headers": headers, "body": encoded})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from beemeshctl.bootstrap.remote import source
 from beemeshctl.bootstrap.report import HostReport, Progress, Step
 from beemeshctl.bootstrap.signing import NodeKeys, SignedNode
 from beemeshctl.bundle import Bundle, BundleStore
+from beemeshctl.clock import wall_ms
 from beemeshctl.inventory.desired import DesiredNode, ImageArchive
 from beemeshctl.ssh.connection import Connection, Result
 
@@ -79,10 +79,10 @@ class HostRun:
     async def gather_facts(self) -> None:
         """Look at the host; what forbids a bootstrap is reported as problems."""
         node = self.node
-        asked_ms = time.time_ns() // 1_000_000
+        asked_ms = wall_ms()
         argument = host_facts.question(node, plan.watched_files(node))
         result = await self._script("facts", argument)
-        answered_ms = time.time_ns() // 1_000_000
+        answered_ms = wall_ms()
         if not result.ok:
             raise BeemeshError(
                 f"{node.python} does not run there: {result.complaint(200)}",

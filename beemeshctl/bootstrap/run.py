@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import getpass
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from beemeshctl.bootstrap.host import HostRun, Installed
 from beemeshctl.bootstrap.report import HostReport, Progress, Report
 from beemeshctl.bootstrap.signing import CONFIG_FILES, Authority, SignedNode, card_in, card_of, choose_seeds
 from beemeshctl.bundle import BundleStore
+from beemeshctl.clock import wall_ms
 from beemeshctl.context import AgentEntry, Context, Home
 from beemeshctl.inventory.desired import DesiredNode
 from beemeshctl.keyfile import Passphrase
@@ -106,7 +106,7 @@ class Bootstrap:
         self._progress.phase("sign and configure")
         if not self._options.check:
             operator = _operator_name()
-            self.report.created = self._authority.create(self._mesh, operator, _now_ms())
+            self.report.created = self._authority.create(self._mesh, operator, wall_ms())
         signed = self._sign()
         if not self._options.check:
             self._save_context()
@@ -146,7 +146,7 @@ class Bootstrap:
 
     def _sign(self) -> dict[str, SignedNode]:
         """Every living host's files. All cards come first, so that each new node starts with all of them."""
-        now_ms = _now_ms()
+        now_ms = wall_ms()
         cards: dict[str, Membership] = {}
         for host in self._alive():
             with _Blaming(host, self._progress):
@@ -240,7 +240,3 @@ def _operator_name() -> str:
     """The operator's name in certificates: who runs this, as a DNS label."""
     name = re.sub(r"[^a-z0-9]+", "-", getpass.getuser().lower()).strip("-")
     return name[:63] or "operator"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -32,7 +32,7 @@ from beemesh.identity.membership_card import (
 )
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, OperatorId, digest_of, from_text, node_id_of, to_text
-from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, node_key, operator_key, revoked_key
+from beemesh.intents.record import Intent, IntentKind, node_key, operator_key, revoked_key, sign_intent
 from beemesh.settings import NodeSettings
 from beemesh.undecodable import UNDECODABLE
 from beemeshctl.context import Context, Home
@@ -343,16 +343,7 @@ class Authority:
             )
 
     def _intent(self, kind: IntentKind, key: str, mesh: str, seq: int, body: msgspec.Struct, now_ms: int) -> Signed:
-        intent = Intent(
-            mesh=mesh,
-            kind=kind,
-            key=key,
-            seq=seq,
-            author=self.signer.signer_id,
-            issued_ms=now_ms,
-            body=msgspec.msgpack.encode(body),
-        )
-        return sign_statement(self.signer, SIGNED_KIND, intent)
+        return sign_intent(self.signer, mesh, kind, key, body, seq, now_ms)
 
 
 def card_of(node: DesiredNode, settings: NodeSettings, keys: NodeKeys, *, address: str, machine: str) -> Membership:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
 
 from beemesh.errors import BeemeshError, ExitCode
+from beemeshctl.clock import wall_ms
 from beemeshctl.options import via_option
 from beemeshctl.render import counted
 
@@ -51,9 +51,9 @@ def _examine(via: str, name: str) -> list[dict[str, Any]]:
     from beemeshctl.client import BEEMESH, Client
 
     try:
-        before_ms = time.time_ns() // 1_000_000
+        before_ms = wall_ms()
         answer = Client(via=via).get(f"{BEEMESH}/nodes/{name}/checks")
-        after_ms = time.time_ns() // 1_000_000
+        after_ms = wall_ms()
     except BeemeshError as error:
         hint = error.hint or "is the machine up, and its agent? UDP and TCP of its gossip port must be open"
         return [{"check": "reachable", "severity": "error", "message": error.message, "hint": hint}]

@@ -36,7 +36,7 @@ def command(max_moves: int, dry_run: bool, yes: bool, output: str, timeout: str,
     from beemeshctl.client import Client
     from beemeshctl.layout import read_layout
     from beemeshctl.rebalancing import order, wait
-    from beemeshctl.render import ProgressLine
+    from beemeshctl.render import ProgressLine, say_nothing
 
     patience_s = duration_s(timeout)
     client = Client(via=via)
@@ -50,7 +50,7 @@ def command(max_moves: int, dry_run: bool, yes: bool, output: str, timeout: str,
     order(client, proposal.moves)
     line = ProgressLine()
     try:
-        done = wait(client, proposal.moves, patience_s, click.echo if output == "table" else _nothing, line.tell)
+        done = wait(client, proposal.moves, patience_s, click.echo if output == "table" else say_nothing, line.tell)
     finally:
         line.done()
     _json(msgspec.structs.replace(proposal, done=tuple(done)), output)
@@ -90,7 +90,3 @@ def _json(proposal: Proposal, output: str) -> None:
 
     if output == "json":
         click.echo(json.dumps(msgspec.to_builtins(proposal), indent=2))
-
-
-def _nothing(_text: str) -> None:
-    """Where one document is printed, nothing else is."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from beemesh.errors import ExitCode
+from beemeshctl.clock import wall_ms
 from beemeshctl.options import duration_s, namespace_option, timeout_option, via_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from beemesh.workloads.record import Workload
+    from beemesh.workloads.rollout_report import RevisionLine
 
 words_argument = click.argument("words", nargs=-1, required=True, metavar="TYPE NAME | TYPE/NAME…")
 json_option = click.option(
@@ -50,11 +51,12 @@ def status(words: tuple[str, ...], namespace: str, watch: bool, timeout: str, ou
     """
     from beemesh.workloads.rollout_report import line_of
     from beemeshctl.client import Client
+    from beemeshctl.render import say_nothing
     from beemeshctl.rollouts import follow, look, targets
 
     client = Client(via=via)
     wanted = targets(words, namespace)
-    told: Callable[[str], None] = click.echo if output == "text" else _say_nothing
+    told: Callable[[str], None] = click.echo if output == "text" else say_nothing
     reports = follow(client, wanted, duration_s(timeout), told) if watch else [look(client, each) for each in wanted]
     if output == "json":
         _print_json(reports)
@@ -124,7 +126,7 @@ def undo(words: tuple[str, ...], namespace: str, to_revision: int, via: str) -> 
     reviser = Reviser(Client(via=via))
     for target in targets(words, namespace):
         before = reviser.standing(target)
-        after = undone(before, to_revision, _now_ms())
+        after = undone(before, to_revision, wall_ms())
         reviser.check_openable(target, after.current)
         reviser.revise(target, before, after)
         click.echo(f"{target.shown} rolled back to revision {after.current.aliases[-1]}")
@@ -144,7 +146,7 @@ def restart(words: tuple[str, ...], namespace: str, via: str) -> int:
     """
     from beemesh.workloads.revising import restarted
 
-    return _revise(words, namespace, via, lambda before: restarted(before, _now_ms()), "restarted")
+    return _revise(words, namespace, via, lambda before: restarted(before, wall_ms()), "restarted")
 
 
 @command.command()
@@ -191,14 +193,12 @@ def _revise(words: tuple[str, ...], namespace: str, via: str, change: Callable[[
     return ExitCode.DONE
 
 
-def _print_history(lines: tuple[object, ...]) -> None:
+def _print_history(lines: Sequence[RevisionLine]) -> None:
     from beemesh.workloads.kubeshape import timestamp
-    from beemesh.workloads.rollout_report import RevisionLine
     from beemeshctl.render import print_table
 
     rows = []
     for line in lines:
-        assert isinstance(line, RevisionLine)
         since = timestamp(line.since_ms) if line.since_ms else "<unknown>"
         mark = "*" if line.current else ""
         cause = line.change_cause or "<none>"
@@ -212,11 +212,3 @@ def _print_json(items: Sequence[object]) -> None:
     import msgspec
 
     click.echo(json.dumps({"kind": "List", "items": msgspec.to_builtins(items)}, indent=2))
-
-
-def _say_nothing(_text: str) -> None:
-    """Where one document is printed."""
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -127,9 +127,9 @@ def test_revisions_keep_the_identity_and_siblings_have_their_own(plan: Plan) -> 
 
 def test_a_workload_made_anew_has_a_new_identity(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `delete` the old key is worth nothing."""
-    monkeypatch.setattr("beemeshctl.applying._now_ms", lambda: NOW_MS)
+    monkeypatch.setattr("beemeshctl.applying.wall_ms", lambda: NOW_MS)
     first = plan()
-    monkeypatch.setattr("beemeshctl.applying._now_ms", lambda: NOW_MS + DAY_MS)
+    monkeypatch.setattr("beemeshctl.applying.wall_ms", lambda: NOW_MS + DAY_MS)
     assert body(plan()).issuing_key != body(first).issuing_key
 
 

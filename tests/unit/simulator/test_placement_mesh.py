@@ -6,7 +6,8 @@ import math
 import random
 
 from beemesh.workloads.record import Requirements
-from simulator.placement_mesh import Machine, PlacementMesh, share
+from bench.figures import quantile
+from simulator.placement_mesh import Machine, PlacementMesh
 
 NODES = 240
 """Just above the size from which a steward asks candidates alone."""
@@ -46,8 +47,8 @@ def test_a_large_mesh_places_well_and_cheaply() -> None:
     assert sum(each.score >= 0.98 * each.best for each in placed) >= 95
     assert mesh.messages() <= 60 * 100
     assert max(each.bids for each in placed) <= 4 * math.log2(NODES)
-    assert share(decided, 0.5) <= 0.3
-    assert share(decided, 0.99) <= 1.0
+    assert quantile(decided, 0.5) <= 0.3
+    assert quantile(decided, 0.99) <= 1.0
 
 
 def test_the_one_node_with_room_is_found() -> None:

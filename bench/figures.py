@@ -1,0 +1,11 @@
+"""Figures that several benches print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value below which that share of the values lies (nearest rank); 0 of none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
