@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from beemesh.errors import BeemeshError, Unreachable
@@ -13,6 +13,9 @@ from beemeshctl.applying import GROUPS, Change
 from beemeshctl.client import Client
 
 POLL_S = 0.1
+
+ROLLING = ("Deployment", "DaemonSet")
+"""Kinds whose new revisions the mesh may give up."""
 
 
 def wait_for(
@@ -28,10 +31,10 @@ def wait_for(
     told = ""
     while waiting:
         pods = client.get("/api/v1/pods")["items"]
-        _check_rollouts(client, waiting.values())
+        rollouts = _rollouts(client, waiting.values())
         reasons = []
         for key, change in list(waiting.items()):
-            why = _why_waiting(client, change, pods)
+            why = _why_waiting(client, change, pods, rollouts)
             if not why:
                 del waiting[key]
             else:
@@ -49,28 +52,32 @@ def wait_for(
             time.sleep(POLL_S)
 
 
-def _check_rollouts(client: Client, changes: Iterable[Change]) -> None:
-    """Raise `BeemeshError` when the mesh has given up a revision that is waited for."""
-    for change in changes:
-        if change.kind not in ("Deployment", "DaemonSet"):
-            continue
-        report = _report(client, change)
-        if report.state == "failed" and report.revision == change.revision:
+def _rollouts(client: Client, changes: Iterable[Change]) -> dict[str, RolloutReport]:
+    """How far each change is that rolls out, by its key. Raises `BeemeshError` when the mesh has given one up."""
+    rolling = [change for change in changes if change.kind in ROLLING]
+    reports: dict[str, RolloutReport] = {}
+    for kind in sorted({change.kind for change in rolling}):
+        listed = client.get(f"/apis/apps/v1/{kind.lower()}s")["items"]
+        objects = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in listed}
+        for change in rolling:
+            if change.kind == kind and (found := objects.get((change.namespace, change.name))) is not None:
+                reports[change.key] = report_of(found)
+    for change in rolling:
+        report = reports.get(change.key)
+        if report is not None and report.state == "failed" and report.revision == change.revision:
             raise BeemeshError(line_of(report), hint="mend the manifest and apply again")
+    return reports
 
 
-def _report(client: Client, change: Change) -> RolloutReport:
-    plural = f"{change.kind.lower()}s"
-    return report_of(client.get(f"/apis/apps/v1/namespaces/{change.namespace}/{plural}/{change.name}"))
-
-
-def _why_waiting(client: Client, change: Change, pods: list[Any]) -> str:
+def _why_waiting(client: Client, change: Change, pods: list[Any], rollouts: Mapping[str, RolloutReport]) -> str:
     """Why a change is not done yet; empty when it is. Raises when it has failed for good."""
     if change.kind == "Job":
         return _not_done(client, change)
     if change.kind != "DaemonSet":
         return _not_ready(change, pods)
-    report = _report(client, change)
+    report = rollouts.get(change.key)
+    if report is None:
+        return "not known to the agent that answers yet"
     if report.revision >= change.revision and report.state == "complete":
         return ""
     why = f": {report.message}" if report.message else ""

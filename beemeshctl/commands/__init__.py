@@ -23,7 +23,7 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry("beemeshctl.commands.doctor", "Check every node and say how to mend what is wrong."),
     "events": Entry("beemeshctl.commands.events", "List what happened, or watch it happen."),
     "explain": Entry("beemeshctl.commands.explain", "Say why a task runs where it runs, or why it does not."),
-    "get": Entry("beemeshctl.commands.get", "List nodes, pods, deployments or tasks."),
+    "get": Entry("beemeshctl.commands.get", "List nodes, pods, deployments and every other type."),
     "logs": Entry("beemeshctl.commands.logs", "Print the output of a pod."),
     "mesh": Entry("beemeshctl.commands.mesh", "Show how nodes see each other; change keys; revoke."),
     "node": Entry("beemeshctl.commands.node", "Cordon, drain or remove nodes."),

@@ -18,7 +18,7 @@ from beemeshctl.options import (
 )
 
 
-@click.command()
+@click.command(epilog=f"Types: {', '.join(TYPES)}.")
 @click.argument("words", nargs=-1, metavar="TYPE [NAME…] | TYPE/NAME…")
 @namespace_option
 @all_namespaces_option
@@ -35,7 +35,7 @@ def command(
     output: str,
     via: str,
 ) -> int:
-    """List nodes, pods, deployments, endpoints, tasks, events, configmaps or secrets. Any agent answers for all.
+    """List nodes, pods, deployments and every other type. Any agent answers for all.
 
     \b
     Examples:

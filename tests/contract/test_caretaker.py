@@ -182,8 +182,9 @@ async def test_readiness_follows_the_server_and_ends_with_the_pods_leave() -> No
         assert {each.labels["result"] for each in made.counted} == {"ok", "failed"}
         made.caretaker.leave("p")
         assert not made.caretaker.is_ready("p", "main")
+        await pod(made.runtime, care(probe), "after")
         await made.follow()
-        await asyncio.sleep(0.3)  # enough for a probe to be answered
+        await made.until(lambda: made.caretaker.is_ready("after", "main"))
         assert not made.caretaker.is_ready("p", "main"), "a look at what runs does not bring it back"
         made.caretaker.close()
 

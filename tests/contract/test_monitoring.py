@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -101,6 +100,10 @@ class Prometheus:
         except OSError:
             return None
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule, as it stood when it was last looked at (`health` is unknown before)."""
+        return [rule for group in (self.get("rules") or {"groups": []})["groups"] for rule in group["rules"]]
+
     def value(self, query: str) -> float:
         """The one value of a query; 0 without one."""
         found = (self.get("query", query=query) or {"result": []})["result"]
@@ -142,10 +145,10 @@ def test_a_real_prometheus_scrapes_agents_and_answers_the_dashboard(mesh: BareMe
         assert prometheus.value("sum(beemesh_scheduler_tasks_seen_total)") >= 1
         for query in queries():
             assert prometheus.get("query", query=query.replace("$__rate_interval", "1m")) is not None, query
-        time.sleep(2)  # for each rule to be looked at once
-        rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
-        assert {rule["health"] for rule in rules} == {"ok"}
-        assert [rule["name"] for rule in rules if rule["state"] == "firing"] == []
+        assert eventually(lambda: {rule["health"] for rule in prometheus.rules()} == {"ok"}, 20, 0.5), (
+            prometheus.rules()
+        )
+        assert [rule["name"] for rule in prometheus.rules() if rule["state"] == "firing"] == []
     finally:
         prometheus.process.terminate()
         prometheus.process.wait(20)

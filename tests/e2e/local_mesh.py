@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ def eventually(condition: Callable[[], bool], patience_s: float) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+@contextmanager
+def applied(folder: Path, manifest: str, patience: str = "60s", **changes: Any) -> Iterator[LocalMesh]:
+    """A mesh of three agents that runs what the manifest asks for, and is gone afterwards; `changes` are variables of
+    all hosts."""
+    mesh = LocalMesh(folder)
+    mesh.write_inventory(**changes)
+    try:
+        made = mesh.bootstrap()
+        assert made.returncode == 0, made.stdout + made.stderr
+        done = mesh.run("apply", "-", "--wait", "--timeout", patience, stdin=manifest)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield mesh
+    finally:
+        mesh.down()
 
 
 class LocalMesh:

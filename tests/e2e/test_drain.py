@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import jsonschema
 import pytest
 
-from tests.e2e.local_mesh import NAMES, ROOT, LocalMesh, eventually
+from tests.e2e.local_mesh import NAMES, ROOT, LocalMesh, applied, eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,16 +47,8 @@ spec: {containers: [{name: web, image: "localhost/web:1"}]}
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     """Three agents with a deployment, under a budget that spares no replica."""
-    mesh = LocalMesh(tmp_path_factory.mktemp("mesh"))
-    mesh.write_inventory(beemesh_runtime="mock", beemesh_images=[])
-    try:
-        made = mesh.bootstrap()
-        assert made.returncode == 0, made.stdout + made.stderr
-        applied = mesh.run("apply", "-", "--wait", "--timeout", "60s", stdin=MANIFESTS)
-        assert applied.returncode == 0, applied.stdout + applied.stderr
+    with applied(tmp_path_factory.mktemp("mesh"), MANIFESTS, beemesh_runtime="mock", beemesh_images=[]) as mesh:
         yield mesh
-    finally:
-        mesh.down()
 
 
 def places(mesh: LocalMesh) -> Counter[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.local_mesh import ROOT, LocalMesh, eventually, why_not
+from tests.e2e.local_mesh import ROOT, LocalMesh, applied, eventually, why_not
 
 pytestmark = [
     pytest.mark.podman,
@@ -18,15 +18,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     """Three agents with three replicas of the example."""
-    mesh = LocalMesh(tmp_path_factory.mktemp("mesh"))
-    try:
-        made = mesh.bootstrap()
-        assert made.returncode == 0, made.stdout + made.stderr
-        applied = mesh.run("apply", "-", "--wait", "--timeout", "60s", stdin=manifest())
-        assert applied.returncode == 0, applied.stdout + applied.stderr
+    with applied(tmp_path_factory.mktemp("mesh"), manifest()) as mesh:
         yield mesh
-    finally:
-        mesh.down()
 
 
 def manifest(token: str = "honey-is-sweet", image: str = "") -> str:

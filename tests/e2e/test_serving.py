@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agent.pods import ENDPOINT_GRACE_S
-from tests.e2e.local_mesh import ROOT, LocalMesh, eventually, why_not
+from tests.e2e.local_mesh import ROOT, LocalMesh, applied, eventually, why_not
 
 pytestmark = [
     pytest.mark.podman,
@@ -81,15 +81,8 @@ def manifest(token: str) -> str:
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     """Three agents that serve the first revision."""
-    mesh = LocalMesh(tmp_path_factory.mktemp("mesh"))
-    try:
-        made = mesh.bootstrap()
-        assert made.returncode == 0, made.stdout + made.stderr
-        applied = mesh.run("apply", "-", "--wait", "--timeout", "90s", stdin=manifest("first"))
-        assert applied.returncode == 0, applied.stdout + applied.stderr
+    with applied(tmp_path_factory.mktemp("mesh"), manifest("first"), "90s") as mesh:
         yield mesh
-    finally:
-        mesh.down()
 
 
 def addresses(shape: dict[str, Any], field: str = "addresses") -> dict[str, str]:

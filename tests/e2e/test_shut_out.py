@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.local_mesh import LocalMesh, eventually, why_not
+from tests.e2e.local_mesh import LocalMesh, applied, eventually, why_not
 
 pytestmark = [
     pytest.mark.podman,
@@ -37,15 +37,8 @@ SECONDS = 15.0
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
     """Three agents with a pod each."""
-    mesh = LocalMesh(tmp_path_factory.mktemp("mesh"))
-    try:
-        made = mesh.bootstrap()
-        assert made.returncode == 0, made.stdout + made.stderr
-        applied = mesh.run("apply", "-", "--wait", "--timeout", "60s", stdin=POD)
-        assert applied.returncode == 0, applied.stdout + applied.stderr
+    with applied(tmp_path_factory.mktemp("mesh"), POD) as mesh:
         yield mesh
-    finally:
-        mesh.down()
 
 
 def keys_of(mesh: LocalMesh) -> list[tuple[int, int]]:
