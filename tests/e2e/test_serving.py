@@ -9,7 +9,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -159,37 +162,78 @@ def test_endpoints_are_those_of_ready_pods(mesh: LocalMesh) -> None:
     assert all(place in line for place in addresses(shape).values())
 
 
+@dataclass
+class Load:
+    """Requests without a pause, and what came of them."""
+
+    watch: Watch
+    clients: list[Client]
+
+    @property
+    def sent(self) -> int:
+        """All of them so far."""
+        return sum(client.sent for client in self.clients)
+
+    @property
+    def failed(self) -> list[str]:
+        """Those without an answer."""
+        return [failure for client in self.clients for failure in client.failed]
+
+
+@contextmanager
+def under_requests(mesh: LocalMesh) -> Iterator[Load]:
+    """All ready places are asked all the time, and for as long afterwards as it takes the last to go."""
+    load = Load(watch := Watch(mesh), [Client(watch) for _ in range(CLIENTS)])
+    watch.start()
+    try:
+        assert eventually(lambda: len(watch.ready()) == REPLICAS, 20)
+        for client in load.clients:
+            client.start()
+        yield load
+        time.sleep(ENDPOINT_GRACE_S + 1)
+    finally:
+        for client in load.clients:
+            client.stop.set()
+        for client in load.clients:
+            if client.is_alive():
+                client.join(REQUEST_PATIENCE_S + 1)
+        watch.end()
+
+
 def test_an_update_under_requests_loses_none(mesh: LocalMesh) -> None:
     """While a new revision replaces three replicas, every request to an endpoint that is listed as ready is answered,
     and whoever watches hears of each leaving pod long before its processes are asked to end."""
-    watch = Watch(mesh)
-    watch.start()
-    clients = [Client(watch) for _ in range(CLIENTS)]
     begun_s = time.time()
-    try:
-        assert eventually(lambda: len(watch.ready()) == REPLICAS, 20)
-        for client in clients:
-            client.start()
-        before = dict(watch.seen[-1][1])
+    with under_requests(mesh) as load:
+        watch, before = load.watch, dict(load.watch.seen[-1][1])
         applied = mesh.run("apply", "-", "--wait", "--timeout", "120s", stdin=manifest("second"))
         assert applied.returncode == 0, applied.stdout + applied.stderr
         assert eventually(lambda: len(watch.ready()) == REPLICAS and not before.keys() & watch.seen[-1][1].keys(), 30)
-        time.sleep(ENDPOINT_GRACE_S + 1)
-    finally:
-        for client in clients:
-            client.stop.set()
-            client.join(REQUEST_PATIENCE_S + 1)
-        watch.end()
-    failed = [failure for client in clients for failure in client.failed]
-    sent = sum(client.sent for client in clients)
     delays = _delays(mesh, watch, before, begun_s)
-    print(f"{sent} requests, {len(failed)} failed; from unready to a watcher {sorted(delays.values())} s")
-    assert failed == []
-    assert sent > 100
-    assert any("second" in page for client in clients for page in client.pages)
+    print(f"{load.sent} requests, {len(load.failed)} failed; from unready to a watcher {sorted(delays.values())} s")
+    assert load.failed == []
+    assert load.sent > 100
+    assert any("second" in page for client in load.clients for page in client.pages)
     assert len(delays) == REPLICAS
     assert sorted(delays.values())[REPLICAS // 2] < ENDPOINT_GRACE_S / 2
     assert max(delays.values()) < ENDPOINT_GRACE_S
+
+
+def test_a_drain_under_requests_loses_none(mesh: LocalMesh) -> None:
+    """While a node is emptied, each of its replicas serves elsewhere first, and every request is answered."""
+    where = {name: str(pod["spec"]["nodeName"]) for name, pod in mesh.pods().items()}
+    node, moved = Counter(where.values()).most_common(1)[0]
+    with under_requests(mesh) as load:
+        drained = mesh.run("node", "drain", node, "--timeout", "120s")
+        assert drained.returncode == 0, drained.stdout + drained.stderr
+        assert eventually(lambda: len(load.watch.ready()) == REPLICAS, 30)
+    after = {name: pod["spec"]["nodeName"] for name, pod in mesh.pods().items()}
+    print(f"{moved} of {REPLICAS} left {node}; {load.sent} requests, {len(load.failed)} failed")
+    assert load.failed == []
+    assert load.sent > 100
+    assert node not in after.values()
+    assert len(after) == REPLICAS
+    assert mesh.run("node", "uncordon", node).returncode == 0
 
 
 def _delays(mesh: LocalMesh, watch: Watch, pods: dict[str, str], since_s: float) -> dict[str, float]:
