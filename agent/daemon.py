@@ -39,7 +39,16 @@ from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import Composition, compose
-from beemesh.events import ClockAgreed, ClockTestimony, EventsWatched, IntentChanged, LeaveMesh, PutIntent, SeedIntents
+from beemesh.events import (
+    ClockAgreed,
+    ClockTestimony,
+    EventsTold,
+    EventsWatched,
+    IntentChanged,
+    LeaveMesh,
+    PutIntent,
+    SeedIntents,
+)
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.membership.swim import ROSTER_KINDS
 from beemesh.settings import parse_endpoint
@@ -220,6 +229,7 @@ class Agent:
             composition.journal,
             self._network,
         )
+        mesh.gatherer.told = lambda events: self._shell.event(EventsTold(events))
         mesh.live.announce = lambda: self._shell.event(EventsWatched(2 * ANNOUNCED_S))
         gate = Gate(composition.roster, self._files.crypto, lambda: self._clock.now().wall_ms)
         relay = Relay(self._streams, composition.view)

@@ -13,7 +13,6 @@ from beemesh.errors import NotFound
 from beemesh.ids import NodeId, short
 from beemesh.scheduling.explanation import Explanation, explain, state_of
 from beemesh.scheduling.messages import SilenceAnswer, SilenceQuestion
-from beemesh.scheduling.sampling import is_large
 from beemesh.workloads.kubeshape import TaskView
 
 Ask = Callable[[NodeId, msgspec.Struct], Awaitable[msgspec.Struct | None]]
@@ -62,7 +61,7 @@ class TaskReader:
                 f'tasks "{task_id.lower()}" not found', hint="`beemeshctl get tasks` lists those that are remembered"
             )
         silences = dict(entry.refusals)
-        if not is_large(self._composition.view):  # in a large mesh those who were asked have said why
+        if not self._composition.view.is_large:  # in a large mesh those who were asked have said why
             silent = [node_id for node_id in self._composition.view.alive() if node_id not in entry.bids]
             reasons = await asyncio.gather(*(self._why_silent(node_id, task_id) for node_id in silent))
             silences |= zip(silent, reasons, strict=True)

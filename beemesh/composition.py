@@ -112,7 +112,7 @@ def compose(
 ) -> Composition:
     """All protocols of one node, not started. `card` is the signed record of `membership`; `is_warm` see `Node`."""
     roster = Roster(settings.mesh, ca_key)
-    view = View(membership.node_id, roster)
+    view = View(membership.node_id, roster, settings.scheduler.announce_up_to)
     intents = IntentMap(crypto, roster)
     shared = _Shared(membership.node_id, settings, roster, view, intents, crypto, randomness, _counter(), TaskBook())
     address = (membership.addresses[0], membership.gossip_port)

@@ -390,6 +390,14 @@ class EventsWatched:
 
 
 @dataclass(frozen=True, slots=True)
+class EventsTold:
+    """From the shell: events that another node kept, as they were signed. They are checked as if they were heard, and
+    are no news to anybody."""
+
+    events: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EventHeard:
     """From `journal`: an event whose signature holds, kept for the first time; our own ones too."""
 

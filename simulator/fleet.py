@@ -6,6 +6,8 @@ import random
 from dataclasses import replace
 
 from beemesh.identity.membership_card import ROLE_KEEPER, Caps, Taint
+from beemesh.membership.view import LARGE_ABOVE
+from beemesh.settings.model import Scheduler
 from simulator.spec import MachineSpec, machine
 
 NODES = (20, 60)
@@ -26,10 +28,12 @@ DEDICATED = Taint("dedicated", "batch", "NoSchedule")
 def draw_fleet(chance: random.Random, nodes: int = 0) -> tuple[MachineSpec, ...]:
     """`nodes` machines; 0 draws their number, small meshes oftener than large ones."""
     count = nodes or round(chance.triangular(NODES[0], NODES[1], NODES[0]))
-    return tuple(_draw(chance, index) for index in range(count))
+    # Half of the meshes ask samples of candidates, as large ones do: some at all times, some while enough are alive.
+    announce_up_to = chance.choice((LARGE_ABOVE, LARGE_ABOVE, 1, max(1, count * 3 // 4)))
+    return tuple(_draw(chance, index, Scheduler(announce_up_to=announce_up_to)) for index in range(count))
 
 
-def _draw(chance: random.Random, index: int) -> MachineSpec:
+def _draw(chance: random.Random, index: int, scheduler: Scheduler) -> MachineSpec:
     size = chance.randrange(len(CPU_M))
     zone = chance.choice(ZONES)
     roles = () if index >= KEEPERS_MIN and chance.random() < LAPTOPS else (ROLE_KEEPER,)
@@ -37,5 +41,6 @@ def _draw(chance: random.Random, index: int) -> MachineSpec:
     caps = Caps(cpu_m=CPU_M[size] // 2, pods=chance.randint(2, 6)) if chance.random() < 0.1 else Caps()
     labels = {"disk": chance.choice(("ssd", "hdd")), "size": str(size)}
     site = f"site{chance.randrange(3)}"
-    spec = machine(f"n{index}", roles=roles, taints=taints, caps=caps, site=site, zone=zone, labels=labels)
+    settings = {"scheduler": scheduler}
+    spec = machine(f"n{index}", settings, roles=roles, taints=taints, caps=caps, site=site, zone=zone, labels=labels)
     return replace(spec, cpu_m=CPU_M[size], mem_mb=chance.choice(MEM_MB), storage_mb=chance.choice((20_000, 100_000)))

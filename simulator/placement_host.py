@@ -9,6 +9,7 @@ from typing import Any
 from beemesh.events import ReservationsChanged, ResourcesObserved
 from beemesh.ids import NodeId
 from beemesh.membership.summaries import Summary
+from beemesh.membership.view import LARGE_ABOVE
 from beemesh.scheduling.messages import Task
 from simulator.crypto import FakeCrypto
 
@@ -30,6 +31,11 @@ class MeshView:
     def alive(self) -> tuple[NodeId, ...]:
         """As `View.alive`."""
         return self._alive
+
+    @property
+    def is_large(self) -> bool:
+        """As `View.is_large`."""
+        return len(self._alive) > LARGE_ABOVE
 
     def is_alive(self, node_id: bytes) -> bool:
         """As `View.is_alive`."""

@@ -17,7 +17,7 @@ from beemesh.errors import BeemeshError
 from beemesh.events import PutIntent
 from beemesh.intents.record import Cordon, Drain, Intent, IntentKind, Move, budget_key, cordon_key
 from beemesh.workloads.budgets import Budget
-from beemesh.workloads.record import Constraints, HostPort, Qos, Strategy, Toleration, Workload
+from beemesh.workloads.record import Constraints, HostPort, JobTerms, Qos, Strategy, Toleration, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.fleet import DEDICATED, ZONES
 from simulator.operator import deployment, revise, submission, withdraw
@@ -56,9 +56,10 @@ class Desk:
         self._names += 1
         return f"work{self._names}"
 
-    def some(self, chance: random.Random) -> Workload | None:
-        """One of those that are wanted."""
-        return self.works[chance.choice(sorted(self.works))] if self.works else None
+    def some(self, chance: random.Random, *, counted: bool = False) -> Workload | None:
+        """One of those that are wanted; `counted`: one whose replicas an operator may change."""
+        names = [name for name, work in self.works.items() if not counted or work.kind == "Deployment"]
+        return self.works[chance.choice(sorted(names))] if names else None
 
     def draft(self, chance: random.Random, replicas: int, **more: Any) -> Workload:
         """A new workload of some size."""
@@ -157,14 +158,36 @@ def _ported(desk: Desk, chance: random.Random) -> None:
     desk.hand_in(msgspec.structs.replace(draft, requirements=requirements), chance, ", ported")
 
 
+def _job(desk: Desk, chance: random.Random) -> None:
+    """Pods that run to their end, some at a time."""
+    policy = chance.choice(("Never", "OnFailure"))
+    draft = desk.draft(chance, chance.randint(1, 5), tolerant=chance.random() < 0.7, restart_policy=policy)
+    terms = JobTerms(chance.randint(1, 3), chance.choice((0, 2, 6)), chance.choice((0, 0, 0, 30)))
+    made = msgspec.structs.replace(draft, kind="Job", job=terms, created_ms=desk.world.wall_ms)
+    desk.hand_in(made, chance, f", {terms.parallelism} at a time, restarts {policy}")
+
+
+def _daemons(desk: Desk, chance: random.Random) -> None:
+    """One on each machine, or on each of some."""
+    wishes = (
+        Constraints(),
+        Constraints(node_selector={"topology.kubernetes.io/zone": chance.choice(ZONES)}),
+        Constraints(node_selector={"disk": "ssd"}, tolerations=(Toleration(DEDICATED.key, "Exists"),)),
+    )
+    strategy = Strategy(max_surge=0, max_unavailable=chance.randint(1, 3))
+    tolerant = chance.random() < 0.7
+    draft = desk.draft(chance, 0, cpu_m=20, tolerant=tolerant, constraints=chance.choice(wishes), strategy=strategy)
+    desk.hand_in(msgspec.structs.replace(draft, kind="DaemonSet"), chance, ", one on each")
+
+
 def _huge(desk: Desk, chance: random.Random) -> None:
     """What nobody has room for."""
     desk.hand_in(desk.draft(chance, 1, cpu_m=HUGE_CPU_M), chance, ", huge")
 
 
 def _scale(desk: Desk, chance: random.Random) -> None:
-    work = desk.some(chance)
-    if work is not None and work.kind != "Pod":
+    work = desk.some(chance, counted=True)
+    if work is not None:
         replicas = chance.choice((chance.randint(0, 6), max(0, work.replicas - chance.randint(1, 2))))
         desk.hand_in(msgspec.structs.replace(work, replicas=replicas), chance, ", scaled")
 
@@ -172,7 +195,7 @@ def _scale(desk: Desk, chance: random.Random) -> None:
 def _change(desk: Desk, chance: random.Random) -> None:
     """A new revision, of another size at times."""
     work = desk.some(chance)
-    if work is not None:
+    if work is not None and work.kind != "Job":  # what a job is to run cannot be changed
         cpu_m = max(1, work.requirements.cpu_m + chance.choice((-5, 5, 50)))
         requirements = msgspec.structs.replace(work.requirements, cpu_m=cpu_m)
         desk.hand_in(msgspec.structs.replace(work, requirements=requirements), chance, ", changed")
@@ -235,8 +258,8 @@ def _budget(desk: Desk, chance: random.Random) -> None:
 
 def _revise(desk: Desk, chance: random.Random) -> None:
     """Undo, restart, pause or resume what stands."""
-    work = desk.some(chance)
-    if work is None or work.kind != "Deployment":
+    work = desk.some(chance, counted=True)
+    if work is None:
         return
     now_ms, paused = desk.world.wall_ms, chance.random() < 0.4
     name, change = chance.choice((
@@ -255,6 +278,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("picky", 2, _picky),
     Action("ported", 1, _ported),
     Action("huge", 0.4, _huge),
+    Action("job", 1, _job),
+    Action("daemons", 0.3, _daemons),
     Action("scale", 4, _scale),
     Action("change", 3, _change),
     Action("delete", 2, _delete),

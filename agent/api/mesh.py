@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from agent.api.gathering import Asker, Gatherer
 from agent.api.live import LiveReplicas
 from beemesh.errors import Unreachable
 from beemesh.identity.membership_card import Membership
@@ -23,6 +24,7 @@ from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.daemons import daemon_nodes
+from beemesh.scheduling.hosting import stewards_in_line
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.telling import MANIFEST, ROLLOUT_EVENTS, TARGET
 from beemesh.undecodable import UNDECODABLE
@@ -39,14 +41,6 @@ ASK_PATIENCE_S = 2.0
 """How long a live node may take to list its replicas before it is shown as not answering."""
 
 Body = TypeVar("Body", bound=msgspec.Struct)
-
-
-class Asker(Protocol):
-    """Whoever can put a question to another node (or to this one)."""
-
-    async def ask_node(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
-        """The answer; raises `Unreachable`."""
-        ...
 
 
 class IntentReader(Protocol):
@@ -90,6 +84,7 @@ class MeshReader:
         self._self_id = self_id
         self._asker = asker
         self._follows = False
+        self.gatherer = Gatherer(self_id, roster, view, asker)
         self.live = LiveReplicas(self._busy, self._reports)
 
     def following(self) -> MeshReader:
@@ -162,7 +157,7 @@ class MeshReader:
 
     async def pods(self, namespace: str = "") -> list[PodView]:
         """Every replica that runs or should."""
-        replicas = await self.replicas()
+        replicas, _ = await asyncio.gather(self.replicas(), self.catch_up(namespace))
         wanted = {body.workload_id: (intent, body) for intent, body in self.workloads()}
         views = [self._running(report, wanted) for report in replicas.reports]
         running = {(report.workload_id, report.replica) for report in replicas.reports}
@@ -354,6 +349,19 @@ class MeshReader:
             for intent, body in self.records(f"object/{kind.lower()}/", "object", SealedObject)
             if not namespace or body.namespace == namespace
         ]
+
+    async def catch_up(self, namespace: str = "") -> None:
+        """Have in the journal what was told of everything that is wanted."""
+        await self.gatherer.gather(body.workload_id for _, body in self.workloads(namespace))
+
+    async def teller_of(self, task_id: str) -> NodeId | None:
+        """In a large mesh: the keeper that hosts the workload of a task, and so has its bids; None where it is not
+        known, or this node."""
+        await self.catch_up()
+        about = (event.workload_id for event in self.journal.events() if event.task_id == task_id)
+        workload_id = next(about, "")
+        line = stewards_in_line(workload_id, self.roster, self.view) if workload_id and self.view.is_large else []
+        return line[0] if line and line[0] != self._self_id else None
 
     def events(self, namespace: str = "") -> list[EventView]:
         """What this agent heard, oldest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -11,8 +12,9 @@ from starlette.responses import Response
 
 from agent.api.answers import failure, json_answer
 from agent.api.auth import bounded_body
+from agent.api.relay import HEADER_RELAYED
 from agent.api.seam import Backend, ReadingBody, SubmissionBody
-from beemesh.errors import InvalidInput, NotAllowed
+from beemesh.errors import InvalidInput, NotAllowed, Unreachable
 from beemesh.identity.signing import decode_body
 from beemesh.intents.entitlement import namespace_of
 from beemesh.intents.record import Intent
@@ -83,7 +85,14 @@ async def readings(api: Backend, request: Request) -> Response:
 async def explanation(api: Backend, request: Request) -> Response:
     """Every bid, silence, lease and event of a task."""
     await api.gate.operator(request)
-    return json_answer(await api.door.explain(request.path_params["name"].upper()))
+    task_id = request.path_params["name"].upper()
+    teller = await api.mesh.teller_of(task_id) if HEADER_RELAYED not in request.headers else None
+    if teller is not None:
+        with suppress(Unreachable, TimeoutError):
+            answer = await api.relay.forward(teller, request.method, request.url.path, dict(request.headers))
+            if answer.status_code == 200:
+                return answer
+    return json_answer(await api.door.explain(task_id))
 
 
 async def _decoded(request: Request, kind: type[Any]) -> Any:

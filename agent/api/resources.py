@@ -111,6 +111,7 @@ async def _priority_classes(api: Backend, _namespace: str) -> list[Json]:
 
 
 async def _events(api: Backend, namespace: str) -> list[Json]:
+    await api.mesh.catch_up(namespace)
     return [kubeshape.event(view) for view in api.mesh.events(namespace)[-EVENTS_LISTED_MAX:]]
 
 

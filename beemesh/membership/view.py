@@ -24,6 +24,10 @@ PRESENT: frozenset[str] = frozenset({"alive", "suspect"})
 ABSENT: frozenset[str] = frozenset({"dead", "unknown"})
 """Whom a healed partition may bring back; who left is not called."""
 
+LARGE_ABOVE = 200
+"""Live members above which tasks and bids go between a steward and its candidates, unless told otherwise; up to it
+everybody hears all."""
+
 RTT_WEIGHT = 0.125
 """Weight of a new round-trip sample in the moving average (as in TCP)."""
 
@@ -31,8 +35,9 @@ RTT_WEIGHT = 0.125
 class View:
     """The live view of one node. This node itself is always alive in it."""
 
-    def __init__(self, self_id: NodeId, roster: Roster) -> None:
+    def __init__(self, self_id: NodeId, roster: Roster, large_above: int = LARGE_ABOVE) -> None:
         self.self_id = self_id
+        self._large_above = large_above
         self.version = 0
         """Grows whenever `alive()` may have changed."""
         self._roster = roster
@@ -62,6 +67,11 @@ class View:
             known = {node_id for node_id in (*self._begun, *self._status) if self._roster.member(node_id)}
             self._alive = tuple(sorted({node_id for node_id in known if self.is_alive(node_id)} | {self.self_id}))
         return self._alive
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there are so many that tasks go to candidates alone."""
+        return len(self.alive()) > self._large_above
 
     def absent(self) -> list[NodeId]:
         """Members that are dead, or were never heard of: whom a healed partition may bring back."""

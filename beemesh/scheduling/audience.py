@@ -11,7 +11,6 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.hosting import stewards_in_line
 from beemesh.scheduling.messages import Event, EventWatch
-from beemesh.scheduling.sampling import is_large
 from beemesh.scheduling.taskbook import Entry
 
 WATCHERS_MAX = 32
@@ -34,7 +33,7 @@ class Audience:
 
     def is_everybody(self) -> bool:
         """Whether events are published to the whole mesh."""
-        return not is_large(self._view)
+        return not self._view.is_large
 
     def watch(self, watch: EventWatch, now: Now) -> None:
         """Somebody watches at a node, for a while."""

@@ -51,7 +51,6 @@ from beemesh.scheduling.messages import (
     Task,
 )
 from beemesh.scheduling.pace import BACKOFF_MAX_S
-from beemesh.scheduling.sampling import is_large
 from beemesh.scheduling.taskbook import Entry, TaskBook
 from beemesh.scheduling.tasks import IntentLookup, names_record, record_of
 from beemesh.settings.model import NodeSettings
@@ -210,7 +209,7 @@ class Bidder:
 
     def _keep_own(self, task: Task, signed: Signed, now: Now) -> Effects:
         """A task that this node's steward calls for: its book has the bids and the reasons, for who asks."""
-        if is_large(self._view) and self.book.get(task.task_id) is None:
+        if self._view.is_large and self.book.get(task.task_id) is None:
             entry = self._entry(task, signed, now)
             entry.state, entry.outcome = "over", CALLED
             self.book.add(entry)

@@ -53,7 +53,7 @@ from beemesh.scheduling.messages import (
     TaskLine,
 )
 from beemesh.scheduling.pace import BACKOFF_MAX_S, CLAIM_AGAIN_S
-from beemesh.scheduling.sampling import Sampler, is_large
+from beemesh.scheduling.sampling import Sampler
 from beemesh.settings.model import NodeSettings
 
 CALLS_MAX = 10_000
@@ -171,7 +171,7 @@ class Caller:
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def _publish(self, task: Task, signed: Signed, now: Now) -> Effects:
-        if not is_large(self._view):
+        if not self._view.is_large:
             return [Broadcast(TOPIC_TASKS, SignedTask(signed))]
         ends_s = now.boot_s + (task.expires_ms - task.issued_ms) / 1000
         call = _Call(task, signed, now.boot_s, ends_s, {}, next_digest_s=now.boot_s + DIGEST_AFTER_S)

@@ -8,7 +8,7 @@ decision ever waits for the diary.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -30,7 +30,7 @@ from beemesh.effects import (
     TimerFired,
 )
 from beemesh.errors import Untrusted
-from beemesh.events import Delivered, EmitEvent, EventHeard, EventsWatched, Observed
+from beemesh.events import Delivered, EmitEvent, EventHeard, EventsTold, EventsWatched, Observed
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import NodeId, is_ulid
 from beemesh.membership.roster import Roster
@@ -41,8 +41,10 @@ from beemesh.scheduling.messages import (
     EVENT_WATCH_KIND,
     TOPIC_EVENTS,
     Event,
+    EventList,
     EventTaken,
     EventWatch,
+    ListEvents,
     SignedEvent,
     SignedEventWatch,
 )
@@ -59,6 +61,9 @@ EVENTS_PER_S = 20.0
 EVENTS_BURST = 500.0
 """What one member may publish: a node that deploys a hundred pods at once, and a steady stream after it."""
 
+LISTED_MAX = 200
+"""Events in one answer: some hundred kilobytes."""
+
 STEWARD_S = 3.0
 """How long a steward may take to say that it has an event, through losses: a lease's lifetime."""
 
@@ -71,8 +76,8 @@ class Journal:
     """Signs what this node tells, keeps what all nodes tell."""
 
     room = "journal"
-    handles: tuple[type, ...] = (SignedEvent,)
-    listens: tuple[type, ...] = (EmitEvent, Delivered, EventsWatched)
+    handles: tuple[type, ...] = (SignedEvent, ListEvents)
+    listens: tuple[type, ...] = (EmitEvent, Delivered, EventsWatched, EventsTold)
     tables: tuple[str, ...] = (TABLE,)
 
     def __init__(
@@ -91,7 +96,9 @@ class Journal:
         self._crypto = crypto
         self._rates = Rates(EVENTS_PER_S, EVENTS_BURST)
         self._events: OrderedDict[str, Event] = OrderedDict()
-        self._unsaved: dict[str, Signed] = {}
+        self._signed: dict[str, Signed] = {}
+        """The same, as they came: others may ask for them."""
+        self._unsaved: set[str] = set()
         self._saved: set[str] = set()
         self._flushing = False
 
@@ -100,8 +107,8 @@ class Journal:
         for key, signed in decoded_rows(sorted(rows), Signed):
             event = decoded(signed, Event) if signed is not None else None
             self._saved.add(key.decode(errors="replace"))
-            if event is not None:
-                self._events[event.event_id] = event
+            if event is not None and signed is not None:
+                self._events[event.event_id], self._signed[event.event_id] = event, signed
 
     def start(self, now: Now) -> Effects:
         """Nothing to do until something happens."""
@@ -112,13 +119,17 @@ class Journal:
         match event:
             case EmitEvent(event=told):
                 signed = sign_statement(self._crypto, EVENT_KIND, told)
-                return [*self._publish(told, signed, now), *self._keep(told, signed, now)]
+                return [*self._publish(told, signed, now), Notify(EventHeard(told)), *self._keep(told, signed, now)]
             case Delivered(message=SignedEvent() as message) if event.topic == TOPIC_EVENTS:
                 return self._hear(message.event, now)
             case Received(message=SignedEvent() as message):
                 return self._hear(message.event, now)
             case Asked(message=SignedEvent() as message, token=token):
                 return [Reply(token, EventTaken(_id_of(message.event))), *self._hear(message.event, now)]
+            case Asked(message=ListEvents(workload_ids=wanted), token=token):
+                return [Reply(token, EventList(self._listed(frozenset(wanted))))]
+            case EventsTold(events=events):
+                return [effect for signed in events[:LISTED_MAX] for effect in self._take(signed, now)[1]]
             case Delivered(message=SignedEventWatch() as message) if event.topic == TOPIC_EVENTS:
                 return self._watched(message, now)
             case EventsWatched():
@@ -164,21 +175,31 @@ class Journal:
             return []
         if not self._rates.take(signed.signer, now.boot_s):
             return [_refused("rate")]
+        event, effects = self._take(signed, now)
+        return [Notify(EventHeard(event)), *effects] if event is not None else effects
+
+    def _take(self, signed: Signed, now: Now) -> tuple[Event | None, Effects]:
+        """Keep an event once it was checked; None where it is known, or refused."""
         try:
             event = open_member_statement(self._crypto, self._roster, signed, EVENT_KIND, Event, now.wall_ms)
         except Untrusted:
-            return [_refused("untrusted")]
+            return None, [_refused("untrusted")]
         if event.node_id != signed.signer or not is_ulid(event.event_id):
-            return [_refused("malformed")]
-        return [] if event.event_id in self._events else self._keep(event, signed, now)
+            return None, [_refused("malformed")]
+        return (None, []) if event.event_id in self._events else (event, self._keep(event, signed, now))
+
+    def _listed(self, workload_ids: frozenset[str]) -> tuple[Signed, ...]:
+        fitting = [event.event_id for event in self.events() if event.workload_id in workload_ids]
+        return tuple(self._signed[event_id] for event_id in fitting[-LISTED_MAX:])
 
     def _keep(self, event: Event, signed: Signed, now: Now) -> Effects:
-        self._events[event.event_id] = event
-        self._unsaved[event.event_id] = signed
-        effects: Effects = [Notify(EventHeard(event))]
+        self._events[event.event_id], self._signed[event.event_id] = event, signed
+        self._unsaved.add(event.event_id)
         while len(self._events) > EVENTS_MAX:
             oldest, _ = self._events.popitem(last=False)
-            self._unsaved.pop(oldest, None)
+            del self._signed[oldest]
+            self._unsaved.discard(oldest)
+        effects: Effects = []
         if not self._flushing:
             self._flushing = True
             effects.append(Schedule((self.room, "flush"), now.boot_s + FLUSH_S))
@@ -186,7 +207,8 @@ class Journal:
 
     def _flush(self) -> Effects:
         self._flushing = False
-        effects: Effects = [Save(TABLE, key.encode(), _encoder.encode(signed)) for key, signed in self._unsaved.items()]
+        unsaved = [(event_id, self._signed[event_id]) for event_id in self._signed if event_id in self._unsaved]
+        effects: Effects = [Save(TABLE, key.encode(), _encoder.encode(signed)) for key, signed in unsaved]
         self._saved.update(self._unsaved)
         self._unsaved.clear()
         gone = self._saved - self._events.keys()
@@ -211,13 +233,18 @@ class Journal:
 
     def pending(self, workload_id: str, revision: int, replica: int) -> Event | None:
         """Why a replica does not run: its last `Pending` or `Failed` event, unless it was deployed after that."""
-        for event in reversed(self.events(workload_id=workload_id)):
-            if (event.revision, event.replica) == (revision, replica):
-                if event.status in ("Pending", "Failed"):
-                    return event
-                if event.status == "Deployed":
-                    return None
-        return None
+        return pending_in(self.events(workload_id=workload_id), revision, replica)
+
+
+def pending_in(events: Sequence[Event], revision: int, replica: int) -> Event | None:
+    """The same of a workload's events, oldest first."""
+    for event in reversed(events):
+        if (event.revision, event.replica) == (revision, replica):
+            if event.status in ("Pending", "Failed"):
+                return event
+            if event.status == "Deployed":
+                return None
+    return None
 
 
 def _id_of(signed: Signed) -> str:

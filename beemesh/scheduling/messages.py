@@ -273,6 +273,19 @@ class EventTaken(msgspec.Struct, frozen=True):
     event_id: str
 
 
+class ListEvents(msgspec.Struct, frozen=True):
+    """In a large mesh: what was told of these workloads lately (request). Stewards, and the keepers that would follow
+    them, have heard it."""
+
+    workload_ids: tuple[str, ...]
+
+
+class EventList(msgspec.Struct, frozen=True):
+    """The newest of them, oldest first, as they were signed."""
+
+    events: tuple[Signed, ...]
+
+
 class EventWatch(msgspec.Struct, frozen=True, omit_defaults=True):
     """In a large mesh: somebody at `node_id` watches events for the next `for_ms`; each is told there."""
 

@@ -26,9 +26,6 @@ from beemesh.scheduling.score import Place, score
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.record import Constraints, Requirements
 
-LARGE_ABOVE = 200
-"""Live members above which tasks and bids go between a steward and its candidates; up to it everybody hears all."""
-
 ASKED = 8
 """Candidates of one task: enough that one of them is good and free, few enough for the budget of messages."""
 
@@ -50,11 +47,6 @@ AWARDS_MAX = 20_000
 
 FLATTERY_MAX = 0.03
 """How much better than its own public summary a bid may rank: what may honestly have come free since."""
-
-
-def is_large(view: View) -> bool:
-    """Whether tasks go to candidates alone."""
-    return len(view.alive()) > LARGE_ABOVE
 
 
 class Awards:

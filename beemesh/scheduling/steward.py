@@ -51,7 +51,6 @@ from beemesh.scheduling.hosting import Hosted, stewards_in_line
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import Event, SignedTask
-from beemesh.scheduling.sampling import is_large
 from beemesh.scheduling.tasks import workload_of
 from beemesh.scheduling.telling import MANIFEST, Teller
 from beemesh.scheduling.unplaced import Unplaced
@@ -333,7 +332,7 @@ class Steward:
         if answer.message is None or node_id not in hosted.newcomers:
             return []
         hosted.newcomers.discard(node_id)
-        if is_large(self._view):
+        if self._view.is_large:
             return []  # there it gets what is announced to all
         untaken = [each for each in self.ledger.of(hosted.workload_id) if each.holder is None]
         return [Send(node_id, SignedTask(each.signed)) for each in untaken if node_id != self._self_id]

@@ -12,7 +12,6 @@ from beemesh.membership.view import View
 from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.ledger import Outstanding, TaskLedger
 from beemesh.scheduling.pending import REASON_CHARS_MAX, Inquiry
-from beemesh.scheduling.sampling import is_large
 from beemesh.scheduling.telling import Teller
 
 
@@ -38,7 +37,7 @@ class Unplaced:
 
     def no_bids(self, task_id: str) -> Effects:
         """The window is over: if nobody spoke, ask why."""
-        if is_large(self._view):
+        if self._view.is_large:
             return []  # those who were asked have said it by themselves
         return self._inquiry.ask(task_id) if self._untaken(task_id) else []
 

@@ -209,6 +209,16 @@ class Scheduler(_Section, frozen=True):
             le=100,
         ),
     ] = 5
+    announce_up_to: Annotated[
+        int,
+        setting(
+            "Live nodes up to which every task is announced to all; in a larger mesh a sample of candidates is asked.",
+            unit="nodes",
+            trade_off="more finds the best node more surely, at messages that grow with the mesh.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 200
     weights: Weights = Weights()
 
 

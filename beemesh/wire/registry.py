@@ -79,6 +79,8 @@ TYPES: dict[int, type[msgspec.Struct]] = {
     72: observation.StopReplica,
     73: observation.StopAnswer,
     74: scheduling.SignedEventWatch,
+    75: scheduling.ListEvents,
+    76: scheduling.EventList,
     80: relay.RelayedRequest,
     81: relay.RelayedHead,
     82: relay.RelayedData,

@@ -11,20 +11,18 @@ from typing import Any
 
 import msgspec
 
-from beemesh.intents.record import Cordon, body_of, cordon_key
 from beemesh.scheduling.pods import ENDED
 from beemesh.scheduling.telling import FINISHED
 from beemesh.workloads.observation import ReplicaReport
-from beemesh.workloads.record import Constraints, Workload
+from beemesh.workloads.record import Workload
 from simulator.asking import why_pending, words
 from simulator.checkers import Blame
-from simulator.checkers.reservations import AMOUNTS, may_give
+from simulator.checkers.daemons import check_daemons
+from simulator.checkers.jobs import check_job
+from simulator.checkers.room import has_room
 from simulator.machine import Machine
 from simulator.mock_runtime import MockRuntime, conduct_of
 from simulator.world import World
-
-COUNTED = ("Deployment", "Pod")
-"""Kinds whose replicas are ordinals 0…n-1, each of which runs once."""
 
 
 class OutcomeChecker:
@@ -54,8 +52,14 @@ class OutcomeChecker:
         self.counts.clear()
         for number, workload in enumerate(standing(up[0])):
             found = running.pop(workload.workload_id, [])
-            if workload.kind in COUNTED:
-                self._check(world, up[number % len(up)], workload, found, blame)
+            asked = up[number % len(up)]
+            if workload.kind == "Job":
+                reports = [report for _, report in found]
+                self.counts[check_job(self._runtime, self._seed, asked, workload, reports, blame)] += 1
+            elif workload.kind == "DaemonSet":
+                self.counts.update(check_daemons(self._runtime, self._seed, asked, workload, found, blame))
+            else:
+                self._check(world, asked, workload, found, blame)
         for workload_id, found in running.items():
             where = " ".join(f"n{machine.index}" for machine, _ in found)
             blame(f"{workload_id} runs in the end on {where}, and nobody wants it")
@@ -80,9 +84,8 @@ class OutcomeChecker:
             else:
                 reasons += self._missing(world, asked, workload, ordinal, blame)
         self.counts["behind"] += len(behind)
-        if (
-            behind and not reasons and not workload.strategy.paused
-        ):  # a revision that cannot be had in one place is not tried in the others
+        # A revision that cannot be had in one place is not tried in the others.
+        if behind and not reasons and not workload.strategy.paused:
             blame(f"{workload.workload_id}/{behind[0]} runs an old revision in the end; n{asked.index} knows no reason")
 
     def _missing(self, world: World, asked: Machine, workload: Workload, ordinal: int, blame: Blame) -> bool:
@@ -102,7 +105,7 @@ class OutcomeChecker:
         self.counts["pending"] += 1
         conduct = conduct_of(self._seed, workload.workload_id, revision, once=once)
         open_to = [] if conduct.fails or conduct.lives_s else world.machines
-        roomy = next((machine for machine in open_to if self._has_room(machine, workload)), None)
+        roomy = next((machine for machine in open_to if has_room(self._runtime, machine, workload)), None)
         if roomy is not None:
             blame(f"{place} is pending though n{roomy.index} has room; n{asked.index} says: {reason}")
         return True
@@ -114,24 +117,10 @@ class OutcomeChecker:
                 same = (report.workload_id, report.revision, report.replica) == (workload_id, revision, ordinal)
                 if same and report.phase in ENDED:
                     return True
-            told = words(machine, workload_id, revision, ordinal) if machine.is_up else ()
+            told = words(world, machine, workload_id, revision, ordinal) if machine.is_up else ()
             if any(FINISHED in event.details for event in told) or (told and told[-1].status == "Failed"):
                 return True
         return False
-
-    def _has_room(self, machine: Machine, workload: Workload) -> bool:
-        """Whether nothing at all speaks against a machine; False where that takes more than a sum."""
-        card, wants = machine.spec.card, workload.requirements
-        plain = msgspec.structs.replace(workload.constraints, node_selector={}) == Constraints()
-        if not plain or wants.ports or wants.gpus or card.taints or card.caps.pods or not machine.is_up:
-            return False
-        if any(card.labels.get(key) != value for key, value in workload.constraints.node_selector.items()):
-            return False
-        if is_cordoned(machine):
-            return False
-        limit, used, seen = may_give(machine), self._runtime.used(machine), self._runtime.resources(machine)
-        fits = all(getattr(wants, each) <= getattr(limit, each) - getattr(used, each) for each in AMOUNTS)
-        return fits and wants.mem_mb <= seen.mem_mb_free and len(machine.pods) < 100
 
 
 def standing(machine: Machine) -> Iterator[Workload]:
@@ -140,13 +129,3 @@ def standing(machine: Machine) -> Iterator[Workload]:
     for intent, _ in machine.composition.intents.items("workload/"):
         if intent.kind == "workload":
             yield msgspec.msgpack.decode(intent.body, type=Workload)
-
-
-def is_cordoned(machine: Machine) -> bool:
-    """Whether the machine's own agent holds it cordoned."""
-    assert machine.composition is not None, f"n{machine.index} is down"
-    found = machine.composition.intents.get(cordon_key(machine.spec.name))
-    cordon = body_of(found[0] if found else None, "cordon", Cordon)
-    return cordon is not None and (
-        cordon.cordoned or bool(cordon.moves)
-    )  # what was moved away may not come back for a while

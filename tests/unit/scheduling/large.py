@@ -13,9 +13,8 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.summaries import Summary
-from beemesh.membership.view import View
+from beemesh.membership.view import LARGE_ABOVE, View
 from beemesh.scheduling.messages import TASK_KIND, Bid, Task
-from beemesh.scheduling.sampling import LARGE_ABOVE
 from beemesh.scheduling.tasks import make_task
 from beemesh.workloads.reconciler import StartReplica
 from simulator.crypto import FakeCrypto
