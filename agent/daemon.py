@@ -39,18 +39,10 @@ from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import Composition, compose
-from beemesh.events import (
-    ClockAgreed,
-    ClockTestimony,
-    EventsTold,
-    EventsWatched,
-    IntentChanged,
-    LeaveMesh,
-    PutIntent,
-    SeedIntents,
-)
+from beemesh.events import ClockAgreed, ClockTestimony, IntentChanged, LeaveMesh, PutIntent, SeedIntents
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.membership.swim import ROSTER_KINDS
+from beemesh.scheduling.reading import EventsTold, EventsWatched
 from beemesh.settings import parse_endpoint
 from beemesh.settings.model import Log
 from beemesh.wire.relay import RelayedRequest

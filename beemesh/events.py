@@ -382,22 +382,6 @@ class TaskUnplaced:
 
 
 @dataclass(frozen=True, slots=True)
-class EventsWatched:
-    """From the shell: somebody watches events at this agent for the next `for_s` seconds; of one namespace, or all."""
-
-    for_s: float
-    namespace: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EventsTold:
-    """From the shell: events that another node kept, as they were signed. They are checked as if they were heard, and
-    are no news to anybody."""
-
-    events: tuple[Signed, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class EventHeard:
     """From `journal`: an event whose signature holds, kept for the first time; our own ones too."""
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.api.gathering import IN_LINE
 from beemesh.effects import Asked, Reply
 from beemesh.ids import NodeId
 from beemesh.scheduling.explanation import explain
-from beemesh.scheduling.hosting import stewards_in_line
+from beemesh.scheduling.hosting import tellers_of
 from beemesh.scheduling.journal import pending_in
 from beemesh.scheduling.messages import Event, SilenceAnswer, SilenceQuestion
 from simulator.machine import Machine
@@ -39,7 +38,7 @@ def _asked(world: World, machine: Machine, workload_id: str) -> list[Machine]:
     assert composition is not None, f"n{machine.index} is down"
     if not composition.view.is_large:
         return [machine]
-    line = stewards_in_line(workload_id, composition.roster, composition.view)[:IN_LINE]
+    line = tellers_of(workload_id, composition.roster, composition.view)
     others = (world.machines[world.index_of(node_id)] for node_id in line)
     return [machine, *(each for each in others if each.is_up and each is not machine)]
 

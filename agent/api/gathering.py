@@ -7,6 +7,7 @@ who told, go into this agent's own journal. Everything that reads the journal th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -18,7 +19,7 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.hosting import stewards_in_line
+from beemesh.scheduling.hosting import tellers_of
 from beemesh.scheduling.messages import EventList, ListEvents
 
 PATIENCE_S = 2.0
@@ -30,9 +31,6 @@ ASKED_FOR_MAX = 100
 """Workloads in one question."""
 
 REMEMBERED_MAX = 10_000
-
-IN_LINE = 2
-"""Of the keepers in line, how many are asked: the one that hosts the workload, and one that would."""
 
 
 class Asker(Protocol):
@@ -46,13 +44,16 @@ class Asker(Protocol):
 class Gatherer:
     """Asks when it is told to, and not too often."""
 
-    def __init__(self, self_id: NodeId, roster: Roster, view: View, asker: Asker) -> None:
+    def __init__(
+        self, self_id: NodeId, roster: Roster, view: View, asker: Asker, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.told: Callable[[tuple[Signed, ...]], None] = lambda _events: None
         """Takes what comes, and has it in the journal when it returns."""
         self._self_id = self_id
         self._roster = roster
         self._view = view
         self._asker = asker
+        self._clock = clock
         self._asked_s: OrderedDict[str, float] = OrderedDict()
 
     async def gather(self, workload_ids: Iterable[str]) -> None:
@@ -60,13 +61,13 @@ class Gatherer:
         line have heard the same."""
         if not self._view.is_large:
             return
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._clock()
         questions: dict[NodeId, list[str]] = {}
         for workload_id in workload_ids:
             if now_s - self._asked_s.get(workload_id, -AGAIN_S) < AGAIN_S:
                 continue
             self._note(workload_id, now_s)
-            for node_id in stewards_in_line(workload_id, self._roster, self._view)[:IN_LINE]:
+            for node_id in tellers_of(workload_id, self._roster, self._view):
                 if node_id != self._self_id:
                     questions.setdefault(node_id, []).append(workload_id)
         parts = [

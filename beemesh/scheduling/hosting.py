@@ -52,6 +52,11 @@ def stewards_in_line(workload_id: str, roster: Roster, view: View) -> list[NodeI
     return near[:CANDIDATES]
 
 
+def tellers_of(workload_id: str, roster: Roster, view: View) -> list[NodeId]:
+    """In a large mesh: whom to ask what was told of a workload: the keeper that hosts it, and one that would."""
+    return stewards_in_line(workload_id, roster, view)[:2]
+
+
 @dataclass(slots=True)
 class Hosted:
     """One workload as this node knows it. `workload` is None once it was deleted."""

@@ -30,7 +30,7 @@ from beemesh.effects import (
     TimerFired,
 )
 from beemesh.errors import Untrusted
-from beemesh.events import Delivered, EmitEvent, EventHeard, EventsTold, EventsWatched, Observed
+from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import NodeId, is_ulid
 from beemesh.membership.roster import Roster
@@ -48,6 +48,7 @@ from beemesh.scheduling.messages import (
     SignedEvent,
     SignedEventWatch,
 )
+from beemesh.scheduling.reading import EventsTold, EventsWatched
 from beemesh.scheduling.tasks import decoded, open_member_statement
 from beemesh.undecodable import decoded_rows
 

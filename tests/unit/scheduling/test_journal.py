@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from beemesh.effects import (
     Asked,
     Broadcast,
@@ -17,7 +19,7 @@ from beemesh.effects import (
     Schedule,
     TimerFired,
 )
-from beemesh.events import Delivered, EmitEvent, EventHeard, EventsWatched, Observed
+from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId, ulid
 from beemesh.membership.roster import Roster
@@ -28,12 +30,15 @@ from beemesh.scheduling.messages import (
     EVENT_WATCH_KIND,
     TOPIC_EVENTS,
     Event,
+    EventList,
     EventStatus,
     EventTaken,
     EventWatch,
+    ListEvents,
     SignedEvent,
     SignedEventWatch,
 )
+from beemesh.scheduling.reading import EventsTold, EventsWatched
 from beemesh.scheduling.taskbook import Entry
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.large import Large, sends
@@ -232,3 +237,24 @@ def test_a_watch_of_this_agent_is_told_to_all() -> None:
     mesh = LargeJournal()
     (told,) = [each for each in mesh.journal.handle(EventsWatched(30.0), mesh.now) if isinstance(each, Broadcast)]
     assert isinstance(told.message, SignedEventWatch)
+
+
+def test_in_a_large_mesh_others_are_asked_for_what_they_heard() -> None:
+    """The newest of the workloads that are asked about, as they were signed; each is checked before it is kept, and
+    none is news."""
+    there, here = LargeJournal(), LargeJournal()
+    about = [event(number, by=there.crypto["n9"]) for number in range(4)]
+    other = msgspec.structs.replace(event(9, by=there.crypto["n9"]), workload_id="other")
+    for each in (*about, other):
+        hear(there.journal, each, there.crypto["n9"], there.now)
+    (reply,) = there.journal.handle(Asked(there.ids["n0"], 5, ListEvents(("w", "none"))), there.now)
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.message, EventList)
+
+    forged = msgspec.structs.replace(reply.message.events[0], signature=bytes(64))
+    effects = here.journal.handle(EventsTold((forged, *reply.message.events)), here.now)
+    assert here.journal.events(workload_id="w") == tuple(about)
+    assert heard(effects) == []
+    assert here.journal.handle(EventsTold(reply.message.events), here.now) == []
+    saved = [each.key for each in here.journal.handle(TimerFired(("journal", "flush")), here.now)]
+    assert len(saved) == len(about)
