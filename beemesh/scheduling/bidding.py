@@ -35,6 +35,7 @@ from beemesh.scheduling.belief import Belief
 from beemesh.scheduling.candidacy import Candidacy, with_bid
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.judging import Judge
+from beemesh.scheduling.leases import PLACEMENT_PREFIX
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     TOPIC_PROPOSALS,
@@ -242,7 +243,7 @@ class Bidder:
     def _granted(self, granted: LeaseGranted, now: Now) -> Effects:
         entry = self._claiming(granted.key)
         if entry is None:
-            return []
+            return self._let_go(granted.key)
         self._auctions.lead_no_more(entry)
         if entry.task.tentative and not granted.proof.tentative:  # the majority's steward knows what runs here
             return [
@@ -252,6 +253,13 @@ class Bidder:
         entry.state, entry.outcome = "won", "won by this node"
         won = TaskWon(entry.task, granted.key, granted.proof, granted.fence, granted.expires_boot_s)
         return [count("leases", result="granted"), Notify(won)]
+
+    def _let_go(self, key: str) -> Effects:
+        """A right to place that nobody here waits for would be renewed for ever, and keep all others from it."""
+        used = any(each.state == "won" and key_of(each) == key for each in self.book.entries())
+        if used or not key.startswith(PLACEMENT_PREFIX):
+            return []
+        return [Notify(ReleaseLease(key)), count("leases", result="unwanted")]
 
     def _denied(self, denied: LeaseDenied, now: Now) -> Effects:
         entry = self._claiming(denied.key)

@@ -99,6 +99,7 @@ class Candidacy:
         if now.boot_s >= entry.ends_s:
             return []
         entry.state = "offered"
+        self._auctions.book.reopen(entry)  # a lapsed one had been closed, and what it claims would be nobody's
         verdict = self._auctions.judge(entry)
         if isinstance(verdict, Score):
             return self._auctions.close(entry, now)

@@ -22,6 +22,7 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import sign_statement
 from beemesh.scheduling.bidding import Bidder
+from beemesh.scheduling.candidacy import OFFER_S
 from beemesh.scheduling.leases import lease_key
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
@@ -157,10 +158,43 @@ def test_a_granted_lease_is_a_won_task_and_a_denied_one_is_told() -> None:
     (refusal,) = offers(effects)
     assert refusal.wait_ms == 2_500
     desk.award()
+    (won,) = notes(desk.hand(granted(desk, key)), TaskWon)
+    assert won.task == desk.called
+
+
+def test_an_award_that_comes_late_is_claimed_and_won_as_any_other() -> None:
+    """A candidate that had given up waiting still knows what its claim is for when the lease comes."""
+    desk = Desk()
+    desk.call()
+    late = desk.called
+    desk.later(OFFER_S + 1)
+    desk.called = desk.task(1, replica=1)
+    desk.call()
+    desk.hand(PLENTY)
+    desk.called = late
+    (claim,) = notes(desk.award(), Claim)
+    (won,) = notes(desk.hand(granted(desk, claim.key)), TaskWon)
+    assert won.task == late
+
+
+def test_a_lease_that_nobody_waits_for_is_let_go() -> None:
+    """It would be renewed for ever otherwise, and no other node could place the replica."""
+    desk = Desk()
+    key = lease_key(desk.called.workload_id, 0)
+    (released,) = notes(desk.hand(granted(desk, key)), ReleaseLease)
+    assert released.key == key
+    desk.call()
+    desk.award()
+    assert not notes(desk.hand(granted(desk, key)), ReleaseLease)
+    assert not notes(desk.hand(granted(desk, key)), ReleaseLease), "what was won is kept"
+    assert not notes(desk.hand(granted(desk, "run/w/0")), ReleaseLease), "others claim other rights"
+
+
+def granted(desk: Desk, key: str) -> LeaseGranted:
+    """The replicas of a lease grant it."""
     lease = Lease(key, desk.ids["n0"], desk.called.task_id, 1, 3_000, 1, b"n")
     proof = LeaseProof(sign_statement(desk.crypto["n0"], "lease", lease), ())
-    (won,) = notes(desk.hand(LeaseGranted(key, proof, 1, desk.now.boot_s + 3)), TaskWon)
-    assert won.task == desk.called
+    return LeaseGranted(key, proof, 1, desk.now.boot_s + 3)
 
 
 def test_a_call_ahead_of_its_record_is_answered_when_the_record_comes() -> None:
