@@ -32,6 +32,9 @@ SUBMISSIONS_MAX = 128
 WITNESSES = 2
 """Other nodes that are asked to save the record; the first that did is enough."""
 
+LISTENING_S = 3.0
+"""From its start: until then a node may not have been answered by others that are there."""
+
 INTERNAL_TOKENS_START = 1 << 40
 """Tokens of our own `PutIntent`s, apart from those of the API."""
 
@@ -80,12 +83,14 @@ class Submission:
         self._questions: dict[int, _Submission] = {}
         self._puts: dict[int, _Submission] = {}
         self._next_put = INTERNAL_TOKENS_START
+        self._started_s = 0.0
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept on disk: whoever was not answered submits again, and finds what stands already."""
 
     def start(self, now: Now) -> Effects:
         """Nothing to do before the first command."""
+        self._started_s = now.boot_s
         return []
 
     def handle(self, event: Any, now: Now) -> Effects:
@@ -110,6 +115,9 @@ class Submission:
             return [Notify(Submitted(command.token, False, error.message))]
         if len(self._open) >= SUBMISSIONS_MAX:
             return [Notify(Submitted(command.token, False, "this agent is busy with other submissions; try again"))]
+        if self._is_listening(now):
+            why = "this agent has just started and has heard of no other yet, so it could not be kept twice; try again"
+            return [Notify(Submitted(command.token, False, why))]
         conflict = self._conflict(intent, command.record)
         if conflict:
             return [Notify(Submitted(command.token, False, conflict, conflict=True))]
@@ -125,6 +133,11 @@ class Submission:
             return self._end(submission, stores)
         effects += stores
         return effects if submission.waiting else effects + self._put_record(submission)
+
+    def _is_listening(self, now: Now) -> bool:
+        """Whether it cannot be told yet if this node is alone: a lone one accepts by itself."""
+        young = now.boot_s < self._started_s + LISTENING_S
+        return young and len(self._view.alive()) == 1 and len(self._roster.members()) > 1
 
     def _conflict(self, intent: Intent, signed: Signed) -> str:
         found = self._intent_for(intent.key)
