@@ -38,17 +38,17 @@ from beemesh.membership.settings import SelfFacts, SwimSettings
 from beemesh.membership.swim import Swim
 from beemesh.membership.view import View
 from beemesh.node import Node, is_cold
+from beemesh.scheduling.auction.bidding import Bidder
+from beemesh.scheduling.auction.calling import Caller
 from beemesh.scheduling.audience import Audience
-from beemesh.scheduling.bidding import Bidder
-from beemesh.scheduling.calling import Caller
-from beemesh.scheduling.executor import Executor
+from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TOPIC_EVENTS
 from beemesh.scheduling.quotas import Policies
-from beemesh.scheduling.steward import Steward
+from beemesh.scheduling.stewardship.steward import Steward
+from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.scheduling.taskbook import TaskBook
-from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings import NodeSettings
 from beemesh.topics.broadcaster import Topics
 from beemesh.wire.registry import decode_message, encode_message

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 
-from beemesh.scheduling.drain_plan import DrainPlan, DrainReport
+from beemesh.scheduling.stewardship.drain_plan import DrainPlan, DrainReport
 from beemeshctl.render import print_table
 
 MOVE_HEADS = ["NODE", "NAMESPACE", "POD", "HOW", "MAY GO TO", "NOTE"]

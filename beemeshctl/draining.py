@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from beemesh.errors import BeemeshError, Unreachable
 from beemesh.intents.record import Cordon, Drain
-from beemesh.scheduling.drain_plan import DrainPlan, left_on, plan_drain
-from beemesh.scheduling.layout import Layout, Pod
+from beemesh.scheduling.stewardship.drain_plan import DrainPlan, left_on, plan_drain
+from beemesh.scheduling.stewardship.layout import Layout, Pod
 from beemeshctl.client import Client
 from beemeshctl.clock import wall_ms
 from beemeshctl.layout import read_layout

@@ -9,7 +9,7 @@ import msgspec
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed, decode_body
 from beemesh.intents.record import Cordon, Intent
-from beemesh.scheduling.layout import Host, Layout, Pod
+from beemesh.scheduling.stewardship.layout import Host, Layout, Pod
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Workload
 from beemeshctl.client import Client, items_of

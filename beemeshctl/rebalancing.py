@@ -9,8 +9,8 @@ import msgspec
 
 from beemesh.errors import Unreachable
 from beemesh.intents.record import Move
-from beemesh.scheduling.layout import Layout
-from beemesh.scheduling.rebalance import ProposedMove
+from beemesh.scheduling.stewardship.layout import Layout
+from beemesh.scheduling.stewardship.rebalance import ProposedMove
 from beemeshctl.client import Client
 from beemeshctl.clock import wall_ms
 from beemeshctl.layout import read_layout

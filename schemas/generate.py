@@ -52,7 +52,7 @@ def _explanation() -> dict[str, Any]:
 def _drain() -> dict[str, Any]:
     import msgspec
 
-    from beemesh.scheduling.drain_plan import DrainReport
+    from beemesh.scheduling.stewardship.drain_plan import DrainReport
 
     title = "What `beemeshctl node drain -o json` prints"
     return {"$schema": DRAFT, **msgspec.json.schema(DrainReport), "title": title}
@@ -61,7 +61,7 @@ def _drain() -> dict[str, Any]:
 def _rebalance() -> dict[str, Any]:
     import msgspec
 
-    from beemesh.scheduling.rebalance import Proposal
+    from beemesh.scheduling.stewardship.rebalance import Proposal
 
     title = "What `beemeshctl rebalance -o json` prints"
     return {"$schema": DRAFT, **msgspec.json.schema(Proposal), "title": title}

@@ -207,7 +207,7 @@ BUGS = (
     Bug(
         "unleased-run",
         "what must not run twice runs without a lease",
-        "beemesh/scheduling/deploying.py",
+        "beemesh/scheduling/execution/deploying.py",
         "if not placement.task.duplicate_tolerant:",
         "if placement.task is None:",
     ),
@@ -221,7 +221,7 @@ BUGS = (
     Bug(
         "late-stop",
         "a pod runs on for ten seconds after its run lease",
-        "beemesh/scheduling/run_leases.py",
+        "beemesh/scheduling/execution/run_leases.py",
         'return Schedule((self._room, "run-end", key), ends_s - RUN_LEASE_MARGIN_S)',
         'return Schedule((self._room, "run-end", key), ends_s + 10.0)',
         "scheduling",
@@ -229,7 +229,7 @@ BUGS = (
     Bug(
         "unleased-adoption",
         "a pod that an earlier agent started runs on without a run lease",
-        "beemesh/scheduling/pod_keeper.py",
+        "beemesh/scheduling/execution/pod_keeper.py",
         "adopted += [] if placement.task.duplicate_tolerant else self._run_leases.adopt(placement, now)",
         "adopted += []",
         "scheduling",
@@ -237,7 +237,7 @@ BUGS = (
     Bug(
         "lease-given-up-early",
         "the run lease goes before the pod does",
-        "beemesh/scheduling/pod_keeper.py",
+        "beemesh/scheduling/execution/pod_keeper.py",
         "*self.ending(name), *self.stop_job(name, reason",
         "*self.ending(name), *self._run_leases.release(name), *self.stop_job(name, reason",
         "scheduling",
@@ -253,7 +253,7 @@ BUGS = (
     Bug(
         "unreserved-adoption",
         "a pod that an earlier agent started is not reserved for",
-        "beemesh/scheduling/pod_keeper.py",
+        "beemesh/scheduling/execution/pod_keeper.py",
         "adopted = self.promise(name, placement.task, started=True)",
         "adopted: Effects = []",
         "scheduling",
@@ -261,7 +261,7 @@ BUGS = (
     Bug(
         "room-given-twice",
         "what a cancelled start needs is given away while it still runs",
-        "beemesh/scheduling/deploying.py",
+        "beemesh/scheduling/execution/deploying.py",
         "                *self._keeper.ending(name),\n",
         "                *self._keeper.withdraw(name),\n                *self._keeper.ending(name),\n",
         "scheduling",
@@ -269,7 +269,7 @@ BUGS = (
     Bug(
         "forgotten-failures",
         "a steward tries again at once, whatever failed",
-        "beemesh/scheduling/hosting.py",
+        "beemesh/scheduling/stewardship/hosting.py",
         "count=before.count + 1 if blamed else max(1, before.count)",
         "count=0",
         "scheduling",
@@ -301,7 +301,7 @@ BUGS = (
     Bug(
         "late-claims",
         "losers claim a replica that runs already",
-        "beemesh/scheduling/bidding.py",
+        "beemesh/scheduling/auction/bidding.py",
         "done = [e for e in self.book.open() if (e.task.workload_id, e.task.revision, e.task.replica) == same]",
         "done = [] if same else self.book.open()",
         "scheduling",
@@ -317,7 +317,7 @@ BUGS = (
     Bug(
         "room-kept",
         "what a pod held stays reserved when it is gone",
-        "beemesh/scheduling/pod_keeper.py",
+        "beemesh/scheduling/execution/pod_keeper.py",
         "return self.forget(name) + self.withdraw(name) + self._run_leases.release(name)",
         "return self.forget(name) + self._run_leases.release(name)",
         "scheduling",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from beemesh.effects import Asked, Reply
 from beemesh.ids import NodeId
 from beemesh.scheduling.explanation import explain
-from beemesh.scheduling.hosting import tellers_of
 from beemesh.scheduling.journal import pending_in
+from beemesh.scheduling.line import tellers_of
 from beemesh.scheduling.messages import Event, SilenceAnswer, SilenceQuestion
 from simulator.machine import Machine
 from simulator.world import World

@@ -17,8 +17,8 @@ import msgspec
 from beemesh.effects import JobFinished, Run
 from beemesh.events import NOT_PERMITTED, DeployPod, PodsObserved, ResourcesObserved, StopPod
 from beemesh.intents.record import workload_key
+from beemesh.scheduling.execution.pods import name_of
 from beemesh.scheduling.messages import Task
-from beemesh.scheduling.pods import name_of
 from beemesh.workloads.observation import Phase, ReplicaReport
 from beemesh.workloads.record import Requirements, Workload
 from simulator.machine import Machine

@@ -57,10 +57,10 @@ from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import SIGNED_KIND, Intent, node_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.summaries import Summary
+from beemesh.scheduling.auction.bidding import Bidder
+from beemesh.scheduling.auction.calling import Caller
 from beemesh.scheduling.audience import Audience
-from beemesh.scheduling.bidding import Bidder
-from beemesh.scheduling.calling import Caller
-from beemesh.scheduling.executor import Executor
+from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork

@@ -19,7 +19,7 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.hosting import tellers_of
+from beemesh.scheduling.line import tellers_of
 from beemesh.scheduling.messages import EventList, ListEvents
 
 PATIENCE_S = 2.0

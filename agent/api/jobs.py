@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from agent.api.mesh import MeshReader
 from beemesh.intents.record import Intent
-from beemesh.scheduling.hosting import CLOCKS_MS
 from beemesh.scheduling.messages import Event
+from beemesh.scheduling.stewardship.hosting import CLOCKS_MS
 from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE
 from beemesh.workloads.kubejob import JobView
 from beemesh.workloads.kubeshape import PodView

@@ -23,9 +23,9 @@ from beemesh.ids import NodeId, to_text
 from beemesh.intents.record import Cordon, Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.daemons import daemon_nodes
-from beemesh.scheduling.hosting import stewards_in_line
+from beemesh.scheduling.line import stewards_in_line
 from beemesh.scheduling.messages import Event
+from beemesh.scheduling.stewardship.daemons import daemon_nodes
 from beemesh.scheduling.telling import MANIFEST, ROLLOUT_EVENTS, TARGET
 from beemesh.undecodable import UNDECODABLE
 from beemesh.workloads.daemons import DAEMON_SET

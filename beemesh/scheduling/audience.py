@@ -9,7 +9,7 @@ from beemesh.effects import Now
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.hosting import stewards_in_line
+from beemesh.scheduling.line import stewards_in_line
 from beemesh.scheduling.messages import Event, EventWatch
 from beemesh.scheduling.taskbook import Entry
 

@@ -7,8 +7,8 @@ tells (`Task.occupancy`, one entry per pod term): as the steward knew it when it
   and wants none like the new one beside it is heard as well (Kubernetes' symmetry);
 - wider terms (zone, site, organisation, any label of nodes) are about the workload's own replicas. Conditions among
   them are exact as long as one steward places: it publishes such replicas one after the other
-  (`beemesh.scheduling.surroundings`). Wishes are best effort: several replicas are placed at once, and each task says
-  where the steward supposes that those before it will be.
+  (`beemesh.scheduling.stewardship.surroundings`). Wishes are best effort: several replicas are placed at once, and each
+  task says where the steward supposes that those before it will be.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from beemesh.errors import ExitCode
 from beemeshctl.options import duration_s, timeout_option, via_option
 
 if TYPE_CHECKING:
-    from beemesh.scheduling.drain_plan import DrainPlan
+    from beemesh.scheduling.stewardship.drain_plan import DrainPlan
     from beemeshctl.draining import Drainer
 
 _GRACE = "Seconds between asking a pod to end and ending it; -1: each pod's own."

@@ -12,7 +12,7 @@ from beemesh.errors import InvalidInput
 from beemeshctl.options import duration_s, timeout_option, via_option
 
 if TYPE_CHECKING:
-    from beemesh.scheduling.rebalance import Proposal, ProposedMove
+    from beemesh.scheduling.stewardship.rebalance import Proposal, ProposedMove
 
 HEADS = ["NAMESPACE", "POD", "FROM", "TO", "LOAD FROM", "LOAD TO"]
 
@@ -32,7 +32,7 @@ def command(max_moves: int, dry_run: bool, yes: bool, output: str, timeout: str,
     """
     import msgspec
 
-    from beemesh.scheduling.rebalance import propose
+    from beemesh.scheduling.stewardship.rebalance import propose
     from beemeshctl.client import Client
     from beemeshctl.layout import read_layout
     from beemeshctl.rebalancing import order, wait

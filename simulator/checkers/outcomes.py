@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from beemesh.scheduling.pods import ENDED
+from beemesh.scheduling.execution.pods import ENDED
 from beemesh.scheduling.telling import FINISHED
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.record import Workload

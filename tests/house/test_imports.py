@@ -40,6 +40,9 @@ ROOMS = {
 DOORS = {("beemeshctl/commands/simulate.py", "simulator")}
 """The one door between neighbours: `beemeshctl simulate` loads the simulator when it is called."""
 
+APART = tuple(f"beemesh.scheduling.{room}" for room in ("auction", "stewardship", "execution"))
+"""Neighbours that know nothing of each other: what two of them need stands above them, or travels as an event."""
+
 IMPURE = {
     *("asyncio", "socket", "ssl", "select", "selectors", "time", "random", "secrets", "uuid"),
     *("subprocess", "threading", "multiprocessing", "concurrent", "signal", "os", "shutil", "tempfile", "glob", "io"),
@@ -88,6 +91,20 @@ def test_the_core_imports_nothing_that_acts() -> None:
             top = target.partition(".")[0]
             if top in IMPURE and not any(f"{target}.".startswith(f"{part}.") for part in PURE_PARTS):
                 wrong.append(f"{name(file)}:{line}: the core may not import {target}; hand it in")
+
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rooms_of_scheduling_do_not_know_each_other() -> None:
+    """Who bids, who hosts and who runs are three machines that talk by messages and events."""
+    wrong = []
+    for file in files("beemesh"):
+        own = next((room for room in APART if module_name(file).startswith(room)), None)
+        for line, target in _imported(file):
+            other = next((room for room in APART if target.startswith(room)), None)
+            inside = module_name(file).startswith("beemesh.scheduling.")
+            if other not in (own, None) and (own is not None or inside):
+                wrong.append(f"{name(file)}:{line}: may not import {target}")
 
     assert not wrong, "\n".join(wrong)
 

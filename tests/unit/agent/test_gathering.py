@@ -10,7 +10,7 @@ from agent.api.gathering import AGAIN_S, ASKED_FOR_MAX, Gatherer
 from beemesh.errors import Unreachable
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
-from beemesh.scheduling.hosting import tellers_of
+from beemesh.scheduling.line import tellers_of
 from beemesh.scheduling.messages import EventList, ListEvents
 from tests.unit.scheduling.large import Large
 

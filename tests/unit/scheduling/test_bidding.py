@@ -27,8 +27,8 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.belief import BIDS_BURST
-from beemesh.scheduling.bidding import Bidder
+from beemesh.scheduling.auction.belief import BIDS_BURST
+from beemesh.scheduling.auction.bidding import Bidder
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     BID_KIND,

@@ -17,7 +17,8 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import decode_body
 from beemesh.membership.view import LARGE_ABOVE
-from beemesh.scheduling.calling import DIGEST_AFTER_S, LEASE_HEARD_S, Caller
+from beemesh.scheduling.auction.calling import DIGEST_AFTER_S, LEASE_HEARD_S, Caller
+from beemesh.scheduling.auction.sampling import ASKED
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import (
     TOPIC_TASKS,
@@ -30,7 +31,6 @@ from beemesh.scheduling.messages import (
     Task,
     TaskDigest,
 )
-from beemesh.scheduling.sampling import ASKED
 from tests.unit.scheduling.large import Large, notes, sends
 from tests.unit.scheduling.samples import settings, tombstone
 

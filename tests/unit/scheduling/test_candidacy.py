@@ -21,8 +21,8 @@ from beemesh.events import (
     TaskWon,
 )
 from beemesh.identity.signing import sign_statement
-from beemesh.scheduling.bidding import Bidder
-from beemesh.scheduling.candidacy import OFFER_S
+from beemesh.scheduling.auction.bidding import Bidder
+from beemesh.scheduling.auction.candidacy import OFFER_S
 from beemesh.scheduling.leases import lease_key
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
@@ -181,9 +181,9 @@ def test_a_lease_that_nobody_waits_for_is_let_go() -> None:
     """It would be renewed for ever otherwise, and no other node could place the replica."""
     desk = Desk()
     key = lease_key(desk.called.workload_id, 0)
+    desk.call()
     (released,) = notes(desk.hand(granted(desk, key)), ReleaseLease)
     assert released.key == key
-    desk.call()
     desk.award()
     assert not notes(desk.hand(granted(desk, key)), ReleaseLease)
     assert not notes(desk.hand(granted(desk, key)), ReleaseLease), "what was won is kept"

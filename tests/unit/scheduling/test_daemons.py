@@ -11,11 +11,11 @@ import pytest
 from beemesh.identity.membership_card import Taint
 from beemesh.identity.signing import sign_statement
 from beemesh.intents.record import Cordon
-from beemesh.scheduling.daemons import daemon_nodes
-from beemesh.scheduling.hosting import Hosted
+from beemesh.scheduling.execution.orders import objection_to
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import LEASE_KIND, Lease, LeaseProof
-from beemesh.scheduling.orders import objection_to
+from beemesh.scheduling.stewardship.daemons import daemon_nodes
+from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.tasks import make_task, objection
 from beemesh.workloads.daemons import may_have, ordinal_of
 from beemesh.workloads.observation import ReplicaReport, StopReplica

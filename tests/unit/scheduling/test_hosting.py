@@ -10,10 +10,11 @@ from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.hosting import CANDIDATES, Hosted, stewards_in_line
-from beemesh.scheduling.ledger import TaskLedger
+from beemesh.scheduling.execution.orders import objection_to
+from beemesh.scheduling.line import CANDIDATES, stewards_in_line
 from beemesh.scheduling.messages import LEASE_KIND, TASK_KIND, Event, Lease, LeaseProof
-from beemesh.scheduling.orders import objection_to
+from beemesh.scheduling.stewardship.hosting import Hosted
+from beemesh.scheduling.stewardship.ledger import TaskLedger
 from beemesh.workloads.observation import ReplicaReport, StopReplica
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent, record, workload

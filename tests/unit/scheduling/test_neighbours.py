@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId
 from beemesh.scheduling.eligibility import node_labels
-from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import Event, Occupancy
 from beemesh.scheduling.neighbours import Neighbour, Newcomer, Verdict, judge
-from beemesh.scheduling.surroundings import VALUES_MAX, in_turn, occupancy, takes_turns
+from beemesh.scheduling.stewardship.ledger import TaskLedger
+from beemesh.scheduling.stewardship.surroundings import VALUES_MAX, in_turn, occupancy, takes_turns
 from beemesh.scheduling.tasks import make_task
 from beemesh.workloads.node_keys import LABEL_HOSTNAME, LABEL_ORG, LABEL_ZONE
 from beemesh.workloads.observation import ReplicaReport

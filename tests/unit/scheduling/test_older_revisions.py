@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from beemesh.identity.signing import sign_statement
+from beemesh.scheduling.execution.orders import objection_to
 from beemesh.scheduling.messages import LEASE_KIND, Lease, LeaseProof, Task
-from beemesh.scheduling.orders import objection_to
 from beemesh.scheduling.tasks import make_task, objection
 from beemesh.workloads.observation import ReplicaReport, StopReplica
 from beemesh.workloads.reconciler import StartReplica

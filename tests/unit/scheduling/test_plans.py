@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beemesh.scheduling.drain_plan import DrainPlan, left_on, plan_drain
-from beemesh.scheduling.layout import Host, Layout, Pod
-from beemesh.scheduling.rebalance import GAIN_LEAST, imbalance, propose
+from beemesh.scheduling.stewardship.drain_plan import DrainPlan, left_on, plan_drain
+from beemesh.scheduling.stewardship.layout import Host, Layout, Pod
+from beemesh.scheduling.stewardship.rebalance import GAIN_LEAST, imbalance, propose
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Constraints, Requirements, Strategy, Workload
 from tests.unit.scheduling.samples import card, workload

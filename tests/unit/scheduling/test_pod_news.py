@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from beemesh.ids import NodeId
-from beemesh.scheduling.pod_news import news_of
+from beemesh.scheduling.execution.pod_news import news_of
 from beemesh.workloads.observation import ContainerReport, ReplicaReport
 
 

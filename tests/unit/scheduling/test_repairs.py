@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beemesh.events import MemberDown, MemberUp
-from beemesh.scheduling.repairs import (
+from beemesh.scheduling.stewardship.repairs import (
     CALM_S,
     HESITATE_S,
     PARALLEL_MAX,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from beemesh.scheduling.execution.pods import Placement
+from beemesh.scheduling.execution.run_leases import RUN_LEASE_TTL_MS
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
-from beemesh.scheduling.pods import Placement
-from beemesh.scheduling.run_leases import RUN_LEASE_TTL_MS
 from beemesh.workloads.observation import ReplicaReport
 from tests.unit.scheduling.samples import workload
 from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from beemesh.identity.membership_card import Taint
 from beemesh.ids import NodeId
-from beemesh.scheduling.sampling import (
+from beemesh.scheduling.auction.sampling import (
     ASKED,
     ASKED_AT_RANDOM,
     AWARD_COUNTS_S,

@@ -58,14 +58,14 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.bidding import Bidder
-from beemesh.scheduling.calling import Caller
-from beemesh.scheduling.executor import Executor
+from beemesh.scheduling.auction.bidding import Bidder
+from beemesh.scheduling.auction.calling import Caller
+from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import LEASE_KIND, Event, Lease, LeaseProof, SignedEvent, SignedTask, Task
-from beemesh.scheduling.steward import Steward
-from beemesh.scheduling.upkeep import Upkeep
+from beemesh.scheduling.stewardship.steward import Steward
+from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.secret import SecretBytes
 from beemesh.workloads.observation import ReplicaReport
 from simulator.crypto import FakeCrypto

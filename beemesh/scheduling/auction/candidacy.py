@@ -18,7 +18,8 @@ from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.rates import Rates
-from beemesh.scheduling.auction import Auctions
+from beemesh.scheduling.auction.auctions import Auctions
+from beemesh.scheduling.auction.sampling import by_lot
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.messages import (
     TASK_DIGEST_KIND,
@@ -30,7 +31,6 @@ from beemesh.scheduling.messages import (
     TaskDigest,
     TaskLine,
 )
-from beemesh.scheduling.sampling import by_lot
 from beemesh.scheduling.score import Score
 from beemesh.scheduling.taskbook import Entry
 from beemesh.scheduling.tasks import TASK_LIFETIME_MS, IntentLookup, open_member_statement, workload_of

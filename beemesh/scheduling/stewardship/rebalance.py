@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import msgspec
 
-from beemesh.scheduling.layout import Layout, Pod
+from beemesh.scheduling.stewardship.layout import Layout, Pod
 from beemesh.workloads.moves import starts_first
 from beemesh.workloads.reconciler import Declared
 

@@ -8,8 +8,8 @@ import msgspec
 
 from beemesh.effects import Cancel, Effects, Erase, Notify, Now, Save, Schedule
 from beemesh.events import Claim, ReleaseLease
+from beemesh.scheduling.execution.pods import Placement
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S, run_key
-from beemesh.scheduling.pods import Placement
 from beemesh.undecodable import decoded_rows
 
 TABLE = "run_leases"

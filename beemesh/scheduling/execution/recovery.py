@@ -11,7 +11,7 @@ from collections.abc import Callable
 from beemesh.effects import Effects, Now, Request, Schedule
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
-from beemesh.scheduling.pods import Placement
+from beemesh.scheduling.execution.pods import Placement
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 
 LISTEN_S = 2.0

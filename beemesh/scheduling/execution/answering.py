@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from beemesh.effects import Effects, Reply
 from beemesh.ids import NodeId
-from beemesh.scheduling.pods import PodTable
+from beemesh.scheduling.execution.pods import PodTable
 from beemesh.workloads.observation import ReplicaList
 
 QUESTIONS_WAITING_MAX = 256

@@ -12,15 +12,15 @@ from beemesh.identity.signing import sign_statement
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.counting import count
-from beemesh.scheduling.daemons import daemon_nodes
-from beemesh.scheduling.hosting import Hosted
-from beemesh.scheduling.ledger import TaskLedger
 from beemesh.scheduling.messages import TASK_KIND, EventStatus, Occupancy
-from beemesh.scheduling.repairs import Repairs
-from beemesh.scheduling.surroundings import in_turn, occupancy
+from beemesh.scheduling.stewardship.daemons import daemon_nodes
+from beemesh.scheduling.stewardship.hosting import Hosted
+from beemesh.scheduling.stewardship.ledger import TaskLedger
+from beemesh.scheduling.stewardship.repairs import Repairs
+from beemesh.scheduling.stewardship.surroundings import in_turn, occupancy
+from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
-from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.jobs import state_of

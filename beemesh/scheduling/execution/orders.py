@@ -7,9 +7,9 @@ from collections.abc import Callable
 from beemesh.errors import Untrusted
 from beemesh.ids import NodeId
 from beemesh.intents.record import Cordon
+from beemesh.scheduling.execution.pods import ENDED
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Lease, LeaseProof
-from beemesh.scheduling.pods import ENDED
 from beemesh.workloads.daemons import DAEMON_SET, may_have
 from beemesh.workloads.observation import ReplicaReport, StopReplica
 from beemesh.workloads.record import Workload

@@ -36,6 +36,8 @@ from beemesh.ids import Digest, NodeId, digest_of
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.auction.pace import BACKOFF_MAX_S, CLAIM_AGAIN_S
+from beemesh.scheduling.auction.sampling import Sampler
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import (
@@ -52,8 +54,6 @@ from beemesh.scheduling.messages import (
     TaskDigest,
     TaskLine,
 )
-from beemesh.scheduling.pace import BACKOFF_MAX_S, CLAIM_AGAIN_S
-from beemesh.scheduling.sampling import Sampler
 from beemesh.settings.model import NodeSettings
 
 CALLS_MAX = 10_000

@@ -27,19 +27,19 @@ from beemesh.events import (
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.answering import Answers
-from beemesh.scheduling.deploying import Deployer
+from beemesh.scheduling.execution.answering import Answers
+from beemesh.scheduling.execution.deploying import Deployer
+from beemesh.scheduling.execution.orders import ProofCheck
+from beemesh.scheduling.execution.pod_keeper import PodKeeper
+from beemesh.scheduling.execution.pods import TABLE, Placement, PodTable
+from beemesh.scheduling.execution.recovery import Recovery
+from beemesh.scheduling.execution.restarting import Restarts
+from beemesh.scheduling.execution.run_leases import TABLE as RUN_TABLE
+from beemesh.scheduling.execution.run_leases import RunLeases
+from beemesh.scheduling.execution.run_rights import RunRights
+from beemesh.scheduling.execution.stopping import Stopper
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
-from beemesh.scheduling.orders import ProofCheck
-from beemesh.scheduling.pod_keeper import PodKeeper
-from beemesh.scheduling.pods import TABLE, Placement, PodTable
-from beemesh.scheduling.recovery import Recovery
-from beemesh.scheduling.restarting import Restarts
-from beemesh.scheduling.run_leases import TABLE as RUN_TABLE
-from beemesh.scheduling.run_leases import RunLeases
-from beemesh.scheduling.run_rights import RunRights
-from beemesh.scheduling.stopping import Stopper
 from beemesh.scheduling.tasks import IntentLookup
 from beemesh.scheduling.telling import Teller
 from beemesh.settings.model import NodeSettings

@@ -1,6 +1,6 @@
 """A node's part in every auction: hears tasks and bids, leases and events, and tells `auction` what follows from them.
 
-How an auction goes is told in `beemesh.scheduling.auction`.
+How an auction goes is told in `beemesh.scheduling.auction.auctions`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.auction import ROOM, Auctions, key_of
-from beemesh.scheduling.belief import Belief
-from beemesh.scheduling.candidacy import Candidacy, with_bid
+from beemesh.scheduling.auction.auctions import ROOM, Auctions, key_of
+from beemesh.scheduling.auction.belief import Belief
+from beemesh.scheduling.auction.candidacy import Candidacy, with_bid
+from beemesh.scheduling.auction.pace import BACKOFF_MAX_S
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.judging import Judge
-from beemesh.scheduling.leases import PLACEMENT_PREFIX
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     TOPIC_PROPOSALS,
@@ -51,7 +51,6 @@ from beemesh.scheduling.messages import (
     SilenceQuestion,
     Task,
 )
-from beemesh.scheduling.pace import BACKOFF_MAX_S
 from beemesh.scheduling.taskbook import Entry, TaskBook
 from beemesh.scheduling.tasks import IntentLookup, names_record, record_of
 from beemesh.settings.model import NodeSettings
@@ -255,9 +254,10 @@ class Bidder:
         return [count("leases", result="granted"), Notify(won)]
 
     def _let_go(self, key: str) -> Effects:
-        """A right to place that nobody here waits for would be renewed for ever, and keep all others from it."""
-        used = any(each.state == "won" and key_of(each) == key for each in self.book.entries())
-        if used or not key.startswith(PLACEMENT_PREFIX):
+        """The right to place a replica for which no task waits here would be renewed for ever, and keep all others
+        from it."""
+        states = {each.state for each in self.book.entries() if key_of(each) == key}
+        if not states or "won" in states:
             return []
         return [Notify(ReleaseLease(key)), count("leases", result="unwanted")]
 

@@ -14,11 +14,11 @@ from beemesh.events import BidHeard, Claim, ReleaseLease
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
+from beemesh.scheduling.auction.pace import SLACK_MIN_S, Pace
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import lease_key
 from beemesh.scheduling.messages import BID_KIND, TOPIC_PROPOSALS, Bid, Offer, SignedBid, Task
-from beemesh.scheduling.pace import SLACK_MIN_S, Pace
 from beemesh.scheduling.score import Score, better
 from beemesh.scheduling.taskbook import Entry, TaskBook
 from beemesh.scheduling.tasks import NONCE_BYTES, IntentLookup, names_record, objection, record_of, workload_of

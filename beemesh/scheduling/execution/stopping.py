@@ -6,11 +6,11 @@ from beemesh.effects import Effects, Now, Reply, Schedule
 from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.counting import count
-from beemesh.scheduling.deploying import Deployer
+from beemesh.scheduling.execution.deploying import Deployer
+from beemesh.scheduling.execution.orders import ProofCheck, objection_to
+from beemesh.scheduling.execution.pod_keeper import PodKeeper
+from beemesh.scheduling.execution.pods import PodTable, name_of
 from beemesh.scheduling.judging import Judge
-from beemesh.scheduling.orders import ProofCheck, objection_to
-from beemesh.scheduling.pod_keeper import PodKeeper
-from beemesh.scheduling.pods import PodTable, name_of
 from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.workloads.observation import StopAnswer, StopReplica
 

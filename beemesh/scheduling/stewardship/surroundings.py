@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId
 from beemesh.scheduling.eligibility import affinity_holds, node_labels
-from beemesh.scheduling.ledger import Outstanding
 from beemesh.scheduling.messages import Occupancy
 from beemesh.scheduling.neighbours import selected
+from beemesh.scheduling.stewardship.ledger import Outstanding
 from beemesh.workloads.node_keys import FIELD_NAME, LABEL_HOSTNAME
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Action, StartReplica

@@ -9,9 +9,9 @@ from beemesh.events import TaskUnplaced
 from beemesh.ids import NodeId, short
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.hosting import Hosted
-from beemesh.scheduling.ledger import Outstanding, TaskLedger
-from beemesh.scheduling.pending import REASON_CHARS_MAX, Inquiry
+from beemesh.scheduling.stewardship.hosting import Hosted
+from beemesh.scheduling.stewardship.ledger import Outstanding, TaskLedger
+from beemesh.scheduling.stewardship.pending import REASON_CHARS_MAX, Inquiry
 from beemesh.scheduling.telling import Teller
 
 

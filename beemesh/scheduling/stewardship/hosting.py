@@ -7,24 +7,17 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from beemesh.dht.kset import k_set, nearest
 from beemesh.effects import Notify, Now
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
-from beemesh.membership.roster import Roster
-from beemesh.membership.view import View
-from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
-from beemesh.scheduling.surroundings import takes_turns
+from beemesh.scheduling.stewardship.surroundings import takes_turns
 from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, TARGET, Teller
 from beemesh.workloads.daemons import ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
 from beemesh.workloads.rollout import Rollout, Verdict, mark_of
-
-CANDIDATES = 3
-"""Keepers nearest to a key that watch over its workload."""
 
 LOST_REVISION = 0
 """Stands for a revision whose record lost against another of the same number; real ones count from 1."""
@@ -40,21 +33,6 @@ CLOCKS_MS = 60_000
 
 PENDING_REPEAT_S = 60.0
 """Why a replica is pending is told again so often while it does not change."""
-
-
-def stewards_in_line(workload_id: str, roster: Roster, view: View) -> list[NodeId]:
-    """Those that host the workload, or would next: the live keepers nearest to its key."""
-    # More than three of the eight nearest are seldom away at the same time; then all keepers are looked at.
-    near = [node_id for node_id in k_set(roster, steward_key(workload_id)) if view.is_alive(node_id)]
-    if len(near) < CANDIDATES:
-        keepers = nearest(roster.keeper_ids(), steward_key(workload_id), len(roster))
-        near = [node_id for node_id in keepers if view.is_alive(node_id)]
-    return near[:CANDIDATES]
-
-
-def tellers_of(workload_id: str, roster: Roster, view: View) -> list[NodeId]:
-    """In a large mesh: whom to ask what was told of a workload: the keeper that hosts it, and one that would."""
-    return stewards_in_line(workload_id, roster, view)[:2]
 
 
 @dataclass(slots=True)

@@ -9,12 +9,12 @@ from beemesh.effects import Effects, Erase, Notify, Now, Run, Save, Schedule
 from beemesh.events import PodsObserved, ReservationsChanged, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.counting import count
+from beemesh.scheduling.execution.pod_news import news_of
+from beemesh.scheduling.execution.pods import ENDED, TABLE, PodTable, name_of
+from beemesh.scheduling.execution.run_leases import RunLeases
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import EventStatus, Task
-from beemesh.scheduling.pod_news import news_of
-from beemesh.scheduling.pods import ENDED, TABLE, PodTable, name_of
 from beemesh.scheduling.promises import promise_found, promise_of
-from beemesh.scheduling.run_leases import RunLeases
 from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.scheduling.telling import FINISHED, Teller
 from beemesh.workloads.observation import ReplicaReport

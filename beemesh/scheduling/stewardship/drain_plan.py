@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from beemesh.scheduling.layout import Layout, Pod
+from beemesh.scheduling.stewardship.layout import Layout, Pod
 from beemesh.workloads.moves import FORCED_KINDS, STAYING_KINDS, starts_first
 from beemesh.workloads.reconciler import Declared
 from beemesh.workloads.record import Workload

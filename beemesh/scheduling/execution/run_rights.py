@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from beemesh.effects import Effects, Now, Schedule
 from beemesh.events import LeaseDenied, LeaseGranted, LeaseLost
-from beemesh.scheduling.deploying import Deployer
+from beemesh.scheduling.execution.deploying import Deployer
+from beemesh.scheduling.execution.pod_keeper import PodKeeper
+from beemesh.scheduling.execution.pods import PodTable
+from beemesh.scheduling.execution.run_leases import RunLeases
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
-from beemesh.scheduling.pod_keeper import PodKeeper
-from beemesh.scheduling.pods import PodTable
-from beemesh.scheduling.run_leases import RunLeases
 
 
 class RunRights:

@@ -25,12 +25,12 @@ from beemesh.events import (
 )
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.counting import count
-from beemesh.scheduling.evicting import Evictor
+from beemesh.scheduling.execution.evicting import Evictor
+from beemesh.scheduling.execution.pod_keeper import GRACE_S, PodKeeper
+from beemesh.scheduling.execution.pods import TABLE, Deploying, Placement, PodTable, pod_of, restarts_alone
+from beemesh.scheduling.execution.run_leases import RUN_LEASE_WAIT_S, RunLeases
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
-from beemesh.scheduling.pod_keeper import GRACE_S, PodKeeper
-from beemesh.scheduling.pods import TABLE, Deploying, Placement, PodTable, pod_of, restarts_alone
-from beemesh.scheduling.run_leases import RUN_LEASE_WAIT_S, RunLeases
 from beemesh.scheduling.score import Score
 from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.scheduling.telling import RETRYABLE, Teller

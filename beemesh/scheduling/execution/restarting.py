@@ -7,10 +7,10 @@ from beemesh.effects import Answered, Effects, Now
 from beemesh.ids import NodeId
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.counting import count
-from beemesh.scheduling.deploying import Deployer
-from beemesh.scheduling.pod_keeper import PodKeeper
-from beemesh.scheduling.pods import Deploying, PodTable, restarts_alone
-from beemesh.scheduling.recovery import Recovery
+from beemesh.scheduling.execution.deploying import Deployer
+from beemesh.scheduling.execution.pod_keeper import PodKeeper
+from beemesh.scheduling.execution.pods import Deploying, PodTable, restarts_alone
+from beemesh.scheduling.execution.recovery import Recovery
 from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.workloads.daemons import may_have
 

@@ -44,17 +44,18 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.scheduling.acting import Acting
 from beemesh.scheduling.counting import count
-from beemesh.scheduling.hearing import FRESH_SURVEY, Hearing
-from beemesh.scheduling.hosting import Hosted, stewards_in_line
 from beemesh.scheduling.leases import steward_key
-from beemesh.scheduling.ledger import TaskLedger
+from beemesh.scheduling.line import stewards_in_line
 from beemesh.scheduling.messages import Event, SignedTask
+from beemesh.scheduling.stewardship.acting import Acting
+from beemesh.scheduling.stewardship.hearing import FRESH_SURVEY, Hearing
+from beemesh.scheduling.stewardship.hosting import Hosted
+from beemesh.scheduling.stewardship.ledger import TaskLedger
+from beemesh.scheduling.stewardship.unplaced import Unplaced
+from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.scheduling.tasks import workload_of
 from beemesh.scheduling.telling import MANIFEST, Teller
-from beemesh.scheduling.unplaced import Unplaced
-from beemesh.scheduling.upkeep import Upkeep
 from beemesh.settings.model import NodeSettings
 
 LEASE_TTL_MS = 15_000

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from beemesh.effects import Answered, Effects, Now, Randomness, Request
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
-from beemesh.scheduling.hosting import Hosted
-from beemesh.scheduling.ledger import TaskLedger
+from beemesh.scheduling.stewardship.hosting import Hosted
+from beemesh.scheduling.stewardship.ledger import TaskLedger
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 
 LIST_S = 2.0

@@ -9,8 +9,8 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Cordon, Intent, Records, body_of
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.eligibility import placement_refusals
-from beemesh.scheduling.hosting import Hosted
 from beemesh.scheduling.quotas import Policies
+from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.workloads.budgets import Allowance, Budget, allowance
 from beemesh.workloads.moves import Arranged, Leave, Terms, arrange
 from beemesh.workloads.observation import ReplicaReport

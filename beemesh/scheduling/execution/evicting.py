@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from beemesh.effects import Effects, Notify, Now
 from beemesh.events import Observed
+from beemesh.scheduling.execution.pod_keeper import PodKeeper
+from beemesh.scheduling.execution.pods import Deploying, PodTable
 from beemesh.scheduling.local_work import LocalWork
-from beemesh.scheduling.pod_keeper import PodKeeper
-from beemesh.scheduling.pods import Deploying, PodTable
 from beemesh.scheduling.preemption import Candidate
 
 

@@ -1,0 +1,1 @@
+"""How the node that won runs it: reserve, deploy, watch, restart, stop, and obey."""

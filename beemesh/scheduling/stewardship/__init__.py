@@ -1,0 +1,1 @@
+"""How what runs becomes what is wanted: one steward per workload, and what operators order."""
