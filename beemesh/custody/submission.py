@@ -33,7 +33,8 @@ WITNESSES = 2
 """Other nodes that are asked to save the record; the first that did is enough."""
 
 LISTENING_S = 3.0
-"""From its start: until then a node may not have been answered by others that are there."""
+"""From its start: until then a node may not have been answered by others that are there, and what it kept alone would
+be kept once. What is handed in waits for so long."""
 
 INTERNAL_TOKENS_START = 1 << 40
 """Tokens of our own `PutIntent`s, apart from those of the API."""
@@ -83,6 +84,8 @@ class Submission:
         self._questions: dict[int, _Submission] = {}
         self._puts: dict[int, _Submission] = {}
         self._next_put = INTERNAL_TOKENS_START
+        self._held: dict[int, Submit] = {}
+        """What came before this node could know whether it is alone."""
         self._started_s = 0.0
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
@@ -103,6 +106,9 @@ class Submission:
             case IntentPut(token=token):
                 submission = self._puts.pop(token, None)
                 return self._put(submission, event) if submission is not None else []
+            case TimerFired(key=(_, "listened", int() as token)):
+                held = self._held.pop(token, None)
+                return self._submit(held, now) if held is not None else []
             case TimerFired(key=(str(), str(), int() as token)):
                 late = self._open.get(token)
                 return self._end(late, "; ".join(late.problems) or "not all answered in time") if late else []
@@ -115,9 +121,9 @@ class Submission:
             return [Notify(Submitted(command.token, False, error.message))]
         if len(self._open) >= SUBMISSIONS_MAX:
             return [Notify(Submitted(command.token, False, "this agent is busy with other submissions; try again"))]
-        if self._is_listening(now):
-            why = "this agent has just started and has heard of no other yet, so it could not be kept twice; try again"
-            return [Notify(Submitted(command.token, False, why))]
+        if self._is_listening(now) and len(self._held) < SUBMISSIONS_MAX:
+            self._held[command.token] = command
+            return [Schedule(("submission", "listened", command.token), self._started_s + LISTENING_S)]
         conflict = self._conflict(intent, command.record)
         if conflict:
             return [Notify(Submitted(command.token, False, conflict, conflict=True))]
