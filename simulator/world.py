@@ -375,16 +375,18 @@ class World:
 
     def _run(self, machine: Machine, run: Run) -> None:
         """A runtime that starts every pod after a moment."""
-        life = machine.life
+        life, pods = machine.life, machine.pods
         if self.watch is not None:
             self.watch(machine.index, run.job)
 
         def finish() -> None:
             job, result = run.job, None
-            if isinstance(job, DeployPod):
+            if machine.pods is not pods:
+                pass  # it lost its power meanwhile, and what was under way with it
+            elif isinstance(job, DeployPod):
                 result = machine.begin(job, self.wall_ms)
             elif isinstance(job, StopPod):
-                machine.pods.pop(job.pod, None)
+                pods.pop(job.pod, None)
             if machine.composition is not None:
                 if machine.life == life:
                     self.event(machine.index, JobFinished(run.job_id, result))

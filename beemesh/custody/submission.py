@@ -119,9 +119,9 @@ class Submission:
             intent = self._check_intent(command.record)
         except Untrusted as error:
             return [Notify(Submitted(command.token, False, error.message))]
-        if len(self._open) >= SUBMISSIONS_MAX:
+        if len(self._open) + len(self._held) >= SUBMISSIONS_MAX:
             return [Notify(Submitted(command.token, False, "this agent is busy with other submissions; try again"))]
-        if self._is_listening(now) and len(self._held) < SUBMISSIONS_MAX:
+        if self._is_listening(now):
             self._held[command.token] = command
             return [Schedule(("submission", "listened", command.token), self._started_s + LISTENING_S)]
         conflict = self._conflict(intent, command.record)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from beemesh.custody.submission import LISTENING_S
-from beemesh.events import Submit, Submitted
+from beemesh.custody.submission import LISTENING_S, SUBMISSIONS_MAX
+from beemesh.events import DeployPod, Submit, Submitted
 from beemesh.intents.map import TABLE
 from beemesh.intents.record import quota_key, workload_key
 from beemesh.workloads.policies import Quota
@@ -161,3 +161,32 @@ def test_who_has_just_started_does_not_take_itself_for_a_lone_node(others: int) 
         machine.index for machine in world.machines if (TABLE, quota_key("default", "most").encode()) in machine.disk
     ]
     assert holders == list(range(others + 1))
+
+
+def test_what_is_being_started_when_the_power_goes_starts_nowhere() -> None:
+    """A power cut takes the start that is under way along with what runs."""
+    world = world_of(3)
+    begun: list[int] = []
+    world.watch = lambda index, event: begun.append(index) if isinstance(event, DeployPod) else None
+    _, command = submission(world, 0, deployment("hello", 1), token=7)
+    world.event(0, command)
+    assert world.run_until(lambda: bool(begun), 15)
+    for machine in world.machines:
+        world.kill(machine.index, power=True)
+    world.run_for(5)
+    assert [machine.pods for machine in world.machines] == [{}, {}, {}]
+
+
+def test_what_waits_for_a_young_agent_to_listen_is_bounded() -> None:
+    """What comes on top is refused at once, and not kept by this node alone."""
+    world = World(3)
+    grant_operator(world)
+    world.start(0)
+    quota = Quota("default", "most", {"pods": 5})
+    record = world.sign(world.operator, "quota", quota_key("default", "most"), quota, 1)
+    for token in range(SUBMISSIONS_MAX + 1):
+        world.event(0, Submit(token, record))
+    (refused,) = [event for _, _, event in world.events if isinstance(event, Submitted)]
+    assert refused.token == SUBMISSIONS_MAX
+    assert not refused.accepted
+    assert "busy" in refused.reason
