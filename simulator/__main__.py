@@ -100,6 +100,8 @@ def _run(seeds: range, options: argparse.Namespace) -> int:
     tally = Tally(options.done, read(options.again), dict(finished))
     waiting = [seed for seed in seeds if seed not in finished and (options.again is None or seed in tally.before)]
     started = time.monotonic()
+    for seed in tally.failed:
+        print(f"seed {seed} violated an invariant before: {_again(seed, nodes, seconds, options.kind)}", flush=True)
     for outcome in outcomes(waiting, nodes, seconds, options.jobs, options.kind):
         tally.add(outcome)
         if outcome.seed in tally.differ:

@@ -65,6 +65,7 @@ class Ordeal(ABC):
         for machine in self.world.machines:
             machine.boot_offset_s = chance.uniform(0.0, BOOT_OFFSET_S)
         self.outcome = Outcome(seed, plan)
+        self._is_mended = False
         self._panel = Panel(self.world, (), self._blame)
 
     def run(self) -> Outcome:
@@ -100,6 +101,7 @@ class Ordeal(ABC):
 
     def _mend(self) -> None:
         world = self.world
+        self._is_mended = True
         self._tell("all faults end")
         world.faults.heal()
         world.faults.slow.clear()
@@ -137,8 +139,9 @@ class Ordeal(ABC):
                 world.machines[who[0]].skew_ms = int(step.amount)
 
     def _revive(self, index: int) -> None:
+        """The end of a crash; one that was to last longer than all faults do has ended with them."""
         machine = self.world.machines[index]
-        if not machine.is_up:
+        if not machine.is_up and not self._is_mended:
             self._tell(f"n{index} starts again")
             self._start(machine)
 

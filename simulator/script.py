@@ -129,7 +129,9 @@ def _deploy_once(desk: Desk, chance: random.Random) -> None:
 
 
 def _deploy_many(desk: Desk, chance: random.Random) -> None:
-    desk.hand_in(desk.draft(chance, chance.randint(8, 16)), chance)
+    """So many that an update of one at a time would outlast the trial where each ends slowly."""
+    surge = chance.randint(2, 4)
+    desk.hand_in(desk.draft(chance, chance.randint(8, 16), strategy=Strategy(max_surge=surge)), chance)
 
 
 def _pod(desk: Desk, chance: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""What came of many trials, over interruptions: a row of a text file for each that was clean."""
+"""What came of many trials, over interruptions: a row of a text file for each."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from simulator.ordeal import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One clean trial; as text `<seed> <trace> <events> <seconds of one core> <seconds until all was well>`."""
+    """One trial; as text `<seed> <trace> <events> <seconds of one core> <seconds until all was well> <violations>`."""
 
     seed: int
     trace: str
     events: int = 0
     cpu_s: float = 0.0
     healed_s: float = 0.0
+    violations: int = 0
 
     def __str__(self) -> str:
-        return f"{self.seed} {self.trace} {self.events} {self.cpu_s:.2f} {self.healed_s:.1f}"
+        return f"{self.seed} {self.trace} {self.events} {self.cpu_s:.2f} {self.healed_s:.1f} {self.violations}"
 
 
 def read(file: Path | None) -> dict[int, Row]:
@@ -30,8 +31,9 @@ def read(file: Path | None) -> dict[int, Row]:
         return {}
     rows = {}
     for words in map(str.split, file.read_text(encoding="utf-8").splitlines()):
-        if len(words) == 5:
-            rows[int(words[0])] = Row(int(words[0]), words[1], int(words[2]), float(words[3]), float(words[4]))
+        if len(words) == 6:
+            seed, trace, events, cpu_s, healed_s, violations = words
+            rows[int(seed)] = Row(int(seed), trace, int(events), float(cpu_s), float(healed_s), int(violations))
     return rows
 
 
@@ -43,30 +45,32 @@ class Tally:
     before: dict[int, Row]
     """Trials whose trace must come out again."""
     rows: dict[int, Row] = field(default_factory=dict)
-    failed: list[int] = field(default_factory=list)
     differ: list[int] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
-        """Count one more, and remember it in the file if it was clean."""
-        row = Row(outcome.seed, outcome.trace, outcome.events, outcome.cpu_s, outcome.healed_s)
+        """Count one more, and remember it in the file."""
+        found = len(outcome.violations)
+        row = Row(outcome.seed, outcome.trace, outcome.events, outcome.cpu_s, outcome.healed_s, found)
         if outcome.seed in self.before and self.before[outcome.seed].trace != outcome.trace:
             self.differ.append(outcome.seed)
-        if outcome.violations:
-            self.failed.append(outcome.seed)
-            return
         self.rows[outcome.seed] = row
         if self.file is not None:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(f"{row}\n")
 
+    @property
+    def failed(self) -> list[int]:
+        """Seeds whose trial violated an invariant, also before an interruption."""
+        return sorted(seed for seed, row in self.rows.items() if row.violations)
+
     def report(self) -> dict[str, Any]:
-        """Sums over all clean trials, and how long they took to be well again after their last fault."""
+        """Sums over all trials, and how long the clean ones took to be well again after their last fault."""
         rows = self.rows.values()
         events, cpu_s = sum(row.events for row in rows), sum(row.cpu_s for row in rows)
-        healed_s = sorted(row.healed_s for row in rows)
+        healed_s = sorted(row.healed_s for row in rows if not row.violations)
         return {
-            "seeds": len(rows) + len(self.failed),
-            "failed": sorted(self.failed),
+            "seeds": len(rows),
+            "failed": self.failed,
             "other_traces": sorted(self.differ),
             "events": events,
             "cpu_s": round(cpu_s, 1),

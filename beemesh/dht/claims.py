@@ -77,6 +77,9 @@ class _Claim:
     wish: Claim
     phase: Phase = "claiming"
     fence: int = 0
+    granted_by: set[NodeId] = field(default_factory=set)
+    """Replicas that granted this claim's fence in one of its rounds: what they have seen is this claim's own, and the
+    next round goes on with it. A fence that grew with each round would look like two holders who took turns."""
     rounds: int = 0
     expires_s: float = 0.0
     current: _Round | None = None
@@ -173,6 +176,7 @@ class Claims:
             self._known.popitem(last=False)
         if claim.phase == "claiming" and claim.fence <= known.fence_seen:
             claim.fence = known.fence_seen + 1
+            claim.granted_by.clear()
         lease = self._lease(claim, known.version + 1, released=released)
         members = k_set(self._roster, wish.key)
         if not members:
@@ -241,10 +245,9 @@ class Claims:
             current.silent += 1
             current.why = "an answer that does not verify"
             return []
-        known = self._known.setdefault(claim.wish.key, _Known())
-        known.fence_seen = max(known.fence_seen, verdict.fence_seen)
-        if answer.current is not None:
-            self._learn(claim, current, known, answer.current, verdict)
+        if verdict.outcome == "granted":
+            claim.granted_by.add(event.peer)
+        self._learn(claim, current, answer.current, verdict)
         match verdict.outcome:
             case "granted":
                 current.grants[event.peer] = answer.verdict
@@ -265,12 +268,12 @@ class Claims:
             return None
         return verdict if verdict is not None and verdict.replica == peer else None
 
-    def _learn(self, claim: _Claim, current: _Round, known: _Known, standing: Signed, verdict: Verdict) -> None:
-        try:
-            lease = decode_body(standing, Lease)
-        except Untrusted:
-            return
-        if lease.key != claim.wish.key:
+    def _learn(self, claim: _Claim, current: _Round, standing: Signed | None, verdict: Verdict) -> None:
+        known = self._known.setdefault(claim.wish.key, _Known())
+        lease = _opened_lease(standing, claim.wish.key)
+        if verdict.replica not in claim.granted_by or verdict.fence_seen != claim.fence:
+            known.fence_seen = max(known.fence_seen, verdict.fence_seen)
+        if lease is None:
             return
         known.version = max(known.version, lease.version)
         over = lease.released or verdict.ttl_ms <= 0
@@ -364,3 +367,12 @@ class Claims:
         for request_id in claim.current.waiting if claim.current is not None else ():
             self._questions.pop(request_id, None)
         return [Cancel(("claims", what, key)) for what in ("renew", "expiry", "again")]
+
+
+def _opened_lease(standing: Signed | None, key: str) -> Lease | None:
+    """The lease that a replica says stands at a key."""
+    try:
+        lease = decode_body(standing, Lease) if standing is not None else None
+    except Untrusted:
+        return None
+    return lease if lease is not None and lease.key == key else None

@@ -8,6 +8,7 @@ import random
 import secrets
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from beemesh.dht import claims
 from simulator.__main__ import main
 from simulator.batch import outcomes
-from simulator.plan import draw
+from simulator.plan import Step, draw
 from simulator.tally import Row, read
 from simulator.trial import Trial
 
@@ -76,11 +77,37 @@ def test_trials_run_on_several_cores_and_go_on_where_they_stopped(tmp_path: Path
     assert traces == {seed: Trial(seed, 3, 2).run().trace for seed in range(4)}
 
 
+def test_what_failed_before_an_interruption_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that goes on does not try it anew, shows the command that replays it, and fails in the end."""
+    done = tmp_path / "done"
+    done.write_text(f"{Row(0, 'aa')}\n{Row(1, 'bb', violations=2)}\n")
+
+    assert main(["run", "--seeds", "0..2", "--nodes", "3", "--seconds", "2", "--jobs", "1", "--done", str(done)]) == 1
+
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("python -m simulator replay 1 --nodes 3 --seconds 2")
+    assert (json.loads(last)["seeds"], json.loads(last)["failed"], json.loads(last)["tried_now"]) == (3, [1], 1)
+
+
 def test_a_trial_that_was_cut_off_is_tried_again(tmp_path: Path) -> None:
     """Power fails while a row is written: half a row is no row."""
     done = tmp_path / "done"
     done.write_text(f"{Row(1, 'aa', 10, 1.0, 20.0)}\n2 bb 10")
     assert list(read(done)) == [1]
+
+
+def test_a_fault_that_outlasts_the_trial_ends_with_it() -> None:
+    """A machine that was to be away for longer is started by the heal; nothing starts it once more, after it has gone
+    for good."""
+    trial = Trial(0, 3, 2)
+    trial.plan = replace(trial.plan, steps=(Step(1.0, "power", (0,), 300.0),), applies=(), locks=(), rivals=())
+
+    outcome = trial.run()
+    trial.world.run_for(310 - trial.world.now_s)
+
+    assert not outcome.violations
+    assert any("n0 goes for good" in line for line in outcome.transcript)
+    assert not trial.world.machines[0].is_up
 
 
 def test_healing_ends_when_all_is_well_or_waits_for_what_comes_late() -> None:

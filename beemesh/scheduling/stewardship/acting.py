@@ -38,7 +38,9 @@ DUPLICATE_GRACE_S = 5
 
 POLL_BUSY_S = 0.5
 POLL_SETTLED_S = 10.0
-"""How often those that run a workload are asked again, while it changes and when it is as wanted."""
+POLL_SILENT_S = 2.5
+"""How often those that run a workload are asked again: while it changes, when it is as wanted, and when it seems so
+while a node does not say what it runs."""
 
 
 class Acting:
@@ -84,7 +86,8 @@ class Acting:
         arranged = self._upkeep.arrange(hosted, declared, observed, now)
         settled = is_settled(declared, arranged.observed) and not arranged.moving
         settled |= declared.over and not starting
-        wake_s = now.boot_s + (POLL_SETTLED_S if settled else POLL_BUSY_S)
+        calm_s = POLL_SILENT_S if hosted.silent else POLL_SETTLED_S
+        wake_s = now.boot_s + (calm_s if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*arranged.actions, *steps)
         most, over_quota = self._upkeep.policies.allowed(hosted.workload) if hosted.workload else (0, "")

@@ -19,7 +19,9 @@ ASKED_MAX = 3
 
 FRESH_SURVEY = 64
 POLL_SURVEY = 4
-"""Nodes drawn at random that are asked too: of a name that was used before, and while all is as wanted."""
+SILENT_ASKED_MAX = 16
+"""Nodes drawn at random that are asked too: of a name that was used before, while all is as wanted, and of those that
+did not answer."""
 
 
 class Hearing:
@@ -68,7 +70,8 @@ class Hearing:
     def poll(self, hosted: Hosted) -> Effects:
         """Ask again those that matter: who has not said, who runs something or is about to, and a few others."""
         effects = [*self.ask_unknown(hosted), *self.survey(hosted, POLL_SURVEY)]
-        for node_id in sorted(self._busy_nodes(hosted)):
+        silent = self._randomness.sample(sorted(hosted.silent), min(SILENT_ASKED_MAX, len(hosted.silent)))
+        for node_id in sorted({*self._busy_nodes(hosted), *silent}):
             if self._view.is_alive(node_id):
                 effects += self.ask(hosted, node_id)
         return effects
@@ -83,8 +86,11 @@ class Hearing:
             return None
         del hosted.asked[node_id]
         if not isinstance(answer.message, ReplicaList):
+            if self._view.is_alive(node_id):
+                hosted.silent.add(node_id)
             return self.ask_unknown(hosted) if hosted.hosting else []
         hosted.unknown.pop(node_id, None)
+        hosted.silent.discard(node_id)
         mine = tuple(
             each
             for each in answer.message.replicas

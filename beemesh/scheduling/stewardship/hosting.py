@@ -54,6 +54,8 @@ class Hosted:
     """Nodes that have not said so since the lease was taken, and how often they were asked."""
     asked: dict[NodeId, int] = field(default_factory=dict)
     """Open questions: node → request id."""
+    silent: set[NodeId] = field(default_factory=set)
+    """Live nodes that did not answer the last question: they may run what nobody knows of."""
     newcomers: set[NodeId] = field(default_factory=set)
     """Nodes that came lately, and have not been handed what nobody has taken yet."""
     failures: dict[Slot, Failures] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class Hosted:
         self.reports.clear()
         self.unknown.clear()
         self.asked.clear()
+        self.silent.clear()
         self.newcomers.clear()
         self.stops.clear()
         self.ready_s.clear()

@@ -310,6 +310,7 @@ class Steward:
             hosted.reports.pop(node_id, None)
             hosted.unknown.pop(node_id, None)
             hosted.asked.pop(node_id, None)
+            hosted.silent.discard(node_id)
             if hosted.hosting:
                 effects += self._acting.step(hosted, now)
             elif hosted.holder in (None, node_id):

@@ -173,6 +173,27 @@ def test_who_knows_an_old_version_asks_again_at_once_though_a_replica_is_dead() 
     assert not any(isinstance(event, LeaseDenied) for _, _, event in world.events)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_claim_takes_one_fence_however_many_rounds_it_needs(seed: int) -> None:
+    """The holder's agent starts anew where replicas are dead, and has an old version on its own disk: whatever it
+    learns from whom, it goes on by the next fence. A fence further on would mean that another node held the key."""
+    world = world_of(5, seed=seed)
+    _claim(world, 0)
+    assert world.run_until(lambda: bool(_held(world)), 1)
+    world.kill(1)
+    world.kill(2)
+    world.run_for(60)
+    world.kill(0)
+    world.start(0)
+    known = len(_held(world))
+
+    _claim(world, 0)
+
+    assert world.run_until(lambda: len(_held(world)) > known, 20)
+    granted = [event for _, _, event in world.events if isinstance(event, LeaseGranted) and event.key == LEASE]
+    assert granted[-1].fence == granted[0].fence + 1
+
+
 def test_a_lease_is_tentative_only_where_no_majority_answers() -> None:
     """One of four replicas is dead and one lost its disk, so their answers differ: who may take a tentative lease asks
     again, and gets a majority's."""

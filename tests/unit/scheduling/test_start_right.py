@@ -153,6 +153,29 @@ def test_doubled_replicas_are_counted_and_end_quickly() -> None:
     assert kills == [{"reason": "duplicate"}]
 
 
+def test_a_twin_on_a_node_that_did_not_answer_is_found_when_it_does() -> None:
+    """A new steward hears nothing of one node, which is alive all the while, and goes on without its word. It asks it
+    again until it is answered: in a mesh of many, a few drawn at random would find the twin late."""
+    world = World([f"n{number}" for number in range(40)])
+    world.apply(workload(replicas=1))
+    world.run_until(lambda: len(world.pods()) == 1)
+    world.run(5)
+    steward = next(node for node in world.nodes.values() if world.leases.held[f"steward/{ID}"][0] == node.node_id)
+    holder = next(node for node in world.nodes.values() if node.runtime)
+    other = next(node for node in world.nodes.values() if node not in (holder, steward))
+    world.cut |= {frozenset((other.name, node.name)) for node in world.nodes.values()}
+    for name, report in tuple(holder.runtime.items()):
+        other.runtime[name] = world.twin(report, other)
+    other.look()
+    steward.crash()
+    world.run(60)
+    assert len(world.pods()) == 2
+
+    world.cut.clear()
+
+    assert world.run_until(lambda: len(world.pods()) == 1) < 8
+
+
 def test_a_deleted_start_loses_its_right() -> None:
     """An operator deletes the workload while its image comes: it is not even started."""
     winner = Winner()
