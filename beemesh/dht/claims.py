@@ -77,9 +77,6 @@ class _Claim:
     wish: Claim
     phase: Phase = "claiming"
     fence: int = 0
-    granted_by: set[NodeId] = field(default_factory=set)
-    """Replicas that granted this claim's fence in one of its rounds: what they have seen is this claim's own, and the
-    next round goes on with it. A fence that grew with each round would look like two holders who took turns."""
     rounds: int = 0
     expires_s: float = 0.0
     current: _Round | None = None
@@ -163,7 +160,7 @@ class Claims:
         lease = self._lease(claim, version + 1, released=True)
         members = k_set(self._roster, claim.wish.key)
         told = CompareAndSwap(sign_lease(self._crypto, lease), version, kset_hash(members))
-        known.version = version + 1
+        known.version, known.fence_seen = version + 1, max(known.fence_seen, claim.fence)
         return [*self._forget(claim), *(Send(member, told) for member in members)]
 
     # --- rounds ---------------------------------------------------------------------------------------------------
@@ -176,7 +173,8 @@ class Claims:
             self._known.popitem(last=False)
         if claim.phase == "claiming" and claim.fence <= known.fence_seen:
             claim.fence = known.fence_seen + 1
-            claim.granted_by.clear()
+        if released:
+            known.fence_seen = max(known.fence_seen, claim.fence)  # given up: the next claim goes above it
         lease = self._lease(claim, known.version + 1, released=released)
         members = k_set(self._roster, wish.key)
         if not members:
@@ -245,8 +243,6 @@ class Claims:
             current.silent += 1
             current.why = "an answer that does not verify"
             return []
-        if verdict.outcome == "granted":
-            claim.granted_by.add(event.peer)
         self._learn(claim, current, answer.current, verdict)
         match verdict.outcome:
             case "granted":
@@ -271,7 +267,7 @@ class Claims:
     def _learn(self, claim: _Claim, current: _Round, standing: Signed | None, verdict: Verdict) -> None:
         known = self._known.setdefault(claim.wish.key, _Known())
         lease = _opened_lease(standing, claim.wish.key)
-        if verdict.replica not in claim.granted_by or verdict.fence_seen != claim.fence:
+        if verdict.outcome != "granted":  # else it is our own: one that grew with each round would look like another's
             known.fence_seen = max(known.fence_seen, verdict.fence_seen)
         if lease is None:
             return
