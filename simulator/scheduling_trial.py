@@ -14,6 +14,7 @@ from simulator.checkers.doubles import DoubleChecker
 from simulator.checkers.durability import DurabilityChecker
 from simulator.checkers.fences import FenceChecker
 from simulator.checkers.intents import IntentChecker
+from simulator.checkers.jobs import JobChecker
 from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.ordinals import OrdinalChecker
 from simulator.checkers.outcomes import OutcomeChecker
@@ -90,6 +91,7 @@ class SchedulingTrial(Ordeal):
             ReservationChecker(runtime),
             self.doubles,
             StormChecker(),
+            JobChecker(runtime),
             CustodyChecker(),
             WireChecker(hostile="hostile" in kinds),
             IntentChecker(self._submitted),

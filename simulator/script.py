@@ -15,8 +15,9 @@ import msgspec
 
 from beemesh.errors import BeemeshError
 from beemesh.events import PutIntent
-from beemesh.intents.record import Cordon, Drain, Intent, IntentKind, Move, budget_key, cordon_key
+from beemesh.intents.record import Cordon, Drain, Intent, IntentKind, Move, budget_key, cordon_key, quota_key
 from beemesh.workloads.budgets import Budget
+from beemesh.workloads.policies import Quota
 from beemesh.workloads.record import Constraints, HostPort, JobTerms, Qos, Strategy, Toleration, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.fleet import DEDICATED, ZONES
@@ -258,6 +259,14 @@ def _budget(desk: Desk, chance: random.Random) -> None:
     desk.order(budget_key("default", name), "budget", body, chance, note)
 
 
+def _quota(desk: Desk, chance: random.Random) -> None:
+    """So many pods are allowed at most; there may be more of them already, and what dies of those stays away."""
+    wanted = sum(work.replicas for work in desk.works.values())
+    pods = max(1, round(wanted * chance.choice((0.3, 0.7, 1.2, 3.0))))
+    body = Quota("default", "most", {"pods": pods})
+    desk.order(quota_key("default", "most"), "quota", body, chance, f"quota: {pods} pods")
+
+
 def _revise(desk: Desk, chance: random.Random) -> None:
     """Undo, restart, pause or resume what stands."""
     work = desk.some(chance, counted=True)
@@ -289,6 +298,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("drain", 0.7, _drain),
     Action("move", 1, _move),
     Action("budget", 0.4, _budget),
+    Action("quota", 0.7, _quota),
     Action("revise", 1.5, _revise),
 )
 

@@ -19,7 +19,7 @@ from simulator.asking import why_pending, words
 from simulator.checkers import Blame
 from simulator.checkers.daemons import check_daemons
 from simulator.checkers.jobs import check_job
-from simulator.checkers.room import has_room
+from simulator.checkers.room import has_room, is_over_quota
 from simulator.machine import Machine
 from simulator.mock_runtime import MockRuntime, conduct_of
 from simulator.world import World
@@ -103,6 +103,8 @@ class OutcomeChecker:
             blame(f"{place} does not run in the end, and n{asked.index} cannot tell why")
             return False
         self.counts["pending"] += 1
+        if "quota" in reason and is_over_quota(asked):
+            return True
         conduct = conduct_of(self._seed, workload.workload_id, revision, once=once)
         open_to = [] if conduct.fails or conduct.lives_s else world.machines
         roomy = next((machine for machine in open_to if has_room(self._runtime, machine, workload)), None)

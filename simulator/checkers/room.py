@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from beemesh.intents.record import Cordon, body_of, cordon_key
+from beemesh.workloads.policies import Quota
 from beemesh.workloads.record import Constraints, Workload
 from simulator.checkers.reservations import AMOUNTS, may_give
 from simulator.machine import Machine
@@ -36,3 +37,13 @@ def is_cordoned(machine: Machine) -> bool:
     cordon = body_of(found[0] if found else None, "cordon", Cordon)
     # What was moved away may not come back for a while.
     return cordon is not None and (cordon.cordoned or bool(cordon.moves))
+
+
+def is_over_quota(machine: Machine) -> bool:
+    """Whether all that the machine's agent holds for wanted is more than a quota that it knows of."""
+    assert machine.composition is not None, f"n{machine.index} is down"
+    intents = machine.composition.intents
+    bodies = (body_of(intent, "workload", Workload) for intent, _ in intents.items("workload/"))
+    pods = sum(workload.replicas for workload in bodies if workload is not None)
+    quotas = (body_of(intent, "quota", Quota) for intent, _ in intents.items("quota/"))
+    return any(pods > quota.hard["pods"] for quota in quotas if quota is not None)

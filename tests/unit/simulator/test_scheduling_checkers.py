@@ -6,19 +6,23 @@ import msgspec
 import pytest
 
 from beemesh.effects import JobFinished, Run
-from beemesh.events import DeployPod, LeaseGranted, ReleaseLease, ReservationsChanged, StopPod, TaskHeard
+from beemesh.events import DeployPod, LeaseGranted, PutIntent, ReleaseLease, ReservationsChanged, StopPod, TaskHeard
 from beemesh.identity.signing import Signed
 from beemesh.ids import Digest
+from beemesh.intents.record import quota_key
 from beemesh.scheduling.leases import run_key
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
-from beemesh.workloads.record import Requirements
+from beemesh.workloads.policies import Quota
+from beemesh.workloads.record import JobTerms, Requirements
 from simulator.checkers.doubles import GONE_S, DoubleChecker
 from simulator.checkers.fences import FenceChecker
+from simulator.checkers.jobs import JobChecker
 from simulator.checkers.ordinals import OrdinalChecker
 from simulator.checkers.outcomes import OutcomeChecker
 from simulator.checkers.overlaps import OverlapChecker
 from simulator.checkers.reservations import ReservationChecker, may_give
+from simulator.checkers.room import is_over_quota
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import STARTS_MAX, TASKS_MAX, StormChecker
 from simulator.mock_runtime import MockRuntime, PodStarted, conduct_of
@@ -207,6 +211,42 @@ def test_the_end_of_each_replica_is_judged() -> None:
     runtime.tasks[holder.index, "default/web-1-9"] = task()
     checker.at_end(world, blamed.append)
     assert "one too many" in blamed[1]
+
+
+def test_more_pods_of_a_job_than_may_run_at_a_time_are_blamed() -> None:
+    """Once all has been well for a while: both sides of a partition may run some."""
+    world, runtime = meshed()
+    checker, blamed = JobChecker(runtime), list[str]()
+    draft = deployment("sums", 5)
+    job = msgspec.structs.replace(draft, kind="Job", job=JobTerms(parallelism=1), created_ms=world.wall_ms)
+    _, command = submission(world, 0, job, 1)
+    world.event(0, command)
+    world.run_until(lambda: len(list(runtime.running())) == 1, AMPLE_S)
+    machine, _, first = next(runtime.running())
+    second = msgspec.structs.replace(first, task_id="second", replica=4)
+    machine.begin(DeployPod("sums-1-4", second, 1, SecretBytes(b"")), world.wall_ms, ready=True)
+    runtime.tasks[machine.index, "default/sums-1-4"] = second
+
+    for troubled_s in (world.now_s, world.now_s - GONE_S - 1):
+        assert not blamed
+        checker._troubled_s = troubled_s
+        checker.saw(world, world.now_s, machine.index, PodStarted(second, 1), blamed.append)
+        checker.saw(world, world.now_s, machine.index, PodStarted(second, 1), blamed.append)
+
+    assert blamed == ["2 of job/default/sums run at a time, 1 are asked for"]
+
+
+def test_what_a_quota_leaves_no_room_for_is_no_fault() -> None:
+    """Only while all that is wanted really is more than the quota."""
+    world, _ = meshed()
+    _, command = submission(world, 0, deployment("web", 3), 1)
+    world.event(0, command)
+    world.run_for(AMPLE_S)
+    for pods, is_over in ((3, False), (2, True)):
+        body = Quota("default", "most", {"pods": pods})
+        key = quota_key("default", "most")
+        world.event(0, PutIntent(world.sign(world.operator, "quota", key, body, 4 - pods)))
+        assert is_over_quota(world.machines[0]) is is_over
 
 
 def test_an_engine_goes_on_when_its_agent_dies() -> None:
