@@ -160,6 +160,11 @@ def workload_key(workload_id: str) -> str:
     return f"workload/{workload_id}"
 
 
+def workload_id_of(key: str) -> str:
+    """The workload that a map key is for; empty for a key of anything else."""
+    return key.removeprefix("workload/") if key.startswith("workload/") else ""
+
+
 def object_key(kind: str, namespace: str, name: str) -> str:
     """Map key of a sealed ConfigMap or Secret and of its tombstone."""
     return f"object/{kind.lower()}/{namespace}/{name}"

@@ -60,7 +60,7 @@ from beemesh.intents.messages import (
     PushIntents,
     SyncIntents,
 )
-from beemesh.intents.record import Intent, IntentVersion, node_key
+from beemesh.intents.record import Intent, IntentVersion, node_key, workload_id_of
 from beemesh.membership.partners import Partners
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
@@ -227,8 +227,8 @@ class IntentSync:
         author = self._roster.issued_grant(winner.author)
         reason = f"{loser.key}: operator {author.name if author else 'unknown'} changed it at the same time and won"
         event_id = ulid(now.wall_ms, self._randomness.randbytes(10))
-        workload = loser.key.removeprefix("workload/") if loser.key.startswith("workload/") else ""
-        event = Event(event_id, self._self_id, "IntentConflict", now.wall_ms, workload_id=workload, reason=reason)
+        workload_id = workload_id_of(loser.key)
+        event = Event(event_id, self._self_id, "IntentConflict", now.wall_ms, workload_id=workload_id, reason=reason)
         return [Notify(EmitEvent(event))]
 
     def _as_news(self, key: str) -> IntentNews:

@@ -27,6 +27,11 @@ def lease_key(workload_id: str, replica: int) -> str:
     return f"lease/{workload_id}/{replica}"
 
 
+def placed_workload(key: str) -> str:
+    """The workload of which a lease places a replica; empty for a lease of another kind."""
+    return key.removeprefix(PLACEMENT_PREFIX).rpartition("/")[0] if key.startswith(PLACEMENT_PREFIX) else ""
+
+
 def run_key(workload_id: str, replica: int) -> str:
     """The right to run one ordinal of a workload that tolerates no duplicates."""
     return f"run/{workload_id}/{replica}"

@@ -72,7 +72,8 @@ class TaskBook:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._early: OrderedDict[tuple[str, NodeId], Bid] = OrderedDict()
         self._told: OrderedDict[str, Event] = OrderedDict()
-        self._open: set[str] = set()
+        self._open: dict[str, set[str]] = {}
+        """Workload id → the tasks of it that may still lead to something here, and some that may not any more."""
 
     def get(self, task_id: str) -> Entry | None:
         """The entry of a task."""
@@ -84,14 +85,25 @@ class TaskBook:
 
     def open(self) -> list[Entry]:
         """Those that may still lead to something here, oldest first."""
-        self._open = {each for each in self._open if each in self._entries and self._entries[each].state in OPEN}
-        return [self._entries[task_id] for task_id in sorted(self._open)]
+        found = (entry for workload_id in tuple(self._open) for entry in self.open_of(workload_id))
+        return sorted(found, key=lambda entry: entry.task.task_id)
+
+    def open_of(self, workload_id: str) -> list[Entry]:
+        """Those of one workload that may still lead to something here, oldest first. Costs nothing for all others: most
+        that is heard is about one workload of many."""
+        known = (self._entries.get(task_id) for task_id in sorted(self._open.get(workload_id, ())))
+        found = [entry for entry in known if entry is not None and entry.state in OPEN]
+        if found:
+            self._open[workload_id] = {entry.task.task_id for entry in found}
+        else:
+            self._open.pop(workload_id, None)
+        return found
 
     def add(self, entry: Entry) -> None:
         """Take a new task, with the bids that came before it."""
         task_id = entry.task.task_id
         self._entries[task_id] = entry
-        self._open.add(task_id)
+        self.reopen(entry)
         for key in [key for key in self._early if key[0] == task_id]:
             bid = self._early.pop(key)
             entry.bids.setdefault(bid.node_id, bid)
@@ -100,7 +112,7 @@ class TaskBook:
 
     def reopen(self, entry: Entry) -> None:
         """A task that was only kept may lead to something here after all."""
-        self._open.add(entry.task.task_id)
+        self._open.setdefault(entry.task.workload_id, set()).add(entry.task.task_id)
 
     def tell_early(self, event: Event) -> None:
         """Keep the latest event of a task that has not come yet."""

@@ -232,9 +232,7 @@ class Auctions:
 
     def _come_forward(self, lost: Entry, now: Now) -> Effects:
         """A lead is lost, so there is room for a sibling that this node stood back from, or had no room for."""
-        waiting = [
-            each for each in self.book.open() if each.state == "due" and each.task.workload_id == lost.task.workload_id
-        ]
+        waiting = [each for each in self.book.open_of(lost.task.workload_id) if each.state == "due"]
         effects: Effects = []
         for entry in [*waiting, *(each for each in self.book.open() if each.state == "silent")][:FREED_AT_ONCE_MAX]:
             if names_record(entry.task, record_of(entry.task, self._intent_for)):

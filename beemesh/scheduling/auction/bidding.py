@@ -27,7 +27,7 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
-from beemesh.intents.record import workload_key
+from beemesh.intents.record import workload_id_of
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.auction.auctions import ROOM, Auctions, key_of
@@ -36,6 +36,7 @@ from beemesh.scheduling.auction.candidacy import Candidacy, with_bid
 from beemesh.scheduling.auction.pace import BACKOFF_MAX_S
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.judging import Judge
+from beemesh.scheduling.leases import placed_workload
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     TOPIC_PROPOSALS,
@@ -157,9 +158,8 @@ class Bidder:
     def _begin(self, task: Task, signed: Signed, now: Now) -> tuple[Effects, Entry]:
         """A task that is new here: it ends those before it for the same replica."""
         effects: Effects = [count("tasks_seen"), Notify(TaskHeard(task, signed))]
-        for older in self.book.open():
-            same = (older.task.workload_id, older.task.replica) == (task.workload_id, task.replica)
-            if same and older.task.task_id < task.task_id:
+        for older in self.book.open_of(task.workload_id):
+            if older.task.replica == task.replica and older.task.task_id < task.task_id:
                 effects += self._auctions.end(older, f"task {task.task_id} took its place", now)
         entry = self._entry(task, signed, now)
         self.book.add(entry)
@@ -272,7 +272,8 @@ class Bidder:
         return [count("leases", result="denied"), *self._auctions.watch(entry, now, after_s)]
 
     def _claiming(self, key: str) -> Entry | None:
-        return next((each for each in self.book.open() if each.state == "claiming" and key_of(each) == key), None)
+        mine = self.book.open_of(placed_workload(key))
+        return next((each for each in mine if each.state == "claiming" and key_of(each) == key), None)
 
     # --- what others did --------------------------------------------------------------------------------------------
 
@@ -285,10 +286,10 @@ class Bidder:
                     return []
                 return [Cancel((self.room, "speak", event.task_id)), *self._auctions.watch(entry, now)]
             case "Deployed":
-                same = (event.workload_id, event.revision, event.replica)
-                done = [e for e in self.book.open() if (e.task.workload_id, e.task.revision, e.task.replica) == same]
+                same, mine = (event.revision, event.replica), self.book.open_of(event.workload_id)
+                done = [each for each in mine if (each.task.revision, each.task.replica) == same]
             case "Failed" | "Cancelled":
-                done = [each for each in self.book.open() if each.task.task_id == event.task_id]
+                done = [each for each in self.book.open_of(event.workload_id) if each.task.task_id == event.task_id]
             case _:
                 return []
         self.book.tell_early(event)
@@ -299,9 +300,7 @@ class Bidder:
 
     def _intent_changed(self, key: str, now: Now) -> Effects:
         effects: Effects = []
-        for entry in self.book.open():
-            if workload_key(entry.task.workload_id) != key:
-                continue
+        for entry in self.book.open_of(workload_id_of(key)):
             found = record_of(entry.task, self._intent_for)
             if entry.state == "waiting":
                 effects += self._auctions.consider(entry, now)

@@ -25,6 +25,7 @@ from beemesh.events import (
     TaskWon,
 )
 from beemesh.ids import NodeId
+from beemesh.intents.record import workload_id_of
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.execution.answering import Answers
@@ -127,8 +128,8 @@ class Executor:
             case ResourcesObserved():
                 self._local.observed = event
                 return []
-            case IntentChanged(intent=intent) if intent.kind == "tombstone" and intent.key.startswith("workload/"):
-                return self._stopper.deleted(intent.key.removeprefix("workload/"), now)
+            case IntentChanged(intent=intent) if intent.kind == "tombstone" and workload_id_of(intent.key):
+                return self._stopper.deleted(workload_id_of(intent.key), now)
             case Asked(message=ListReplicas(workload_id=workload_id), token=token):
                 return self._answers.list(token, workload_id)
             case Asked(message=StopReplica() as order, sender=sender, token=token):

@@ -41,7 +41,7 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
-from beemesh.intents.record import Intent
+from beemesh.intents.record import Intent, workload_id_of
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.counting import count
@@ -75,8 +75,6 @@ FRESH_RECORD_MS = 30_000
 
 LOOK_AGAIN = frozenset({"Deployed", "Failed", "Cancelled", "Stopped", "Preempted", "Ready", "NotReady"})
 """What a node tells of a replica and a steward asks it about at once."""
-
-PREFIX = "workload/"
 
 
 class Steward:
@@ -149,7 +147,7 @@ class Steward:
         match event:
             case IntentChanged(intent=intent, signed=signed, before=before):
                 self._upkeep.changed(intent)
-                if not intent.key.startswith(PREFIX):
+                if not workload_id_of(intent.key):
                     return self._ordered(intent, now)
                 new = before is None or before.kind == "tombstone"
                 return self._wanted(intent, signed, now, fresh=new and self._is_fresh(intent, now))
@@ -189,7 +187,7 @@ class Steward:
 
     def _wanted(self, intent: Intent, signed: Signed, now: Now, *, fresh: bool) -> Effects:
         """A record stands; `fresh` when nobody can run anything of it yet."""
-        workload_id = intent.key.removeprefix(PREFIX)
+        workload_id = workload_id_of(intent.key)
         workload = workload_of((intent, signed))
         hosted = self._hosted.get(workload_id)
         if hosted is None:
