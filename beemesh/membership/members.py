@@ -203,7 +203,7 @@ class Members:
             case Leave():
                 return self._take_leave(statement, claim, now)
 
-    def _signed(self, claim: Claim, statement: Statement) -> bool:
+    def _is_signed(self, claim: Claim, statement: Statement) -> bool:
         return self.desk.holds(claim, author_of(statement))
 
     def _take_alive(self, alive: Alive, claim: Claim, now: Now) -> Effects:
@@ -212,7 +212,7 @@ class Members:
         member = self.get(alive.node_id)
         if member is None or alive.incarnation <= member.incarnation:
             return []
-        if not self._signed(claim, alive):
+        if not self._is_signed(claim, alive):
             return [_count("swim_claims_refused", "signature")]
         out = self._note_boot(member, alive, now)
         member.incarnation, member.alive, member.leave = alive.incarnation, claim, None
@@ -245,7 +245,7 @@ class Members:
         own = self.own
         if alive.boot_id == own.boot_id or alive.incarnation < own.incarnation or own.leaving:
             return []
-        if now.boot_s - own.foreign_answered_s < CLONE_ANSWER_S or not self._signed(claim, alive):
+        if now.boot_s - own.foreign_answered_s < CLONE_ANSWER_S or not self._is_signed(claim, alive):
             return []
         own.foreign_answered_s = now.boot_s
         own.foreign_seen += 1
@@ -266,7 +266,7 @@ class Members:
         member = self.get(leave.node_id)
         if member is None or leave.incarnation < member.incarnation or self.view.status(leave.node_id) == "left":
             return []
-        if not self._signed(claim, leave):
+        if not self._is_signed(claim, leave):
             return [_count("swim_claims_refused", "signature")]
         was = self.view.status(leave.node_id)
         member.incarnation, member.leave, member.alive = leave.incarnation, claim, None
@@ -277,20 +277,20 @@ class Members:
         return [*out, Notify(MemberLeft(leave.node_id))] if was != "unknown" else out
 
     def _outlive_own_leave(self, leave: Leave, claim: Claim) -> Effects:
-        if leave.incarnation >= self.own.incarnation and not self.own.leaving and self._signed(claim, leave):
+        if leave.incarnation >= self.own.incarnation and not self.own.leaving and self._is_signed(claim, leave):
             self.speak(leave.incarnation + 1)
         return []
 
     def _take_summary(self, summary: Summary, claim: Claim) -> Effects:
         if summary.node_id == self.self_id:
-            if summary.seq > self.own.summary_seq and self._signed(claim, summary):  # of an earlier life
+            if summary.seq > self.own.summary_seq and self._is_signed(claim, summary):  # of an earlier life
                 self.own.summary_seq = summary.seq
             return []
         member = self.get(summary.node_id)
         known = self.view.summary(summary.node_id)
         if member is None or (known is not None and summary.seq <= known.seq):
             return []
-        if not self._signed(claim, summary):
+        if not self._is_signed(claim, summary):
             return [_count("swim_claims_refused", "signature")]
         member.summary = claim
         self.view.set_summary(summary)
@@ -314,13 +314,13 @@ class Members:
             return []
         if not self._budget.spend(suspect.accuser, now.boot_s):
             return [_count("swim_claims_refused", "budget")]
-        if not self._signed(claim, suspect):
+        if not self._is_signed(claim, suspect):
             return [_count("swim_claims_refused", "signature")]
         return self._count_accuser(member, suspect.accuser, claim, now)
 
     def _refute(self, suspect: Suspect, claim: Claim) -> Effects:
         """Nobody but us can say that we live: say it at the next incarnation."""
-        if suspect.incarnation != self.own.incarnation or self.own.leaving or not self._signed(claim, suspect):
+        if suspect.incarnation != self.own.incarnation or self.own.leaving or not self._is_signed(claim, suspect):
             return []
         self.health.was_suspected()
         self.speak(self.own.incarnation + 1)

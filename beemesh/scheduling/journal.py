@@ -97,7 +97,7 @@ class Journal:
         self._crypto = crypto
         self._rates = Rates(EVENTS_PER_S, EVENTS_BURST)
         self._events: OrderedDict[str, Event] = OrderedDict()
-        self._signed: dict[str, Signed] = {}
+        self._originals: dict[str, Signed] = {}
         """The same, as they came: others may ask for them."""
         self._unsaved: set[str] = set()
         self._saved: set[str] = set()
@@ -109,7 +109,7 @@ class Journal:
             event = decoded(signed, Event) if signed is not None else None
             self._saved.add(key.decode(errors="replace"))
             if event is not None and signed is not None:
-                self._events[event.event_id], self._signed[event.event_id] = event, signed
+                self._events[event.event_id], self._originals[event.event_id] = event, signed
 
     def start(self, now: Now) -> Effects:
         """Nothing to do until something happens."""
@@ -191,14 +191,14 @@ class Journal:
 
     def _listed(self, workload_ids: frozenset[str]) -> tuple[Signed, ...]:
         fitting = [event.event_id for event in self.events() if event.workload_id in workload_ids]
-        return tuple(self._signed[event_id] for event_id in fitting[-LISTED_MAX:])
+        return tuple(self._originals[event_id] for event_id in fitting[-LISTED_MAX:])
 
     def _keep(self, event: Event, signed: Signed, now: Now) -> Effects:
-        self._events[event.event_id], self._signed[event.event_id] = event, signed
+        self._events[event.event_id], self._originals[event.event_id] = event, signed
         self._unsaved.add(event.event_id)
         while len(self._events) > EVENTS_MAX:
             oldest, _ = self._events.popitem(last=False)
-            del self._signed[oldest]
+            del self._originals[oldest]
             self._unsaved.discard(oldest)
         effects: Effects = []
         if not self._flushing:
@@ -208,7 +208,7 @@ class Journal:
 
     def _flush(self) -> Effects:
         self._flushing = False
-        unsaved = [(event_id, self._signed[event_id]) for event_id in self._signed if event_id in self._unsaved]
+        unsaved = [(event_id, self._originals[event_id]) for event_id in self._originals if event_id in self._unsaved]
         effects: Effects = [Save(TABLE, key.encode(), _encoder.encode(signed)) for key, signed in unsaved]
         self._saved.update(self._unsaved)
         self._unsaved.clear()
