@@ -54,22 +54,34 @@ class Gatherer:
         self._view = view
         self._asker = asker
         self._clock = clock
-        self._asked_s: OrderedDict[str, float] = OrderedDict()
+        self._asked: OrderedDict[str, tuple[float, asyncio.Event]] = OrderedDict()
+        """Workload → when it was asked about, and whether all answers have come."""
 
     async def gather(self, workload_ids: Iterable[str]) -> None:
-        """Have in the journal what others know of these workloads. Who does not answer is left out: the keepers next in
-        line have heard the same."""
+        """Have in the journal what others know of these workloads, when it returns. Who does not answer is left out:
+        the keepers next in line have heard the same."""
         if not self._view.is_large:
             return
-        now_s = self._clock()
+        now_s, answered = self._clock(), asyncio.Event()
         questions: dict[NodeId, list[str]] = {}
+        others: set[asyncio.Event] = set()
         for workload_id in workload_ids:
-            if now_s - self._asked_s.get(workload_id, -AGAIN_S) < AGAIN_S:
+            asked_s, soon = self._asked.get(workload_id, (-AGAIN_S, answered))
+            if now_s - asked_s < AGAIN_S:
+                others.add(soon)
                 continue
-            self._note(workload_id, now_s)
+            self._note(workload_id, now_s, answered)
             for node_id in tellers_of(workload_id, self._roster, self._view):
                 if node_id != self._self_id:
                     questions.setdefault(node_id, []).append(workload_id)
+        try:
+            await self._put(questions)
+        finally:
+            answered.set()
+        for each in others:  # another reader asked for these a moment ago: its answers are ours too
+            await each.wait()
+
+    async def _put(self, questions: dict[NodeId, list[str]]) -> None:
         parts = [
             (node_id, tuple(wanted[start : start + ASKED_FOR_MAX]))
             for node_id, wanted in questions.items()
@@ -86,8 +98,8 @@ class Gatherer:
             return ()
         return answer.events if isinstance(answer, EventList) else ()
 
-    def _note(self, workload_id: str, now_s: float) -> None:
-        self._asked_s.pop(workload_id, None)
-        self._asked_s[workload_id] = now_s
-        while len(self._asked_s) > REMEMBERED_MAX:
-            self._asked_s.popitem(last=False)
+    def _note(self, workload_id: str, now_s: float, answered: asyncio.Event) -> None:
+        self._asked.pop(workload_id, None)
+        self._asked[workload_id] = (now_s, answered)
+        while len(self._asked) > REMEMBERED_MAX:
+            self._asked.popitem(last=False)

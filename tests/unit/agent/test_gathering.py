@@ -92,3 +92,46 @@ def test_questions_are_shared_and_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     expected = {(node_id, each) for each in wanted for node_id in tellers_of(each, mesh.roster, mesh.view)}
     assert asked == {pair for pair in expected if pair[0] != mesh.ids["n0"]}
     assert len(others.asked) < len(asked)
+
+
+@pytest.mark.asyncio
+async def test_who_reads_while_the_answers_are_on_their_way_has_them_too() -> None:
+    """A second reader asks nothing, and does not return before what the first one asked for is in the journal."""
+    mesh, arrives = Large(), asyncio.Event()
+
+    class Slow(Others):
+        async def ask_node(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
+            answer = await super().ask_node(peer, message, deadline_s)
+            await arrives.wait()
+            return answer
+
+    others = Slow()
+    made, told = gatherer(mesh, others)
+    first = asyncio.create_task(made.gather(["w"]))
+    second = asyncio.create_task(made.gather(["w"]))
+    done, _ = await asyncio.wait((first, second), timeout=0.01)
+    assert not done
+    asked = len(others.asked)
+    arrives.set()
+    await second
+    assert told
+    await first
+    assert len(others.asked) == asked
+
+
+@pytest.mark.asyncio
+async def test_a_reader_that_goes_away_keeps_nobody_waiting() -> None:
+    """Its question ends with it."""
+    mesh = Large()
+
+    class Never(Others):
+        async def ask_node(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    made, _ = gatherer(mesh, Never())
+    first = asyncio.create_task(made.gather(["w"]))
+    second = asyncio.create_task(made.gather(["w"]))
+    await asyncio.wait((first, second), timeout=0.01)
+    first.cancel()
+    await asyncio.wait_for(second, 1.0)
