@@ -38,6 +38,21 @@ class Promise:
     """When its task was published or it was started (wall time): which of two is the younger."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What some promises hold together; `coming` is the part that does not show in the machine's figures yet."""
+
+    held: Requirements
+    coming: Requirements
+    ports: frozenset[tuple[str, int]]
+
+    @classmethod
+    def of(cls, promises: Collection[Promise]) -> _Sums:
+        ports = {(port.protocol, port.number) for each in promises for port in each.reqs.ports if port.number}
+        coming = total(each.reqs for each in promises if not each.started)
+        return cls(total(each.reqs for each in promises), coming, frozenset(ports))
+
+
 class LocalWork:
     """Promises by pod (`<namespace>/<pod name>`), over the machine's last reading."""
 
@@ -49,14 +64,18 @@ class LocalWork:
         self._promises: dict[str, Promise] = {}
         self._leaving: set[str] = set()
         """Pods that were evicted and are not gone yet."""
+        self._all: _Sums | None = None
+        """Of all promises; None after a change. Many tasks are judged for one that is promised."""
 
     def promise(self, pod: str, promise: Promise) -> None:
         """Reserve for a pod, or note that it started."""
         self._promises[pod] = promise
+        self._all = None
 
     def withdraw(self, pod: str) -> bool:
         """Give back what a pod held; whether it held anything."""
         self._leaving.discard(pod)
+        self._all = None
         return self._promises.pop(pod, None) is not None
 
     def get(self, pod: str) -> Promise | None:
@@ -79,7 +98,7 @@ class LocalWork:
 
     def totals(self) -> Requirements:
         """The sum of all promises (without ports)."""
-        return total(promise.reqs for promise in self._promises.values())
+        return self._sums(()).held
 
     def resources(self, caps: Caps, also: Iterable[Requirements] = (), gone: Collection[str] = ()) -> Resources | None:
         """What there is and what is free, were `also` promised too and the pods `gone` not there; None before the
@@ -145,15 +164,22 @@ class LocalWork:
     def _staying(self, gone: Collection[str]) -> list[Promise]:
         return [promise for name, promise in self._promises.items() if name not in gone]
 
+    def _sums(self, gone: Collection[str]) -> _Sums:
+        if gone:
+            return _Sums.of(self._staying(gone))
+        if self._all is None:
+            self._all = _Sums.of(self._promises.values())
+        return self._all
+
     def _free(
         self, seen: ResourcesObserved, caps: Caps, extra: tuple[Requirements, ...], gone: Collection[str]
     ) -> Requirements:
         """What is left of each amount, were `gone` not there; negative where more is promised than there is."""
-        staying = self._staying(gone)
-        held = total((*(promise.reqs for promise in staying), *extra))
+        staying = self._sums(gone)
+        held = total((staying.held, *extra))
         # The machine's own figures already contain what runs; what is on its way must be taken off them, and what goes
         # is given back.
-        coming = total((*(each.reqs for each in staying if not each.started), *extra))
+        coming = total((staying.coming, *extra))
         going = total(self._promises[name].reqs for name in gone if name in self._promises)
         cpu_m, mem_mb, storage_mb = self._usable(seen, caps)
         mem_left = mem_mb - held.mem_mb
@@ -183,9 +209,8 @@ class LocalWork:
             for port in self._promises[name].reqs.ports
         }
         listening = {("TCP", number) for number in seen.ports_in_use} - freed
-        wanted = (*(promise.reqs for promise in self._staying(gone)), *extra)
-        promised = {(port.protocol, port.number) for reqs in wanted for port in reqs.ports if port.number}
-        return frozenset(listening | promised)
+        also = {(port.protocol, port.number) for reqs in extra for port in reqs.ports if port.number}
+        return self._sums(gone).ports | listening | also
 
 
 def total(amounts: Iterable[Requirements]) -> Requirements:
