@@ -302,8 +302,8 @@ BUGS = (
         "late-claims",
         "losers claim a replica that runs already",
         "beemesh/scheduling/auction/bidding.py",
-        "done = [e for e in self.book.open() if (e.task.workload_id, e.task.revision, e.task.replica) == same]",
-        "done = [] if same else self.book.open()",
+        "done = [each for each in mine if (each.task.revision, each.task.replica) == same]",
+        "done = [] if same else mine",
         "scheduling",
     ),
     Bug(
