@@ -120,6 +120,10 @@ class MockRuntime:
                 if report.phase == "Running":
                     yield machine, report, self.tasks[machine.index, name_of(report)]
 
+    def is_ending(self, machine: Machine, report: ReplicaReport) -> bool:
+        """Whether a pod was asked to end."""
+        return (machine.index, report.pod, report.task_id) in self.stopping
+
     def used(self, machine: Machine) -> Requirements:
         """What the pods that run on a machine take of it."""
         return _sum(task for _, task in self._tasks_of(machine))

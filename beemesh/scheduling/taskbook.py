@@ -108,7 +108,8 @@ class TaskBook:
             bid = self._early.pop(key)
             entry.bids.setdefault(bid.node_id, bid)
         while len(self._entries) > self._tasks_max:
-            self._entries.popitem(last=False)
+            _, oldest = self._entries.popitem(last=False)
+            self.open_of(oldest.task.workload_id)  # forgets it there as well
 
     def reopen(self, entry: Entry) -> None:
         """A task that was only kept may lead to something here after all."""

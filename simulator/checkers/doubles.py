@@ -47,7 +47,7 @@ class DoubleChecker:
     def _doubled(self) -> dict[tuple[str, int, int], list[int]]:
         found: dict[tuple[str, int, int], list[int]] = {}
         for machine, report, task in self._runtime.running():
-            if (machine.index, report.pod, report.task_id) not in self._runtime.stopping:
+            if not self._runtime.is_ending(machine, report):
                 found.setdefault((task.workload_id, task.revision, task.replica), []).append(machine.index)
         twice = {slot: where for slot, where in found.items() if len(where) > 1}
         return {slot: where for slot, where in twice.items() if not any(map(self._is_left, where))}

@@ -46,7 +46,7 @@ class JobChecker:
         slots = {
             task.replica
             for machine, report, task in self._runtime.running()
-            if task.workload_id == name and (machine.index, report.pod, task.task_id) not in self._runtime.stopping
+            if task.workload_id == name and not self._runtime.is_ending(machine, report)
         }
         if len(slots) > workload.job.parallelism:
             self._blamed.add(name)

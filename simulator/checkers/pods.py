@@ -10,6 +10,7 @@ import msgspec
 
 from beemesh.events import DeployPod, LeaseGranted, LeaseLost, ReleaseLease
 from beemesh.intents.map import IntentMap
+from beemesh.intents.record import workload_id_of
 from beemesh.scheduling.leases import run_key
 from beemesh.workloads.record import Workload
 from simulator.checkers import Blame
@@ -61,7 +62,7 @@ class PodChecker:
         running = _running(world)
         wanted: Counter[Slot] = Counter()
         for intent, _ in _any_map(world).items("workload/"):
-            workload = _standing(world, intent.key.removeprefix("workload/"))
+            workload = _standing(world, workload_id_of(intent.key))
             if workload is not None:
                 wanted.update((workload.workload_id, ordinal) for ordinal in range(workload.replicas))
         for slot in sorted(wanted.keys() | running.keys()):

@@ -33,7 +33,7 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import Digest, NodeId, digest_of
-from beemesh.intents.record import workload_key
+from beemesh.intents.record import workload_id_of, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.auction.pace import BACKOFF_MAX_S, CLAIM_AGAIN_S
@@ -157,7 +157,7 @@ class Caller:
                 return self._digest(now)
             case TimerFired(key=(_, str(what), str(task_id))) if task_id in self._calls:
                 return self._timer(what, self._calls[task_id], now)
-            case IntentChanged(intent=intent, signed=signed) if self._calls and intent.key.startswith("workload/"):
+            case IntentChanged(intent=intent, signed=signed) if self._calls and workload_id_of(intent.key):
                 return self._record_changed(intent.key, digest_of(signed.body))
             case LeaseLost(key=key) if self._calls and key.startswith("steward/"):
                 return self._drop_all(lambda call: steward_key(call.task.workload_id) == key)

@@ -227,11 +227,13 @@ def test_more_pods_of_a_job_than_may_run_at_a_time_are_blamed() -> None:
     machine.begin(DeployPod("sums-1-4", second, 1, SecretBytes(b"")), world.wall_ms, ready=True)
     runtime.tasks[machine.index, "default/sums-1-4"] = second
 
-    for troubled_s in (world.now_s, world.now_s - GONE_S - 1):
+    cut = world.faults.cut({0}, {1, 2})
+    checker.look(world, blamed.append)
+    world.faults.heal(cut)
+    for well_s in (GONE_S - 1, GONE_S + 1):
         assert not blamed
-        checker._troubled_s = troubled_s
-        checker.saw(world, world.now_s, machine.index, PodStarted(second, 1), blamed.append)
-        checker.saw(world, world.now_s, machine.index, PodStarted(second, 1), blamed.append)
+        checker.saw(world, world.now_s + well_s, machine.index, PodStarted(second, 1), blamed.append)
+        checker.saw(world, world.now_s + well_s, machine.index, PodStarted(second, 1), blamed.append)
 
     assert blamed == ["2 of job/default/sums run at a time, 1 are asked for"]
 
