@@ -1,4 +1,5 @@
-"""Who is told of an event: everybody in a small mesh; in a large one its steward, the next in line, and who watches."""
+"""Who is told of an event: everybody in a small mesh; in a large one its steward, the next in line, and who watches. A
+mesh may become large between a task and its end: whoever was told of the task is told how it ends."""
 
 from __future__ import annotations
 
@@ -20,6 +21,10 @@ WATCH_MS_MAX = 120_000
 """The longest watch; it is asked for again while somebody looks."""
 
 
+BIDDERS_WANT = frozenset({"Scheduled", "Deployed", "Failed", "Cancelled"})
+"""What everybody goes by who bids for an announced task: without it they would all take it, one after the other."""
+
+
 class Audience:
     """One node's list of those who want to know."""
 
@@ -31,8 +36,15 @@ class Audience:
         self._entry_of = entry_of
         self._watchers: OrderedDict[NodeId, tuple[float, str]] = OrderedDict()
 
-    def is_everybody(self) -> bool:
-        """Whether events are published to the whole mesh."""
+    def is_everybody(self, event: Event) -> bool:
+        """Whether this event is published to the whole mesh."""
+        if not self._view.is_large:
+            return True
+        entry = self._entry_of(event.task_id) if event.status in BIDDERS_WANT and event.task_id else None
+        return entry is not None and entry.is_announced
+
+    def hears_all(self) -> bool:
+        """Whether every event comes to this node by itself."""
         return not self._view.is_large
 
     def watch(self, watch: EventWatch, now: Now) -> None:

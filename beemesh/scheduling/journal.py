@@ -143,7 +143,7 @@ class Journal:
         """To everybody; or to the steward, which answers, and to the others whom it may concern."""
         message = SignedEvent(signed)
         audience = self._audience
-        if audience is None or audience.is_everybody():
+        if audience is None or audience.is_everybody(event):
             return [Broadcast(TOPIC_EVENTS, message)]
         effects: Effects = [Send(node_id, message) for node_id in audience.others(event, now)]
         steward = audience.steward_of(event)
@@ -153,7 +153,7 @@ class Journal:
 
     def _ask_for_events(self, watched: EventsWatched, now: Now) -> Effects:
         """Somebody watches here: where events do not come by themselves, ask all for them."""
-        if self._audience is None or self._audience.is_everybody():
+        if self._audience is None or self._audience.hears_all():
             return []
         watch = EventWatch(self._self_id, now.wall_ms, round(watched.for_s * 1000), watched.namespace)
         return [Broadcast(TOPIC_EVENTS, SignedEventWatch(sign_statement(self._crypto, EVENT_WATCH_KIND, watch)))]

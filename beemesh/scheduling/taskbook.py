@@ -48,6 +48,8 @@ class Entry:
     outcome: str = ""
     caller: NodeId | None = None
     """The steward that asked this node alone; None for a task that everybody heard."""
+    is_announced: bool = False
+    """Whether it came as one that everybody heard: others may bid for it as well."""
     refusals: dict[NodeId, tuple[str, ...]] = field(default_factory=dict)
     """On the steward's node: those who were asked and do not bid, with their reasons."""
 

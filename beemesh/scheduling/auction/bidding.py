@@ -148,6 +148,7 @@ class Bidder:
         if self.book.get(task.task_id) is not None:
             return []
         effects, entry = self._begin(task, message.task, now)
+        entry.is_announced = True
         told = self.book.told_early(task.task_id)
         return [
             *effects,

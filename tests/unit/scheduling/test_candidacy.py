@@ -33,6 +33,7 @@ from beemesh.scheduling.messages import (
     Lease,
     LeaseProof,
     Offer,
+    SignedTask,
     SignedTaskDigest,
     TaskDigest,
     TaskLine,
@@ -111,6 +112,15 @@ def test_a_called_node_without_room_says_why_and_offers_itself_when_there_is() -
     desk.local.observed = PLENTY
     (offer,) = offers(desk.hand(PLENTY))
     assert offer.bid is not None
+
+
+def test_a_task_knows_whether_others_heard_it_too() -> None:
+    """One that came by its topic was announced, and whatever ends it is; one that a steward asks about was not."""
+    called, announced = Desk(), Desk()
+    called.call()
+    announced.hand(Delivered(TOPIC_TASKS, SignedTask(announced.signed(announced.called, "n1")), announced.ids["n1"]))
+    known = [desk.bidder.book.get(desk.called.task_id) for desk in (called, announced)]
+    assert [entry.is_announced for entry in known if entry is not None] == [False, True]
 
 
 def test_a_call_that_another_relays_is_not_answered() -> None:

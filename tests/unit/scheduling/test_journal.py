@@ -176,14 +176,14 @@ class LargeJournal(Large):
     def __init__(self) -> None:
         super().__init__()
         self.known = self.task()
-        entry = Entry(self.known, self.signed(self.known, "n5"), 0.0, 0, 30.0)
-        books = {self.known.task_id: entry}
+        self.entry = Entry(self.known, self.signed(self.known, "n5"), 0.0, 0, 30.0)
+        books = {self.known.task_id: self.entry}
         self.audience = Audience(self.ids["n0"], self.roster, self.view, books.get)
         self.journal = Journal(self.ids["n0"], self.roster, self.crypto["n0"], self.audience, lambda: 7)
 
-    def emit(self, namespace: str = "default") -> Effects:
+    def emit(self, namespace: str = "default", status: EventStatus = "Deployed") -> Effects:
         """Something happens to the task."""
-        told = event(1, by=self.crypto["n0"], task_id=self.known.task_id, namespace=namespace)
+        told = event(1, status, by=self.crypto["n0"], task_id=self.known.task_id, namespace=namespace)
         return self.journal.handle(EmitEvent(told), self.now)
 
     def told(self, effects: Effects) -> set[str]:
@@ -205,6 +205,15 @@ def test_in_a_large_mesh_the_steward_is_told_until_it_answers() -> None:
     (asked,) = [each for each in effects if isinstance(each, Request)]
     assert mesh.names[asked.to] == "n5"
     assert len(mesh.told(effects)) == 3
+
+
+def test_how_an_announced_task_ends_is_told_to_all_who_heard_it_though_the_mesh_is_large_by_now() -> None:
+    """Whoever watches another take it would claim it in turn else; what comes after that is no matter of theirs."""
+    mesh = LargeJournal()
+    mesh.entry.is_announced = True
+    for status in ("Scheduled", "Deployed", "Failed", "Cancelled"):
+        assert isinstance(mesh.emit(status=status)[0], Broadcast), status
+    assert not [each for each in mesh.emit(status="Ready") if isinstance(each, Broadcast)]
 
 
 def test_who_watches_a_large_mesh_is_told_while_it_watches() -> None:
