@@ -3,6 +3,8 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 SEEDS ?= 0..299
 KIND ?= mesh
+# Tests that start nothing and wait for nothing real: they share the cores. All others have the machine to themselves.
+PURE = tests/house tests/unit tests/fuzz
 # One line per package in scripts/packages.txt, comments off.
 PACKAGES = $(shell sed 's/#.*//' scripts/packages.txt)
 
@@ -24,12 +26,13 @@ lint: venv
 	$(VENV)/bin/mypy
 
 check: lint ## the inner loop, under 90 s: lint, types, house rules, unit tests
-	$(RUN) -m pytest -q -n 2 --dist loadfile tests/house tests/unit tests/fuzz/test_corpus.py
+	$(RUN) -m pytest -q -n auto --dist loadfile tests/house tests/unit tests/fuzz/test_corpus.py
 
 test: venv ## everything: check, contracts, end to end, test machines, molecule
 	@scripts/packages $(PACKAGES) || echo "going on without: the tests that need them are skipped, and named at the end" >&2
 	@$(MAKE) --no-print-directory lint
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) -m pytest tests
+	$(RUN) -m pytest -q -n auto --dist loadfile $(PURE)
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) -m pytest tests $(PURE:%=--ignore=%) --durations 20
 
 demo: ## a mesh of three agents on this machine, with pods on it
 	@scripts/venv run $(VENV)
