@@ -34,6 +34,8 @@ class Machine:
     skew_ms: int = 0
     clock: HeldClock = field(default_factory=HeldClock)
     """How its agent reads its wall clock; the usual one holds nothing."""
+    is_member: bool = True
+    """Whether it belongs to the mesh: it has joined, and nobody has removed it."""
     paused_until_s: float = 0.0
     waiting: list[Callable[[], None]] = field(default_factory=list)
     """What happens once it is awake."""

@@ -7,15 +7,18 @@ from typing import Any
 
 import msgspec
 
+from beemesh.composition import Composition
 from beemesh.custody.sealing import SealedContent, place_of, plan_custody, seal
 from beemesh.errors import BeemeshError, Unavailable
 from beemesh.events import PutIntent, Submit
-from beemesh.identity.grants import Grant
+from beemesh.identity.grants import Grant, Revocation
+from beemesh.identity.key_rotation import RING_KEY, rotation
 from beemesh.identity.signing import decode_body
-from beemesh.ids import OperatorId, digest_of
-from beemesh.intents.record import Cordon, Intent, cordon_key, operator_key, workload_key
+from beemesh.ids import NodeId, OperatorId, digest_of
+from beemesh.intents.record import Cordon, Intent, cordon_key, operator_key, revoked_key, workload_key
 from beemesh.workloads.record import Requirements, Workload
 from beemesh.workloads.revising import with_revision
+from simulator.machine import Machine
 from simulator.world import MESH, YEAR_MS, World
 
 
@@ -51,10 +54,7 @@ def submission(world: World, index: int, draft: Workload, token: int) -> tuple[I
     The node's `Submitted` bears the token, and may come at once. What only changes the number of replicas keeps its
     revision. Raises `BeemeshError` when the node cannot be asked, or too few keepers are alive for the shares.
     """
-    machine = world.machines[index]
-    composition = machine.composition
-    if composition is None or machine.paused_until_s > world.now_s:
-        raise Unavailable(f"{machine.spec.name} does not answer")
+    composition = _asked(world, index)
     key = workload_key(draft.workload_id)
     found = composition.intents.get(key)
     seq = found[0].seq + 1 if found is not None else 1
@@ -101,11 +101,8 @@ def revise(
 def order_node(world: World, index: int, cordon: Cordon) -> None:
     """Cordon, drain or uncordon a node by a record that is put at another one; raises `BeemeshError` when that one
     cannot be asked."""
-    machine = world.machines[index]
-    if machine.composition is None or machine.paused_until_s > world.now_s:
-        raise Unavailable(f"{machine.spec.name} does not answer")
     key = cordon_key(cordon.node)
-    found = machine.composition.intents.get(key)
+    found = _asked(world, index).intents.get(key)
     seq = found[0].seq + 1 if found is not None else 1
     world.event(index, PutIntent(world.sign(world.operator, "cordon", key, cordon, seq)))
 
@@ -118,3 +115,35 @@ def withdraw(world: World, index: int, workload_id: str) -> None:
     if found is None:
         raise BeemeshError(f"{world.machines[index].spec.name} knows no {workload_id}")
     world.event(index, PutIntent(world.sign(world.operator, "tombstone", key, None, found[0].seq + 1)))
+
+
+def change_key(world: World, index: int, key: bytes, *, without: NodeId | None = None) -> None:
+    """Change the gossip key by a record that is put at a node and has the key for all its members but `without`, to
+    keep that one out; raises `BeemeshError` when the node cannot be asked."""
+    composition = _asked(world, index)
+    members = [card for card in composition.roster.members() if card.node_id != without]
+    body = rotation(world.operator, MESH, members, key, urgent=without is not None)
+    world.event(index, PutIntent(world.sign(world.operator, "ring", RING_KEY, body, world.wall_ms)))
+
+
+def remove(world: World, index: int, machine: Machine, key: bytes) -> None:
+    """Take a machine out of the mesh by a record that is put at another one, and change the gossip key; raises
+    `BeemeshError` when that one cannot be asked. The machine itself goes on until it is unplugged."""
+    _asked(world, index)
+    node_id = machine.membership.node_id
+    body = Revocation(MESH, "node", node_id, machine.spec.name, world.wall_ms)
+    machine.is_member = False
+    world.event(index, PutIntent(world.sign_ca("revocation", revoked_key("node", node_id), body)))
+    change_key(world, index, key, without=node_id)
+
+
+def unplug(world: World, machine: Machine) -> None:
+    """A machine that was removed goes for good, with all that runs there."""
+    world.kill(machine.index, power=True, disk=False)
+
+
+def _asked(world: World, index: int) -> Composition:
+    machine = world.machines[index]
+    if machine.composition is None or machine.paused_until_s > world.now_s:
+        raise Unavailable(f"{machine.spec.name} does not answer")
+    return machine.composition

@@ -13,6 +13,7 @@ from typing import Any
 
 from simulator.hostile import Hostile
 from simulator.machine import Machine
+from simulator.operator import unplug
 from simulator.panel import Panel
 from simulator.plan import FORMING_S, Plan, Step
 from simulator.spec import MachineSpec
@@ -110,8 +111,10 @@ class Ordeal(ABC):
         for machine in world.machines:
             machine.skew_ms = 0
             world.wake(machine.index)
-            if not machine.is_up:
+            if machine.is_member and not machine.is_up:
                 self._start(machine)
+            elif not machine.is_member and (machine.is_up or machine.pods):
+                unplug(world, machine)
 
     def _start(self, machine: Machine) -> None:
         """A machine finds what it saved; one that lost its disk still has its seed file."""
@@ -141,7 +144,7 @@ class Ordeal(ABC):
     def _revive(self, index: int) -> None:
         """The end of a crash; one that was to last longer than all faults do has ended with them."""
         machine = self.world.machines[index]
-        if not machine.is_up and not self._is_mended:
+        if machine.is_member and not machine.is_up and not self._is_mended:
             self._tell(f"n{index} starts again")
             self._start(machine)
 

@@ -23,7 +23,7 @@ from simulator.checkers.reservations import ReservationChecker
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import StormChecker
 from simulator.checkers.wire import WireChecker
-from simulator.fleet import draw_fleet
+from simulator.fleet import KEEPERS_MIN, draw_fleet
 from simulator.mock_runtime import MockRuntime
 from simulator.operator import grant_operator
 from simulator.ordeal import Ordeal
@@ -44,6 +44,12 @@ WELL_S = 6.0
 DOUBLES_S = 14.0
 """Duplicates have 10 s to go after the last fault: whoever does not look for longer does not see them stay."""
 
+ABSENT = (0, 0, 1, 3)
+"""Machines that are not there at first and may join; drawn."""
+
+REMOVALS_MAX = 1
+"""Machines that are taken out of the mesh."""
+
 LOAD = (0.5, 4.0)
 """Least and most that a replica needs, beside what its draft says: from a fleet that idles to one without room."""
 
@@ -61,7 +67,11 @@ class SchedulingTrial(Ordeal):
         super().__init__(seed, seconds, chance, plan, fleet, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
         self.script = draw_script(chance, seconds)
-        self._desk = Desk(self.world, self._submitted, self._tell, chance.uniform(*LOAD))
+        # Records and shares outlive one lost disk of those that have them: a removal is one, a wipe another.
+        removals = 0 if "wipe" in plan.kinds else REMOVALS_MAX
+        load, others = chance.uniform(*LOAD), range(KEEPERS_MIN, len(fleet))
+        self._absent = chance.sample(others, min(chance.choice(ABSENT), len(others)))
+        self._desk = Desk(self.world, self._submitted, self._tell, load, list(self._absent), removals)
         self._runtime = MockRuntime(self.world, seed)
         self.doubles = DoubleChecker(self._runtime)
         self.outcomes = OutcomeChecker(self._runtime, seed)
@@ -70,7 +80,7 @@ class SchedulingTrial(Ordeal):
         grant_operator(self.world)
         self._panel = Panel(self.world, self._checkers(), self._blame)
         self.world.watch = self._saw
-        self.world.start_all()
+        self._start_all()
         self._run_for(FORMING_S)
         faults = self.world.faults
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
@@ -79,6 +89,16 @@ class SchedulingTrial(Ordeal):
         self._mend()
         self._heal()
         self._panel.at_end()
+
+    def _start_all(self) -> None:
+        """All but those that may join later."""
+        for index in self._absent:
+            machine = self.world.machines[index]
+            machine.is_member = False
+            self.world.records.remove(machine.card)
+        for machine in self.world.machines:
+            if machine.is_member:
+                self.world.start(machine.index)
 
     def _checkers(self) -> tuple[Checker, ...]:
         kinds, runtime = self.plan.kinds, self._runtime

@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from beemesh.crypto import KEY_BYTES
 from beemesh.errors import BeemeshError
 from beemesh.events import PutIntent
 from beemesh.intents.record import Cordon, Drain, Intent, IntentKind, Move, budget_key, cordon_key, quota_key
@@ -21,7 +23,7 @@ from beemesh.workloads.policies import Quota
 from beemesh.workloads.record import Constraints, HostPort, JobTerms, Qos, Strategy, Toleration, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.fleet import DEDICATED, ZONES
-from simulator.operator import deployment, revise, submission, withdraw
+from simulator.operator import change_key, deployment, remove, revise, submission, unplug, withdraw
 from simulator.world import World
 
 EVERY_S = (0.6, 2.5)
@@ -33,15 +35,29 @@ HUGE_CPU_M = 9_000
 PORTS = (8080, 8443)
 """Few, so that several workloads want one."""
 
+LINGERS_S_MAX = 10.0
+"""A machine that was removed runs on by itself for so long: longer than a run lease."""
+
 
 class Desk:
     """Where operators sit: whom they ask, and what they want so far."""
 
-    def __init__(self, world: World, submitted: dict[int, Intent], tell: Callable[[str], None], load: float) -> None:
-        """`submitted` takes what is handed in, by token; `load` scales what a replica needs."""
+    def __init__(
+        self,
+        world: World,
+        submitted: dict[int, Intent],
+        tell: Callable[[str], None],
+        load: float,
+        absent: list[int],
+        removals: int,
+    ) -> None:
+        """`submitted` takes what is handed in, by token; `load` scales what a replica needs; the machines of `absent`
+        may join, and as many as `removals` be taken out of the mesh."""
         self.world = world
         self.tell = tell
         self.load = load
+        self.absent = absent
+        self.removals = removals
         self.works: dict[str, Workload] = {}
         """What was asked for, by workload id; the mesh may know better, or not know it yet."""
         self.cordoned: set[str] = set()
@@ -281,6 +297,43 @@ def _revise(desk: Desk, chance: random.Random) -> None:
     desk.revise(work, name, change, chance)
 
 
+def _join(desk: Desk, _chance: random.Random) -> None:
+    """A machine that is new here; the others hear of it from itself."""
+    if not desk.absent:
+        return
+    machine = desk.world.machines[desk.absent.pop()]
+    machine.is_member = True
+    desk.world.records.append(machine.card)
+    desk.tell(f"n{machine.index} joins")
+    desk.world.wake(machine.index)
+    desk.world.start(machine.index)
+
+
+def _remove(desk: Desk, chance: random.Random) -> None:
+    """A machine is taken out of the mesh. It goes on for a while by itself, until somebody unplugs it."""
+    world, by, machine = desk.world, desk.node(chance), desk.world.machines[desk.node(chance)]
+    lingers_s = chance.choice((0.0, chance.uniform(0.0, LINGERS_S_MAX)))
+    if not desk.removals or not machine.is_member or by == machine.index:
+        return
+    try:
+        remove(world, by, machine, chance.randbytes(KEY_BYTES))
+    except BeemeshError:
+        return
+    desk.removals -= 1
+    desk.tell(f"remove n{machine.index} at n{by}, which goes on for {lingers_s:.2f} s")
+    world.at(world.now_s + lingers_s, partial(unplug, world, machine))
+
+
+def _rotate(desk: Desk, chance: random.Random) -> None:
+    """Another gossip key."""
+    by = desk.node(chance)
+    try:
+        change_key(desk.world, by, chance.randbytes(KEY_BYTES))
+    except BeemeshError:
+        return
+    desk.tell(f"change the gossip key at n{by}")
+
+
 ACTIONS: tuple[Action, ...] = (
     Action("deploy", 5, _deploy),
     Action("deploy once", 4, _deploy_once),
@@ -300,6 +353,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("budget", 0.4, _budget),
     Action("quota", 0.7, _quota),
     Action("revise", 1.5, _revise),
+    Action("join", 2, _join),
+    Action("remove", 0.7, _remove),
+    Action("rotate", 0.4, _rotate),
 )
 
 

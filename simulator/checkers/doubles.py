@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from beemesh.intents.record import Cordon, body_of, cordon_key
 from simulator.checkers import Blame
+from simulator.machine import Machine
 from simulator.mock_runtime import MockRuntime
 from simulator.world import World
 
@@ -67,6 +69,10 @@ def is_troubled(world: World) -> bool:
     """Whether anything is wrong with the network or a machine at this moment."""
     faults = world.faults
     disturbed = bool(faults.cuts or faults.slow) or faults.loss > CALM_LOSS
-    return disturbed or any(
-        not machine.is_up or machine.paused_until_s > world.now_s or machine.skew_ms for machine in world.machines
-    )
+    return disturbed or any(map(partial(_is_amiss, world), world.machines))
+
+
+def _is_amiss(world: World, machine: Machine) -> bool:
+    if not machine.is_member:  # it should be gone, and what it runs
+        return machine.is_up or bool(machine.pods)
+    return not machine.is_up or machine.paused_until_s > world.now_s or machine.skew_ms != 0

@@ -32,7 +32,8 @@ class MembershipChecker:
         if not isinstance(event, MemberDown) or self._loss > CALM_LOSS:
             return
         target = world.index_of(event.node_id)
-        if world.machines[target].is_up and self._is_calm(at_s, index) and self._is_calm(at_s, target):
+        belong = world.machines[target].is_member and world.machines[index].is_member
+        if belong and world.machines[target].is_up and self._is_calm(at_s, index) and self._is_calm(at_s, target):
             blame(f"n{index} holds n{target} dead, which was never out of reach")
 
     def _is_calm(self, now_s: float, index: int) -> bool:
@@ -48,10 +49,11 @@ class MembershipChecker:
 
     def at_end(self, world: World, blame: Blame) -> None:
         """Every node holds every other alive."""
-        for machine in world.machines:
+        members = [machine for machine in world.machines if machine.is_member]
+        for machine in members:
             if machine.composition is None:
                 blame(f"n{machine.index} does not run in the end")
                 continue
             alive = len(machine.composition.view.alive())
-            if alive != len(world.machines):
-                blame(f"n{machine.index} holds {alive} of {len(world.machines)} alive in the end")
+            if alive != len(members):
+                blame(f"n{machine.index} holds {alive} of {len(members)} alive in the end")

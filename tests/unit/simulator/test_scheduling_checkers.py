@@ -5,8 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from beemesh.crypto import KEY_BYTES
 from beemesh.effects import JobFinished, Run
-from beemesh.events import DeployPod, LeaseGranted, PutIntent, ReleaseLease, ReservationsChanged, StopPod, TaskHeard
+from beemesh.events import (
+    DeployPod,
+    LeaseGranted,
+    MemberDown,
+    PutIntent,
+    ReleaseLease,
+    ReservationsChanged,
+    StopPod,
+    TaskHeard,
+)
 from beemesh.identity.signing import Signed
 from beemesh.ids import Digest
 from beemesh.intents.record import quota_key
@@ -15,9 +25,10 @@ from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
 from beemesh.workloads.policies import Quota
 from beemesh.workloads.record import JobTerms, Requirements
-from simulator.checkers.doubles import GONE_S, DoubleChecker
+from simulator.checkers.doubles import GONE_S, DoubleChecker, is_troubled
 from simulator.checkers.fences import FenceChecker
 from simulator.checkers.jobs import JobChecker
+from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.ordinals import OrdinalChecker
 from simulator.checkers.outcomes import OutcomeChecker
 from simulator.checkers.overlaps import OverlapChecker
@@ -26,7 +37,8 @@ from simulator.checkers.room import is_over_quota
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import STARTS_MAX, TASKS_MAX, StormChecker
 from simulator.mock_runtime import MockRuntime, PodStarted, conduct_of
-from simulator.operator import deployment, grant_operator, submission
+from simulator.operator import deployment, grant_operator, remove, submission, unplug
+from simulator.plan import Plan
 from simulator.world import World
 
 WORK = "deployment/default/web"
@@ -118,6 +130,24 @@ def test_a_fence_that_goes_back_is_blamed() -> None:
                 world, 0.0, index, DeployPod("web", task(tolerant=False), fence, SecretBytes(b"")), blamed.append
             )
     assert len(blamed) == 2
+
+
+def test_who_was_removed_is_missed_by_nobody_and_amiss_until_it_is_gone() -> None:
+    """All members are to see all members; a machine that goes on after its removal is a fault, one that is gone not."""
+    world, _ = meshed(4)
+    checker, blamed = MembershipChecker(Plan(0.0, 0.0, (0.001, 0.002), frozenset(), ()), 0.0), list[str]()
+    assert not is_troubled(world)
+    remove(world, 0, world.machines[3], bytes(KEY_BYTES))
+    world.run_for(10)
+    checker.saw(world, world.now_s, 3, MemberDown(world.machines[0].membership.node_id), blamed.append)
+    assert is_troubled(world)
+    unplug(world, world.machines[3])
+    assert not is_troubled(world)
+    checker.at_end(world, blamed.append)
+    assert not blamed
+    world.machines[3].is_member = True
+    checker.at_end(world, blamed.append)
+    assert "n3 does not run" in blamed[-1]
 
 
 def test_duplicates_that_stay_are_blamed() -> None:
