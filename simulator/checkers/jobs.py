@@ -80,7 +80,7 @@ def check_job(
         return "running"
     number = workload.current.number
     reasons = (why_pending(runtime.world, asked, name, number, ordinal) for ordinal in range(workload.replicas))
-    reason = next((each for each in reasons if each), "")
+    reason = "; ".join(dict.fromkeys(filter(None, reasons)))  # one may have ended while the next one waits
     if not reason:
         blame(f"{name} is not over and nothing of it runs in the end; n{asked.index} cannot tell why")
     if "quota" in reason and is_over_quota(asked):
