@@ -21,12 +21,11 @@ from beemesh.topics.away import Away
 from beemesh.topics.chunks import TOPIC_BYTES_MAX, Assembly, is_chunked, split
 from beemesh.topics.gossip import (
     IDS_PER_MENTION_MAX,
-    MENTION_EVERY_S,
+    LATE_PAUSES_S,
+    MENTION_PAUSES_S,
     MENTION_TO,
-    MENTIONS,
-    TREE_MENTION_EVERY_S,
+    TREE_MENTION_PAUSES_S,
     TREE_MENTION_TO,
-    TREE_MENTIONS,
     Mentions,
     push_targets,
     some_members,
@@ -245,7 +244,7 @@ class Topics:
         self.tree.took(wrapped.id, sender, holders, targets, now.boot_s)
         if not wrapped.straight and self._on_tree:
             effects += self._tell(now)
-        self._mention_later(wrapped.id, now)
+        self._mention_later(wrapped, now)
         if wrapped.topic in self._stored_topics:
             self._away.store(wrapped, now.boot_s)
         return effects
@@ -381,7 +380,7 @@ class Topics:
         if self.uses_tree:
             return [Schedule(_LINKS, now.boot_s + self._randomness.uniform(0.0, 0.1))]
         for key in reversed(self.store.since(now.boot_s - CATCH_UP_S)):
-            self._mention_later(key, now)  # what the links still owed
+            self._mention_later(self.store.kept[key].message, now)  # what the links still owed
         return self._post(self.links.dissolve(), now) + self._follow_links(now)
 
     # --- time -----------------------------------------------------------------------------------------------------
@@ -399,14 +398,15 @@ class Topics:
         return effects
 
     def _mention(self, now: Now) -> Effects:
-        pause_s, to = (TREE_MENTION_EVERY_S, TREE_MENTION_TO) if self._on_tree else (MENTION_EVERY_S, MENTION_TO)
-        ids = self.mentions.take(now.boot_s, pause_s)
+        ids = self.mentions.take(now.boot_s)
+        to = TREE_MENTION_TO if self._on_tree else MENTION_TO
         chosen = some_members(self._view, self._randomness, to, (self._self_id,)) if ids else []
         return self._post([(peer, IHave(ids)) for peer in chosen], now)
 
-    def _mention_later(self, key: bytes, now: Now) -> None:
-        pause_s, times = (TREE_MENTION_EVERY_S, TREE_MENTIONS) if self._on_tree else (MENTION_EVERY_S, MENTIONS)
-        self.mentions.add(key, times, now.boot_s + pause_s, KEPT_MESSAGES_MAX)
+    def _mention_later(self, message: TopicMessage, now: Now) -> None:
+        pauses_s = TREE_MENTION_PAUSES_S if self._on_tree else MENTION_PAUSES_S
+        late_s = LATE_PAUSES_S if message.topic in self._stored_topics else ()
+        self.mentions.add(message.id, pauses_s + late_s, now.boot_s, KEPT_MESSAGES_MAX)
 
     def _timers(self, now: Now) -> Effects:
         """Set the timers for what is due next, where it is sooner than what is set."""

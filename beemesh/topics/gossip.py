@@ -23,43 +23,45 @@ FANOUT = 4
 """Members pushed to in a larger mesh, and of what takes several datagrams: log(n) hops, and a loss of 30 % still
 reaches almost all before any repair."""
 
-MENTION_EVERY_S = 0.2
+MENTION_PAUSES_S = (0.2,) * 5
+"""Each id is mentioned after these, to `MENTION_TO` members each: what pushes missed is asked for within a second."""
 MENTION_TOGETHER_S = 0.1
 """Ids that are due within so long are mentioned together: where many messages come one after the other, mentions of
 each alone would be most of the traffic."""
-MENTIONS = 5
-"""Times that each id is mentioned, to `MENTION_TO` members each: what pushes missed is asked for within a second."""
 MENTION_TO = 3
 
-TREE_MENTION_EVERY_S = 0.5
-TREE_MENTIONS = 2
+TREE_MENTION_PAUSES_S = (0.5,) * 2
 TREE_MENTION_TO = 1
 """The same beside a tree, which repairs its own losses: only parts without a link between them are joined by it."""
+
+LATE_PAUSES_S = (3.0, 8.0, 20.0)
+"""Messages that are stored for who is away are mentioned after these as well: a member that is cut off for some seconds
+is away for nobody yet, and would never hear of them."""
 
 IDS_PER_MENTION_MAX = 48
 """Ids of one `IHave` or `IWant`: they fit a datagram."""
 
 
 class Mentions:
-    """Ids that are still to be mentioned to members at random, each so often and with a pause before each time."""
+    """Ids that are still to be mentioned to members at random, each after some pauses."""
 
     def __init__(self) -> None:
-        self._left: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        """Id → (boot time from which it is mentioned next, times left)."""
+        self._left: OrderedDict[bytes, tuple[float, tuple[float, ...]]] = OrderedDict()
+        """Id → (boot time from which it is mentioned next, pauses to the times after that)."""
         self._due: list[tuple[float, bytes]] = []
         """A heap of those times; one that no longer holds is skipped when it comes up."""
 
     def __len__(self) -> int:
         return len(self._left)
 
-    def add(self, key: bytes, times: int, from_s: float, most: int) -> None:
-        """Mention an id so often from `from_s` on; of more than `most` ids the oldest are given up."""
-        self._set(key, from_s, times)
+    def add(self, key: bytes, pauses_s: tuple[float, ...], now_s: float, most: int) -> None:
+        """Mention an id after each of these pauses; of more than `most` ids the oldest are given up."""
+        self._set(key, now_s + pauses_s[0], pauses_s[1:])
         while len(self._left) > most:
             self._left.popitem(last=False)
 
-    def take(self, now_s: float, pause_s: float) -> tuple[bytes, ...]:
-        """The ids of one round, newest first; each has been mentioned once more, and rests for `pause_s`."""
+    def take(self, now_s: float) -> tuple[bytes, ...]:
+        """The ids of one round, newest first; each has been mentioned once more, and rests."""
         keys = []
         for key, (from_s, _) in reversed(self._left.items()):
             if from_s <= now_s + MENTION_TOGETHER_S:
@@ -67,21 +69,21 @@ class Mentions:
                 if len(keys) == IDS_PER_MENTION_MAX:
                     break
         for key in keys:
-            times = self._left[key][1] - 1
-            if times > 0:
-                self._set(key, now_s + pause_s, times)
+            _, pauses_s = self._left[key]
+            if pauses_s:
+                self._set(key, now_s + pauses_s[0], pauses_s[1:])
             else:
                 del self._left[key]
         return tuple(keys)
 
     def next_s(self) -> float | None:
         """Boot time of the next round; None when nothing is left to mention."""
-        while self._due and self._left.get(self._due[0][1], (None, 0))[0] != self._due[0][0]:
+        while self._due and self._left.get(self._due[0][1], (None, ()))[0] != self._due[0][0]:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else None
 
-    def _set(self, key: bytes, from_s: float, times: int) -> None:
-        self._left[key] = (from_s, times)
+    def _set(self, key: bytes, from_s: float, pauses_s: tuple[float, ...]) -> None:
+        self._left[key] = (from_s, pauses_s)
         heapq.heappush(self._due, (from_s, key))
 
 

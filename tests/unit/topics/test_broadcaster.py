@@ -74,6 +74,8 @@ class Mesh:
 
     def __init__(self, nodes: int, seed: int, loss: float = 0.0) -> None:
         self.random, self.loss, self.now_s = random.Random(seed), loss, 0.0
+        self.cut: set[NodeId] = set()
+        """Those that hear each other, and no other."""
         view: Any = FakeView([_id(index) for index in range(nodes)])
         self.nodes = {node: Topics(node, view, self.random, _encode, _decode, frozenset({EVENTS})) for node in view.ids}
         self.delivered: dict[NodeId, Counter[str]] = {node: Counter() for node in self.nodes}
@@ -88,7 +90,7 @@ class Mesh:
             match effect:
                 case Send(to=to, message=message):
                     self.sent[type(message).__name__] += 1
-                    if self.random.random() >= self.loss:
+                    if self.random.random() >= self.loss and (to in self.cut) == (node in self.cut):
                         later_s = self.now_s + self.random.uniform(0.001, 0.01)
                         heapq.heappush(self._heap, (later_s, next(self._count), to, Received(node, message)))
                 case Schedule(key=key, at_boot_s=at_s):
@@ -294,6 +296,22 @@ def test_events_wait_for_a_member_that_is_briefly_away() -> None:
     topics.handle(MemberDown(_id(1)), _at(20))
     topics.publish(EVENTS, Word("late"), _at(21))
     assert topics.handle(MemberUp(_id(1)), _at(21 + AWAY_S)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_events_reach_a_member_that_was_cut_off_for_less_than_a_death(seed: int) -> None:
+    """Nobody holds it dead, so nothing is stored for it: it is told later. What a stored topic is not for is lost."""
+    mesh = Mesh(12, seed)
+    mesh.cut = {_id(3), _id(7)}
+    mesh.publish(0, "event", EVENTS)
+    mesh.publish(0, "task", TASKS)
+    mesh.publish(7, "event too", EVENTS)
+    mesh.run(10.0)
+    assert mesh.delivered[_id(7)] == mesh.delivered[_id(3)] == {"event too": 1}
+    mesh.cut = set()
+    mesh.run(40.0)
+    assert all(counted["event"] == counted["event too"] == 1 for counted in mesh.delivered.values())
+    assert mesh.delivered[_id(3)]["task"] == 0
 
 
 def _pieces(effects: Effects) -> list[Chunk]:
