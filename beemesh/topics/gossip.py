@@ -34,9 +34,9 @@ TREE_MENTION_PAUSES_S = (0.5,) * 2
 TREE_MENTION_TO = 1
 """The same beside a tree, which repairs its own losses: only parts without a link between them are joined by it."""
 
-LATE_PAUSES_S = (3.0, 8.0, 20.0)
+LATE_PAUSES_S = (3.0, 6.0, 8.0, 8.0, 8.0)
 """Messages that are stored for who is away are mentioned after these as well: a member that is cut off for some seconds
-is away for nobody yet, and would never hear of them."""
+is away for nobody yet, and would never hear of them. Never longer than a steward may take to notice a duplicate."""
 
 IDS_PER_MENTION_MAX = 48
 """Ids of one `IHave` or `IWant`: they fit a datagram."""
