@@ -224,7 +224,6 @@ BUGS = (
         "beemesh/dht/compare_and_swap.py",
         "if self._self_id not in members or kset_hash(members) != swap.kset_hash:",
         "if self._self_id not in members:",
-        "scheduling",
     ),
     Bug(
         "late-stop",

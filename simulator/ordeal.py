@@ -90,9 +90,9 @@ class Ordeal(ABC):
 
     # --- faults ---------------------------------------------------------------------------------------------------
 
-    def _torment(self, others: Iterable[tuple[float, Callable[[], None]]]) -> None:
+    def _torment(self, others: Iterable[tuple[float, Callable[[], object]]]) -> None:
         """The plan's faults, and what else happens meanwhile: (when, what), from the end of the forming on."""
-        begins: list[tuple[float, Callable[[], None]]] = [
+        begins: list[tuple[float, Callable[[], object]]] = [
             (step.at_s, partial(self._begin, step)) for step in self.plan.steps
         ]
         for at_s, act in sorted([*begins, *others], key=lambda each: each[0]):

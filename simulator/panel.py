@@ -9,7 +9,7 @@ from typing import Any
 from simulator.checkers import Blame, Checker
 from simulator.checkers.custody import WATCHED, CustodyChecker
 from simulator.checkers.evidence import EvidenceChecker
-from simulator.checkers.leases import LeaseChecker
+from simulator.checkers.overlaps import OverlapChecker
 from simulator.checkers.pods import PodChecker
 from simulator.checkers.wire import WireChecker
 from simulator.world import World
@@ -19,7 +19,7 @@ def always(*, forgetful: bool, hostile: bool) -> tuple[Checker, ...]:
     """Those whose word holds at every moment, whatever goes wrong. `forgetful`: a disk may be lost; `hostile`: somebody
     may lie."""
     return (
-        LeaseChecker(forgetful=forgetful),
+        OverlapChecker(forgetful=forgetful),
         PodChecker(),
         EvidenceChecker(),
         CustodyChecker(),

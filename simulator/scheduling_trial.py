@@ -23,13 +23,14 @@ from simulator.checkers.reservations import ReservationChecker
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import StormChecker
 from simulator.checkers.wire import WireChecker
-from simulator.fleet import KEEPERS_MIN, draw_fleet
+from simulator.fleet import draw_fleet
 from simulator.mock_runtime import MockRuntime
 from simulator.operator import grant_operator
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel
 from simulator.plan import FORMING_S, draw
 from simulator.script import Action, Desk, draw_script
+from simulator.turnover import STAY, leave_out
 
 SECONDS = 20.0
 """How long faults last, unless told otherwise: four times as long as the forming, and short enough for ten thousand."""
@@ -69,7 +70,7 @@ class SchedulingTrial(Ordeal):
         self.script = draw_script(chance, seconds)
         # Records and shares outlive one lost disk of those that have them: a removal is one, a wipe another.
         removals = 0 if "wipe" in plan.kinds else REMOVALS_MAX
-        load, others = chance.uniform(*LOAD), range(KEEPERS_MIN, len(fleet))
+        load, others = chance.uniform(*LOAD), range(STAY, len(fleet))
         self._absent = chance.sample(others, min(chance.choice(ABSENT), len(others)))
         self._desk = Desk(self.world, self._submitted, self._tell, load, list(self._absent), removals)
         self._runtime = MockRuntime(self.world, seed)
@@ -80,7 +81,8 @@ class SchedulingTrial(Ordeal):
         grant_operator(self.world)
         self._panel = Panel(self.world, self._checkers(), self._blame)
         self.world.watch = self._saw
-        self._start_all()
+        leave_out(self.world, self._absent)
+        self.world.start_all()
         self._run_for(FORMING_S)
         faults = self.world.faults
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
@@ -89,16 +91,6 @@ class SchedulingTrial(Ordeal):
         self._mend()
         self._heal()
         self._panel.at_end()
-
-    def _start_all(self) -> None:
-        """All but those that may join later."""
-        for index in self._absent:
-            machine = self.world.machines[index]
-            machine.is_member = False
-            self.world.records.remove(machine.card)
-        for machine in self.world.machines:
-            if machine.is_member:
-                self.world.start(machine.index)
 
     def _checkers(self) -> tuple[Checker, ...]:
         kinds, runtime = self.plan.kinds, self._runtime

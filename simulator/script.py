@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,7 +22,8 @@ from beemesh.workloads.policies import Quota
 from beemesh.workloads.record import Constraints, HostPort, JobTerms, Qos, Strategy, Toleration, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.fleet import DEDICATED, ZONES
-from simulator.operator import change_key, deployment, remove, revise, submission, unplug, withdraw
+from simulator.operator import deployment, revise, submission, withdraw
+from simulator.turnover import LINGERS_S_MAX, Removal, join, rotate, take_out
 from simulator.world import World
 
 EVERY_S = (0.6, 2.5)
@@ -34,9 +34,6 @@ HUGE_CPU_M = 9_000
 
 PORTS = (8080, 8443)
 """Few, so that several workloads want one."""
-
-LINGERS_S_MAX = 10.0
-"""A machine that was removed runs on by itself for so long: longer than a run lease."""
 
 
 class Desk:
@@ -298,40 +295,22 @@ def _revise(desk: Desk, chance: random.Random) -> None:
 
 
 def _join(desk: Desk, _chance: random.Random) -> None:
-    """A machine that is new here; the others hear of it from itself."""
-    if not desk.absent:
-        return
-    machine = desk.world.machines[desk.absent.pop()]
-    machine.is_member = True
-    desk.world.records.append(machine.card)
-    desk.tell(f"n{machine.index} joins")
-    desk.world.wake(machine.index)
-    desk.world.start(machine.index)
+    """A machine that was not there yet."""
+    if desk.absent:
+        join(desk.world, desk.world.machines[desk.absent.pop()], desk.tell)
 
 
 def _remove(desk: Desk, chance: random.Random) -> None:
-    """A machine is taken out of the mesh. It goes on for a while by itself, until somebody unplugs it."""
-    world, by, machine = desk.world, desk.node(chance), desk.world.machines[desk.node(chance)]
+    """A machine is taken out of the mesh for good."""
     lingers_s = chance.choice((0.0, chance.uniform(0.0, LINGERS_S_MAX)))
-    if not desk.removals or not machine.is_member or by == machine.index:
-        return
-    try:
-        remove(world, by, machine, chance.randbytes(KEY_BYTES))
-    except BeemeshError:
-        return
-    desk.removals -= 1
-    desk.tell(f"remove n{machine.index} at n{by}, which goes on for {lingers_s:.2f} s")
-    world.at(world.now_s + lingers_s, partial(unplug, world, machine))
+    removal = Removal(desk.node(chance), desk.node(chance), lingers_s, chance.randbytes(KEY_BYTES))
+    if desk.removals and take_out(desk.world, removal, desk.tell):
+        desk.removals -= 1
 
 
 def _rotate(desk: Desk, chance: random.Random) -> None:
     """Another gossip key."""
-    by = desk.node(chance)
-    try:
-        change_key(desk.world, by, chance.randbytes(KEY_BYTES))
-    except BeemeshError:
-        return
-    desk.tell(f"change the gossip key at n{by}")
+    rotate(desk.world, desk.node(chance), chance.randbytes(KEY_BYTES), desk.tell)
 
 
 ACTIONS: tuple[Action, ...] = (

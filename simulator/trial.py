@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from simulator.operator import deployment, grant_operator, submission
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel, always
 from simulator.plan import FORMING_S, draw
+from simulator.turnover import Load, draw_turnover, leave_out
 
 HEAL_S = 120.0
 """After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
@@ -57,6 +58,8 @@ class Trial(Ordeal):
         locks_end_s = FORMING_S + seconds + LOCKS_AFTER_S
         self._locks = Locks(self.world, self.plan.locks, locks_end_s, chance.getrandbits(32))
         self._well_s = HEAL_S if chance.random() < PATIENT else WELL_S
+        changes = random.Random(f"turnover {seed}")  # noqa: S311
+        self._turnover = draw_turnover(changes, nodes, seconds, forgetful="wipe" in self.plan.kinds)
 
     # --- phases ---------------------------------------------------------------------------------------------------
 
@@ -81,20 +84,21 @@ class Trial(Ordeal):
         )
         self._panel = Panel(world, checkers, self._blame)
         world.watch = self._saw
+        leave_out(world, [index for _, index in self._turnover.joins])
         world.start_all()
         self._run_for(FORMING_S)
         faults = world.faults
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
         self._locks.begin()
 
-    def _loads(self) -> list[tuple[float, Callable[[], None]]]:
+    def _loads(self) -> list[Load]:
         """What happens while faults last."""
-        begins: list[tuple[float, Callable[[], None]]] = []
+        begins: list[Load] = []
         for number, (at_s, index, replicas, tolerant) in enumerate(self.plan.applies):
             begins.append((at_s, partial(self._apply, number, index, replicas, tolerant)))
         for number, (at_s, *who) in enumerate(self.plan.rivals):
             begins.append((at_s, partial(self._quarrel, number, who)))
-        return begins
+        return begins + self._turnover.loads(self.world, self._tell)
 
     def _heal(self) -> None:
         """Until all is well and stays so, or the time for that is over; whoever finds no manifest then may look again
@@ -115,18 +119,19 @@ class Trial(Ordeal):
 
     def _look_up(self) -> None:
         """Each accepted manifest's keepers, at some node."""
+        members = self._members()
         for number, intent in enumerate(self._accepted.accepted):
-            asker = (self.seed + number) % len(self.world.machines)
+            asker = members[(self.seed + number) % len(members)].index
             manifest = msgspec.msgpack.decode(intent.body, type=Workload).current.manifest
             self._directory.asked(asker, intent.key)
             self.world.event(asker, FindProviders(intent.key, "manifest", manifest.hex()))
 
     def _farewell(self) -> None:
         """One machine goes for good: whoever was kept from noticing deaths by what happened before shows it now."""
-        world = self.world
-        if self.outcome.violations or len(world.machines) < 2:
+        world, members = self.world, self._members()
+        if self.outcome.violations or len(members) < 2:
             return
-        gone = world.machines[self.seed % len(world.machines)]
+        gone = members[self.seed % len(members)]
         self._tell(f"n{gone.index} goes for good")
         world.kill(gone.index, power=True)
         end_s = world.now_s + FAREWELL_S
@@ -134,6 +139,9 @@ class Trial(Ordeal):
             self._run_for(min(1.0, end_s - world.now_s))
         for index in unaware:
             self._blame("membership", f"n{index} holds n{gone.index} alive, which is gone for good")
+
+    def _members(self) -> list[Machine]:
+        return [machine for machine in self.world.machines if machine.is_member]
 
     def _who_holds_alive(self, gone: Machine) -> list[int]:
         up = [

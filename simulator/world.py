@@ -166,9 +166,10 @@ class World:
         self.event(index, PodsObserved(tuple(machine.pods.values())))
 
     def start_all(self) -> None:
-        """Start every machine."""
+        """Start every machine that belongs to the mesh."""
         for machine in self.machines:
-            self.start(machine.index)
+            if machine.is_member:
+                self.start(machine.index)
 
     def reissue(self, index: int, *, keys: bytes = b"", address: str = "") -> None:
         """Bootstrap signs a new card for a machine that is down: new keys made from `keys`, or another address. The

@@ -1,0 +1,79 @@
+"""A roster that changes: who joins is known to all, who is removed is shut out and stops what may not be doubled."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from beemesh.crypto import KEY_BYTES
+from simulator.checkers.run_leases import WAKING_S
+from simulator.operator import deployment, grant_operator, submission
+from simulator.turnover import STAY, Removal, Turnover, draw_turnover, join, leave_out, rotate, take_out
+from simulator.world import World
+
+RUN_LEASE_S = 20.0
+"""More than a run lease lasts, and the comparison by which a removal is heard of."""
+
+
+def told(_: str) -> None:
+    """Nobody listens."""
+
+
+def alive(world: World) -> set[int]:
+    """How many members each agent holds alive."""
+    return {
+        len(machine.composition.view.alive())
+        for machine in world.machines
+        if machine.composition is not None and machine.is_member
+    }
+
+
+def test_every_kind_of_change_is_drawn_and_the_same_seed_draws_the_same() -> None:
+    """Nothing is removed where disks are lost anyhow, and small meshes stay as they are."""
+    drawn = [draw_turnover(random.Random(seed), 20, 60, forgetful=False) for seed in range(50)]
+    assert any(each.joins for each in drawn)
+    assert any(each.removals for each in drawn)
+    assert any(each.rotations for each in drawn)
+    assert any(each == Turnover() for each in drawn)
+    assert drawn == [draw_turnover(random.Random(seed), 20, 60, forgetful=False) for seed in range(50)]
+    assert not any(draw_turnover(random.Random(seed), 20, 60, forgetful=True).removals for seed in range(50))
+    assert {draw_turnover(random.Random(seed), STAY, 60, forgetful=False) for seed in range(50)} == {Turnover()}
+
+
+def test_who_joins_is_known_to_all() -> None:
+    """Until then nobody has heard of it; also where the gossip key changed before."""
+    world = World(6)
+    grant_operator(world)
+    leave_out(world, [5])
+    world.start_all()
+    world.run_for(3)
+    assert alive(world) == {5}
+    rotate(world, 2, b"k" * KEY_BYTES, told)
+    world.run_for(100)
+    join(world, world.machines[5], told)
+    assert world.run_until(lambda: alive(world) == {6}, 20)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_is_removed_is_shut_out_and_stops_what_may_not_be_doubled(seed: int) -> None:
+    """Its replica runs elsewhere, and no longer there though its agent lives, before anybody unplugs it."""
+    world = World(6, seed)
+    grant_operator(world)
+    world.start_all()
+    world.run_for(3)
+    _, command = submission(world, 0, deployment("web", 1, tolerant=False), 1)
+    world.event(0, command)
+    assert world.run_until(lambda: any(machine.pods for machine in world.machines), 10)
+    gone = next(machine for machine in world.machines if machine.pods)
+    removal = Removal(gone.index, (gone.index + 1) % 6, 2 * RUN_LEASE_S, b"k" * KEY_BYTES)
+
+    assert take_out(world, removal, told)
+    assert not take_out(world, removal, told)
+
+    assert world.run_until(lambda: alive(world) == {5}, 10)
+    assert world.run_until(lambda: not gone.pods, RUN_LEASE_S + WAKING_S)
+    assert gone.is_up
+    assert world.run_until(lambda: any(machine.pods for machine in world.machines if machine.is_member), 10)
+    world.run_for(2 * RUN_LEASE_S)
+    assert not gone.is_up
