@@ -142,6 +142,12 @@ def unplug(world: World, machine: Machine) -> None:
     world.kill(machine.index, power=True, disk=False)
 
 
+def is_alone(world: World, index: int) -> bool:
+    """Whether a node sees nobody else: what it accepts is on its own disk alone, and rightly lost with that."""
+    composition = world.machines[index].composition
+    return composition is not None and len(composition.view.alive()) == 1
+
+
 def _asked(world: World, index: int) -> Composition:
     machine = world.machines[index]
     if machine.composition is None or machine.paused_until_s > world.now_s:

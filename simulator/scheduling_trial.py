@@ -48,9 +48,6 @@ DOUBLES_S = 14.0
 ABSENT = (0, 0, 1, 3)
 """Machines that are not there at first and may join; drawn."""
 
-REMOVALS_MAX = 1
-"""Machines that are taken out of the mesh."""
-
 LOAD = (0.5, 4.0)
 """Least and most that a replica needs, beside what its draft says: from a fleet that idles to one without room."""
 
@@ -68,11 +65,11 @@ class SchedulingTrial(Ordeal):
         super().__init__(seed, seconds, chance, plan, fleet, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
         self.script = draw_script(chance, seconds)
-        # Records and shares outlive one lost disk of those that have them: a removal is one, a wipe another.
-        removals = 0 if "wipe" in plan.kinds else REMOVALS_MAX
         load, others = chance.uniform(*LOAD), range(STAY, len(fleet))
         self._absent = chance.sample(others, min(chance.choice(ABSENT), len(others)))
-        self._desk = Desk(self.world, self._submitted, self._tell, load, list(self._absent), removals)
+        self._desk = Desk(
+            self.world, self._submitted, self._tell, load, list(self._absent), forgetful="wipe" in plan.kinds
+        )
         self._runtime = MockRuntime(self.world, seed)
         self.doubles = DoubleChecker(self._runtime)
         self.outcomes = OutcomeChecker(self._runtime, seed)

@@ -22,7 +22,7 @@ from beemesh.workloads.policies import Quota
 from beemesh.workloads.record import Constraints, HostPort, JobTerms, Qos, Strategy, Toleration, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.fleet import DEDICATED, ZONES
-from simulator.operator import deployment, revise, submission, withdraw
+from simulator.operator import deployment, is_alone, revise, submission, withdraw
 from simulator.turnover import LINGERS_S_MAX, Removal, join, rotate, take_out
 from simulator.world import World
 
@@ -36,6 +36,10 @@ PORTS = (8080, 8443)
 """Few, so that several workloads want one."""
 
 
+REMOVALS_MAX = 1
+"""Machines that are taken out of the mesh in one trial."""
+
+
 class Desk:
     """Where operators sit: whom they ask, and what they want so far."""
 
@@ -46,15 +50,18 @@ class Desk:
         tell: Callable[[str], None],
         load: float,
         absent: list[int],
-        removals: int,
+        *,
+        forgetful: bool,
     ) -> None:
         """`submitted` takes what is handed in, by token; `load` scales what a replica needs; the machines of `absent`
-        may join, and as many as `removals` be taken out of the mesh."""
+        may join. Records and shares outlive one lost disk of those that have them: where disks are lost anyhow
+        (`forgetful`) nothing is removed, nor handed in at a node that sees nobody else."""
         self.world = world
         self.tell = tell
         self.load = load
         self.absent = absent
-        self.removals = removals
+        self.removals = 0 if forgetful else REMOVALS_MAX
+        self._forgetful = forgetful
         self.works: dict[str, Workload] = {}
         """What was asked for, by workload id; the mesh may know better, or not know it yet."""
         self.cordoned: set[str] = set()
@@ -85,6 +92,8 @@ class Desk:
     def hand_in(self, draft: Workload, chance: random.Random, note: str = "") -> None:
         """Seal a workload for some node and hand it in there."""
         index, token = self.node(chance), len(self._submitted) + 1
+        if self._forgetful and is_alone(self.world, index):
+            return
         try:
             self._submitted[token], command = submission(self.world, index, draft, token)
         except BeemeshError:
@@ -97,6 +106,8 @@ class Desk:
     def revise(self, work: Workload, name: str, change: Callable[[Workload], Workload], chance: random.Random) -> None:
         """Change what stands of a workload, as some node knows it."""
         index, token = self.node(chance), len(self._submitted) + 1
+        if self._forgetful and is_alone(self.world, index):
+            return
         try:
             self._submitted[token], command = revise(self.world, index, work.workload_id, change, token)
         except BeemeshError:

@@ -19,7 +19,7 @@ from simulator.checkers.intents import IntentChecker
 from simulator.checkers.membership import MembershipChecker
 from simulator.locks import Locks
 from simulator.machine import Machine
-from simulator.operator import deployment, grant_operator, submission
+from simulator.operator import deployment, grant_operator, is_alone, submission
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel, always
 from simulator.plan import FORMING_S, draw
@@ -152,6 +152,8 @@ class Trial(Ordeal):
     # --- loads ----------------------------------------------------------------------------------------------------
 
     def _apply(self, number: int, index: int, replicas: int, tolerant: bool) -> None:
+        if "wipe" in self.plan.kinds and is_alone(self.world, index):
+            return
         draft, token = deployment(f"work{number}", replicas, tolerant=tolerant), number + 1
         doubled = "" if tolerant else ", never doubled"
         try:

@@ -49,6 +49,7 @@ def test_who_joins_is_known_to_all() -> None:
     world.start_all()
     world.run_for(3)
     assert alive(world) == {5}
+    assert world.machines[5].membership.node_id not in {card.node_id for card in world.node(0).roster.members()}
     rotate(world, 2, b"k" * KEY_BYTES, told)
     world.run_for(100)
     join(world, world.machines[5], told)
