@@ -87,6 +87,7 @@ def leave_out(world: World, absent: Iterable[int]) -> None:
 def join(world: World, machine: Machine, tell: Tell) -> None:
     """A machine that was left out is bootstrapped; the others hear of it from itself."""
     machine.is_member = True
+    world.certify(machine)
     world.records.append(machine.card)
     tell(f"n{machine.index} joins")
     world.wake(machine.index)

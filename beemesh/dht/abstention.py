@@ -8,10 +8,10 @@ Adding one keeper needs no waiting (majorities of a set and of its neighbour alw
 neither new one may help to outvote a lease that only the old ones know.
 
 **A newborn mesh does not wait.** A replica without saved rosters grants at once while *every* keeper's card is the
-first ever signed for its name (`serial` 1), all were signed within one minute of each other, and no longer than ten
-minutes ago. Such keepers were bootstrapped together, so no older set can have granted anything, and this replica
-cannot have lost a disk that held grants, unless it lost it within those first ten minutes. Wrong clocks only make a
-newborn wait.
+first ever signed for its name (`serial` 1), all bear the very same moment, and that is no longer than ten minutes ago.
+Such keepers were bootstrapped by one run, so no older set can have granted anything, and this replica cannot have lost
+a disk that held grants, unless it lost it within those first ten minutes. Wrong clocks only make a newborn wait. What a
+later run adds bears a later moment, however soon it comes: the set before it may have granted already.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ ABSTAIN_S = 2 * LEASE_TTL_MAX_MS / 1000
 """Twice the longest lease: one for the lease itself, one for a renewal that was on its way."""
 
 FIRST_SERIAL = 1
-BATCH_MS = 60_000
-"""Cards of one bootstrap are signed in one go."""
 NEWBORN_MS = 10 * 60_000
 """From signing to the agent's first start: copying the bundle to a slow machine included."""
 
@@ -98,7 +96,9 @@ class KeeperHistory:
         if keepers == self._current:
             return []
         self._newborn = not self._restored and not self._distrusted and self._is_newborn_mesh(now)
-        if self._current and not self._newborn:
+        if self._newborn:
+            self._former = []  # nothing was granted before: this is the first set that ever was
+        elif self._current:
             self._former.insert(0, _Former(self._current, now.boot_s))
         self._current = keepers
         self._forget(now)
@@ -125,9 +125,9 @@ class KeeperHistory:
         cards = self._roster.keepers()
         if not cards or self._roster.member(self._self_id) is None:
             return False
-        signed = [card.signed_at_ms for card in cards]
+        moments = {card.signed_at_ms for card in cards}
         return (
             all(card.serial == FIRST_SERIAL for card in cards)
-            and max(signed) - min(signed) <= BATCH_MS
-            and abs(now.wall_ms - min(signed)) <= NEWBORN_MS
+            and len(moments) == 1
+            and abs(now.wall_ms - min(moments)) <= NEWBORN_MS
         )

@@ -1,0 +1,86 @@
+"""When a replica must not vote: it was in none of the sets that may have granted what it does not know."""
+
+from __future__ import annotations
+
+import pytest
+
+from beemesh.dht.abstention import ABSTAIN_S, NEWBORN_MS, KeeperHistory
+from beemesh.dht.kset import K, nearest
+from beemesh.effects import Now
+from beemesh.identity.membership_card import ROLE_KEEPER
+from beemesh.ids import NodeId
+from beemesh.membership.roster import Roster
+from simulator.crypto import FakeCrypto
+from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent
+
+KEY = "lease/deployment/default/web/0"
+LATER_MS = 1
+"""Between two runs of bootstrap, at the least."""
+
+
+def roster_of(names: str, signed_at_ms: int = WALL_MS) -> Roster:
+    """Keepers, signed by one run of bootstrap."""
+    roster = Roster(MESH, CA.sign_key)
+    add(roster, names, signed_at_ms)
+    return roster
+
+
+def add(roster: Roster, names: str, signed_at_ms: int = WALL_MS) -> None:
+    """More of them."""
+    for name in names:
+        roster.apply(membership_intent(card(name, roles=(ROLE_KEEPER,), signed_at_ms=signed_at_ms)))
+
+
+def id_of(name: str) -> NodeId:
+    """The node of that name."""
+    return NodeId(FakeCrypto(name.encode()).signer_id)
+
+
+def history(name: str, roster: Roster, now: Now) -> KeeperHistory:
+    """A replica that starts for the first time."""
+    started = KeeperHistory(id_of(name), roster)
+    started.restore((), now)
+    started.observe(now)
+    return started
+
+
+def at(boot_s: float) -> Now:
+    """So long after everybody's start."""
+    return Now(boot_s, WALL_MS + int(boot_s * 1000))
+
+
+def test_a_newborn_mesh_votes_at_once() -> None:
+    """All cards bear the moment of one run, which is not long ago."""
+    roster = roster_of("abcde")
+    assert not history("a", roster, at(1.0)).abstains(KEY, at(1.0))
+    old = Now(1.0, WALL_MS + NEWBORN_MS + 1)
+    assert history("a", roster, old).abstains(KEY, old)
+
+
+@pytest.mark.parametrize("added", ["f", "fg"])
+def test_who_comes_by_a_later_run_abstains_however_soon_it_comes(added: str) -> None:
+    """The keepers before it may have granted without it; once that is over it votes."""
+    roster = roster_of("abc")
+    history("a", roster, at(1.0))
+    add(roster, added, WALL_MS + LATER_MS)
+    joined = history("f", roster, at(2.0))
+    assert joined.abstains(KEY, at(2.0))
+    assert joined.abstains(KEY, at(1.9 + ABSTAIN_S))
+    assert not joined.abstains(KEY, at(2.1 + ABSTAIN_S))
+
+
+def test_who_was_there_abstains_for_keys_of_sets_that_it_was_not_in() -> None:
+    """A removal brings it into sets that granted without it; for the others it goes on."""
+    names = "abcdefghijkl"
+    roster = roster_of(names)
+    before = nearest(roster.keeper_ids(), KEY)
+    outside = next(name for name in names if id_of(name) not in before)
+    inside = next(name for name in names if id_of(name) in before)
+    new, old = history(outside, roster, at(1.0)), history(inside, roster, at(1.0))
+    add(roster, "m", WALL_MS + LATER_MS)
+    for replica in (new, old):
+        replica.observe(at(2.0))
+    assert len(before) == K
+    assert new.abstains(KEY, at(2.0))
+    assert not old.abstains(KEY, at(2.0))
+    assert not new.abstains(KEY, at(2.1 + ABSTAIN_S))
