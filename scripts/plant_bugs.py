@@ -219,13 +219,6 @@ BUGS = (
         "return [Schedule((",
     ),
     Bug(
-        "any-set",
-        "a replica votes for claims over another set of replicas than its own",
-        "beemesh/dht/compare_and_swap.py",
-        "if self._self_id not in members or kset_hash(members) != swap.kset_hash:",
-        "if self._self_id not in members:",
-    ),
-    Bug(
         "late-stop",
         "a pod runs on for ten seconds after its run lease",
         "beemesh/scheduling/execution/run_leases.py",
