@@ -50,6 +50,12 @@ class Machine:
         """Whether its agent runs."""
         return self.composition is not None
 
+    @property
+    def has_agent(self) -> bool:
+        """Whether a supervisor starts its agent again: it has joined, and nobody has unplugged it; a removed one goes
+        on, and must stop what it may not run any more."""
+        return self.is_member or bool(self.disk)
+
     def now(self, now_s: float, wall_ms: int) -> Now:
         """This moment by its own clocks."""
         boot_s = now_s + self.boot_offset_s

@@ -144,7 +144,7 @@ class Ordeal(ABC):
     def _revive(self, index: int) -> None:
         """The end of a crash; one that was to last longer than all faults do has ended with them."""
         machine = self.world.machines[index]
-        if machine.is_member and not machine.is_up and not self._is_mended:
+        if machine.has_agent and not machine.is_up and not self._is_mended:
             self._tell(f"n{index} starts again")
             self._start(machine)
 

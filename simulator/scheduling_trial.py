@@ -23,14 +23,14 @@ from simulator.checkers.reservations import ReservationChecker
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import StormChecker
 from simulator.checkers.wire import WireChecker
-from simulator.fleet import draw_fleet
+from simulator.fleet import KEEPERS_MIN, draw_fleet
 from simulator.mock_runtime import MockRuntime
 from simulator.operator import grant_operator
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel
 from simulator.plan import FORMING_S, draw
 from simulator.script import Action, Desk, draw_script
-from simulator.turnover import STAY, leave_out
+from simulator.turnover import leave_out
 
 SECONDS = 20.0
 """How long faults last, unless told otherwise: four times as long as the forming, and short enough for ten thousand."""
@@ -65,7 +65,7 @@ class SchedulingTrial(Ordeal):
         super().__init__(seed, seconds, chance, plan, fleet, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
         self.script = draw_script(chance, seconds)
-        load, others = chance.uniform(*LOAD), range(STAY, len(fleet))
+        load, others = chance.uniform(*LOAD), range(KEEPERS_MIN, len(fleet))
         self._absent = chance.sample(others, min(chance.choice(ABSENT), len(others)))
         self._desk = Desk(
             self.world, self._submitted, self._tell, load, list(self._absent), forgetful="wipe" in plan.kinds

@@ -23,7 +23,7 @@ from beemesh.workloads.record import Constraints, HostPort, JobTerms, Qos, Strat
 from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.fleet import DEDICATED, ZONES
 from simulator.operator import deployment, is_alone, revise, submission, withdraw
-from simulator.turnover import LINGERS_S_MAX, Removal, join, rotate, take_out
+from simulator.turnover import Removal, draw_lingering_s, join, rotate, take_out
 from simulator.world import World
 
 EVERY_S = (0.6, 2.5)
@@ -34,7 +34,6 @@ HUGE_CPU_M = 9_000
 
 PORTS = (8080, 8443)
 """Few, so that several workloads want one."""
-
 
 REMOVALS_MAX = 1
 """Machines that are taken out of the mesh in one trial."""
@@ -313,7 +312,7 @@ def _join(desk: Desk, _chance: random.Random) -> None:
 
 def _remove(desk: Desk, chance: random.Random) -> None:
     """A machine is taken out of the mesh for good."""
-    lingers_s = chance.choice((0.0, chance.uniform(0.0, LINGERS_S_MAX)))
+    lingers_s = draw_lingering_s(chance)
     removal = Removal(desk.node(chance), desk.node(chance), lingers_s, chance.randbytes(KEY_BYTES))
     if desk.removals and take_out(desk.world, removal, desk.tell):
         desk.removals -= 1

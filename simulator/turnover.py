@@ -12,22 +12,20 @@ from functools import partial
 
 from beemesh.crypto import KEY_BYTES
 from beemesh.errors import BeemeshError
+from simulator.fleet import KEEPERS_MIN
 from simulator.machine import Machine
+from simulator.observer import Tell
 from simulator.operator import change_key, remove, unplug
 from simulator.world import World
-
-STAY = 5
-"""Of the first so many machines none is absent at first: from so many on a key is shared among five."""
 
 PART = 0.4
 """Trials with each kind of change."""
 
 JOINS_MAX = 3
 
-LINGERS_S_MAX = 15.0
+LINGERS_S_MAX = 20.0
 """A machine that was removed runs on by itself for so long: longer than a run lease."""
 
-Tell = Callable[[str], None]
 Load = tuple[float, Callable[[], object]]
 """When something happens after the forming, and what."""
 
@@ -61,12 +59,12 @@ class Turnover:
 def draw_turnover(chance: random.Random, nodes: int, seconds: float, *, forgetful: bool) -> Turnover:
     """The changes of a trial of `nodes` machines that lasts `seconds`. Records and shares outlive one lost disk of
     those that have them: where disks are lost anyhow (`forgetful`) nothing is removed."""
-    if nodes <= STAY:
+    if nodes <= KEEPERS_MIN:
         return Turnover()
-    absent = chance.sample(range(STAY, nodes), min(nodes - STAY, chance.randint(1, JOINS_MAX)))
+    absent = chance.sample(range(KEEPERS_MIN, nodes), min(nodes - KEEPERS_MIN, chance.randint(1, JOINS_MAX)))
     joins = tuple((chance.uniform(0.0, seconds), index) for index in absent)
     machine, by = chance.sample(range(nodes), 2)
-    lingers_s = chance.choice((0.0, chance.uniform(0.0, LINGERS_S_MAX)))
+    lingers_s = draw_lingering_s(chance)
     removal = chance.uniform(0.0, seconds), Removal(machine, by, lingers_s, chance.randbytes(KEY_BYTES))
     rotation = chance.uniform(0.0, seconds), chance.randrange(nodes), chance.randbytes(KEY_BYTES)
     return Turnover(
@@ -74,6 +72,11 @@ def draw_turnover(chance: random.Random, nodes: int, seconds: float, *, forgetfu
         (removal,) if chance.random() < PART and not forgetful else (),
         (rotation,) if chance.random() < PART else (),
     )
+
+
+def draw_lingering_s(chance: random.Random) -> float:
+    """How long a removed machine goes on: often not at all."""
+    return chance.choice((0.0, chance.uniform(0.0, LINGERS_S_MAX)))
 
 
 def leave_out(world: World, absent: Iterable[int]) -> None:

@@ -20,7 +20,6 @@ WATCHERS_MAX = 32
 WATCH_MS_MAX = 120_000
 """The longest watch; it is asked for again while somebody looks."""
 
-
 BIDDERS_WANT = frozenset({"Scheduled", "Deployed", "Failed", "Cancelled"})
 """What everybody goes by who bids for an announced task: without it they would all take it, one after the other."""
 

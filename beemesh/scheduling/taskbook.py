@@ -47,7 +47,7 @@ class Entry:
     retries: int = 0
     outcome: str = ""
     caller: NodeId | None = None
-    """The steward that asked this node alone; None for a task that everybody heard."""
+    """The steward that asked this node alone; None for a task that everybody heard, or that this node calls for."""
     is_announced: bool = False
     """Whether it came as one that everybody heard: others may bid for it as well."""
     refusals: dict[NodeId, tuple[str, ...]] = field(default_factory=dict)

@@ -145,7 +145,8 @@ class Bootstrap:
         return left
 
     def _sign(self) -> dict[str, SignedNode]:
-        """Every living host's files. All cards come first, so that each new node starts with all of them."""
+        """Every living host's files. All cards come first, so that each new node starts with all of them; and all bear
+        one moment, by which replicas of leases know that no keeper was there before (`beemesh.dht.abstention`)."""
         now_ms = wall_ms()
         cards: dict[str, Membership] = {}
         for host in self._alive():

@@ -18,7 +18,7 @@ import pytest
 from beemesh.crypto_native import NativeCrypto
 from beemesh.errors import ExitCode, InvalidInput
 from beemesh.identity.membership_card import ConfigStatement, Membership
-from beemesh.identity.signing import Signed, open_statement
+from beemesh.identity.signing import Signed, decode_body, open_statement
 from beemesh.ids import digest_of
 from beemesh.intents.record import Intent
 from beemeshctl.bootstrap import host as host_module
@@ -117,6 +117,18 @@ def test_a_mesh_appears_and_a_second_run_changes_nothing(play: Playground) -> No
     after = {path: path.stat().st_mtime_ns for path in play.home.path.rglob("*") if path.is_file()}
     assert {path for path in after if after[path] != before.get(path)} <= set(play.home.bundles.iterdir())
     assert play.calls("n1") == ["start"]
+
+
+def test_cards_of_one_run_bear_one_moment_and_a_later_runs_another(play: Playground) -> None:
+    """By it replicas of leases know whether any keeper was there before them."""
+    play.bootstrap()
+    play.add("late")
+    play.bootstrap()
+    records = [msgspec.msgpack.decode(play.file(name, "membership.card"), type=Signed) for name in play.hosts]
+    cards = [msgspec.msgpack.decode(decode_body(each, Intent).body, type=Membership) for each in records]
+    moments = [card.signed_at_ms for card in cards]
+    assert moments[-1] > moments[0]
+    assert set(moments[:-1]) == {moments[0]}
 
 
 def test_what_lies_on_a_node_is_signed_for_it(play: Playground) -> None:

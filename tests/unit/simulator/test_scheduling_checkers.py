@@ -24,7 +24,8 @@ from beemesh.scheduling.leases import run_key
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
 from beemesh.workloads.policies import Quota
-from beemesh.workloads.record import JobTerms, Requirements
+from beemesh.workloads.record import JobTerms, Requirements, Workload
+from simulator.checkers import jobs
 from simulator.checkers.doubles import GONE_S, DoubleChecker, is_troubled
 from simulator.checkers.fences import FenceChecker
 from simulator.checkers.jobs import JobChecker
@@ -266,6 +267,23 @@ def test_more_pods_of_a_job_than_may_run_at_a_time_are_blamed() -> None:
         checker.saw(world, world.now_s + well_s, machine.index, PodStarted(second, 1), blamed.append)
 
     assert blamed == ["2 of job/default/sums run at a time, 1 are asked for"]
+
+
+def test_a_job_waits_for_the_reasons_of_all_its_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has ended, the next is over the quota: that is no fault, though others have room."""
+    world, runtime = meshed()
+    draft = msgspec.structs.replace(deployment("sums", 2), kind="Job", job=JobTerms(1), created_ms=world.wall_ms)
+    intent, command = submission(world, 0, draft, 1)
+    body = Quota("default", "most", {"pods": 1})
+    world.event(0, PutIntent(world.sign(world.operator, "quota", quota_key("default", "most"), body, 1)))
+    world.event(0, command)
+    workload = msgspec.msgpack.decode(intent.body, type=Workload)
+    reasons = {0: "Stopped: it ended", 1: "Pending: more than quota most allows"}
+    monkeypatch.setattr(jobs, "why_pending", lambda _world, _asked, _name, _number, ordinal: reasons[ordinal])
+    blamed: list[str] = []
+    world.run_for(1)
+    assert jobs.check_job(runtime, steady(), world.machines[0], workload, (), blamed.append) == "pending"
+    assert not blamed
 
 
 def test_what_a_quota_leaves_no_room_for_is_no_fault() -> None:

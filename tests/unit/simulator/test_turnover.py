@@ -7,10 +7,15 @@ import random
 import pytest
 
 from beemesh.crypto import KEY_BYTES
+from beemesh.intents.record import Intent
 from simulator.checkers.run_leases import WAKING_S
-from simulator.operator import deployment, grant_operator, submission
-from simulator.turnover import STAY, Removal, Turnover, draw_turnover, join, leave_out, rotate, take_out
+from simulator.fleet import KEEPERS_MIN
+from simulator.operator import deployment, grant_operator, is_alone, submission
+from simulator.script import Desk
+from simulator.trial import Trial
+from simulator.turnover import Removal, Turnover, draw_turnover, join, leave_out, rotate, take_out
 from simulator.world import World
+from tests.unit.simulator.test_whole_nodes import world_of
 
 RUN_LEASE_S = 20.0
 """More than a run lease lasts, and the comparison by which a removal is heard of."""
@@ -38,7 +43,7 @@ def test_every_kind_of_change_is_drawn_and_the_same_seed_draws_the_same() -> Non
     assert any(each == Turnover() for each in drawn)
     assert drawn == [draw_turnover(random.Random(seed), 20, 60, forgetful=False) for seed in range(50)]
     assert not any(draw_turnover(random.Random(seed), 20, 60, forgetful=True).removals for seed in range(50))
-    assert {draw_turnover(random.Random(seed), STAY, 60, forgetful=False) for seed in range(50)} == {Turnover()}
+    assert {draw_turnover(random.Random(seed), KEEPERS_MIN, 60, forgetful=False) for seed in range(50)} == {Turnover()}
 
 
 def test_who_joins_is_known_to_all() -> None:
@@ -56,13 +61,44 @@ def test_who_joins_is_known_to_all() -> None:
     assert world.run_until(lambda: alive(world) == {6}, 20)
 
 
+def test_who_went_on_after_its_removal_is_started_again_until_it_is_unplugged() -> None:
+    """A supervisor knows nothing of rosters; but nobody starts what has not joined, or is gone."""
+    world = World(6)
+    grant_operator(world)
+    leave_out(world, [5])
+    world.start_all()
+    assert [machine.has_agent for machine in world.machines] == [True] * 5 + [False]
+    world.run_for(1)
+    take_out(world, Removal(0, 1, 3.0, b"k" * KEY_BYTES), told)
+    world.kill(0)
+    assert world.machines[0].has_agent
+    world.run_for(4)
+    assert not world.machines[0].has_agent
+
+
+@pytest.mark.parametrize(("forgetful", "taken"), [(True, False), (False, True)])
+def test_what_one_disk_alone_would_have_is_not_handed_in_where_disks_are_lost(forgetful: bool, taken: bool) -> None:
+    """It is accepted by a node that sees nobody else, and rightly lost with that node's disk."""
+    world = world_of(2)
+    world.kill(1)
+    assert world.run_until(lambda: is_alone(world, 0), 30)
+    submitted: dict[int, Intent] = {}
+    desk = Desk(world, submitted, told, 1.0, [], forgetful=forgetful)
+    chance = random.Random(1)
+    for _ in range(8):  # some of them at the machine that is down
+        desk.hand_in(deployment("web", 1), chance)
+    assert bool(submitted) is taken
+
+
+def test_a_trial_loses_nothing_that_one_disk_alone_had() -> None:
+    """The seed by which it was found: three machines, of which one accepts alone and then loses its disk."""
+    assert not Trial(352, 3, 30).run().violations
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_who_is_removed_is_shut_out_and_stops_what_may_not_be_doubled(seed: int) -> None:
     """Its replica runs elsewhere, and no longer there though its agent lives, before anybody unplugs it."""
-    world = World(6, seed)
-    grant_operator(world)
-    world.start_all()
-    world.run_for(3)
+    world = world_of(6, seed)
     _, command = submission(world, 0, deployment("web", 1, tolerant=False), 1)
     world.event(0, command)
     assert world.run_until(lambda: any(machine.pods for machine in world.machines), 10)
