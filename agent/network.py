@@ -16,7 +16,7 @@ from agent.transport.udp import UdpSocket
 from beemesh.effects import Reply
 from beemesh.errors import BeemeshError, Unreachable
 from beemesh.ids import NodeId
-from beemesh.node import Ask, Tell, Warm
+from beemesh.outward import Ask, Tell, Warm
 
 log = logging.getLogger("beemesh.network")
 

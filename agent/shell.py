@@ -15,7 +15,8 @@ from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
 from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
-from beemesh.node import Ask, Node, Outward, Tell, Transmit, Warm
+from beemesh.node import Node
+from beemesh.outward import Ask, Outward, Tell, Transmit, Warm
 
 log = logging.getLogger("beemesh.shell")
 

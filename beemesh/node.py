@@ -34,14 +34,12 @@ from beemesh.ids import BootId, NodeId
 from beemesh.membership.messages import Ack, Nack, Ping
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
-from beemesh.wire.admission import Admission, Admitted, Refusal
+from beemesh.outward import Address, Ask, Outward, Tell, Transmit, Warm
+from beemesh.wire.admission import Admission
 from beemesh.wire.datagram import BODY_BYTES_MAX, DatagramSealer
 from beemesh.wire.questions import Questions
 from beemesh.wire.registry import encode_message
-
-Address = tuple[str, int]
-Outward = list[Any]
-"""Effects that leave the node: those of `beemesh.effects` without Send, Request and Broadcast, and the four below."""
+from beemesh.wire.verdict import Admitted, Refusal
 
 COUNTED = {reason: Notify(Observed("datagrams_refused", {"reason": reason.value})) for reason in Refusal}
 """What tells of each refusal, made once: under a flood there is one for every datagram."""
@@ -51,38 +49,6 @@ OWN = frozenset({RingChanged, PingEchoed, MemberDown})
 
 FLOORLESS = (Ping, Ack, Nack)
 """What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor."""
-
-
-class Transmit(msgspec.Struct, frozen=True):
-    """Send these bytes as a datagram, without any promise."""
-
-    address: Address
-    data: bytes
-
-
-class Tell(msgspec.Struct, frozen=True):
-    """Send a message that is too large for a datagram over a stream, without any promise."""
-
-    peer: NodeId
-    address: Address
-    message: msgspec.Struct
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """Send a request over a stream; `Node.answer` with the same id must follow within `deadline_s` and a little."""
-
-    request_id: int
-    peer: NodeId
-    address: Address
-    message: msgspec.Struct
-    deadline_s: float
-
-
-class Warm(msgspec.Struct, frozen=True):
-    """Open a stream to a member, if none is open, without any promise: it is asked often."""
-
-    peer: NodeId
-    address: Address
 
 
 QUESTION = "question"

@@ -44,17 +44,18 @@ from beemesh.crypto_native import NativeCrypto
 from beemesh.events import Observed, PutIntent
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.membership.messages import Claims, Ping
-from beemesh.node import Ask
+from beemesh.outward import Ask
 from beemesh.wire.datagram import (
     DATAGRAM_BYTES_MAX,
     HEADER_BYTES,
     DatagramSealer,
-    Header,
     cipher_of,
     open_envelope,
     read_header,
     signed_payload,
+    write_header,
 )
+from beemesh.wire.envelope import Header
 from beemesh.wire.registry import encode_message
 from bench.bare_mesh import BareMesh, eventually
 from bench.hand_made_peer import LOOPBACK, HandMadePeer, sealer_of, wall_ms
@@ -243,7 +244,7 @@ def _pings(sealer: DatagramSealer, count: int, off_ms: int = 0) -> list[bytes]:
 
 def _headed(epoch: int, sender: bytes, count: int) -> list[bytes]:
     boot = BootId(os.urandom(BOOT_ID_BYTES))
-    heads = (Header(epoch, NodeId(sender or os.urandom(32)), boot, number).encode() for number in range(count))
+    heads = (write_header(Header(epoch, NodeId(sender or os.urandom(32)), boot, number)) for number in range(count))
     return [head + os.urandom(140) for head in heads]
 
 

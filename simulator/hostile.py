@@ -18,7 +18,7 @@ from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.messages import PushIntents
 from beemesh.intents.record import SIGNED_KIND, Intent, revoked_key
 from beemesh.membership.messages import NONCE_BYTES, Alive, Claim, ClaimKind, Claims, Leave, Ping, Suspect
-from beemesh.node import Ask
+from beemesh.outward import Ask
 from beemesh.wire.datagram import DatagramSealer
 from beemesh.wire.registry import encode_message
 from simulator.world import MESH, World

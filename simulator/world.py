@@ -24,7 +24,7 @@ from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.identity.signing import Signed
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.record import IntentKind, node_key, sign_intent
-from beemesh.node import Ask, Tell, Transmit, Warm
+from beemesh.outward import Ask, Tell, Transmit, Warm
 from beemesh.wire.datagram import DATAGRAM_BYTES_MAX
 from beemesh.wire.registry import decode_message, encode_message
 from simulator.crypto import FakeCrypto, Keys

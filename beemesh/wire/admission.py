@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from enum import StrEnum
 
 import msgspec
 
@@ -22,15 +21,15 @@ from beemesh.membership.roster import Roster
 from beemesh.wire.datagram import (
     DATAGRAM_BYTES_MAX,
     HEADER_BYTES,
-    Envelope,
-    Header,
     cipher_of,
     open_envelope,
     read_header,
     signed_payload,
 )
+from beemesh.wire.envelope import Envelope, Header
 from beemesh.wire.registry import decode_message
 from beemesh.wire.replay import ReplayGuard
+from beemesh.wire.verdict import Admitted, Refusal, Refused
 
 CLOCK_SKEW_MS = 30_000
 Address = tuple[str, int]
@@ -55,45 +54,6 @@ members whose clocks are wrong must not cost us more."""
 
 PEERS_MAX = 4_096
 """Senders of whom something is remembered: more than any roster. Each takes some 3 KiB, most of it for the cipher."""
-
-
-class Refusal(StrEnum):
-    """Why a datagram was not let in."""
-
-    OVERSIZED = "oversized"
-    MALFORMED = "malformed"
-    KEY_EPOCH = "key_epoch"
-    UNDECIPHERED = "undeciphered"
-    BUDGET = "budget"
-    UNKNOWN_SENDER = "unknown_sender"
-    CLOCK_SKEW = "clock_skew"
-    NO_FLOOR = "no_floor"
-    REPLAYED = "replayed"
-    RATE = "rate"
-    SIGNATURE = "signature"
-    UNDECODED = "undecoded"
-
-
-class Admitted(msgspec.Struct, frozen=True):
-    """A datagram that is its sender's word, said lately and for the first time."""
-
-    sender: NodeId
-    boot_id: BootId
-    counter: int
-    message: msgspec.Struct
-    has_floor: bool
-    """False: it may be a recording from before our own start, so only types that bear that are let in."""
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """A datagram that changes nothing; `sender` is who it claims to be from, where that is worth a look.
-
-    `said_ms` is the wall time that the sender signed, if that is far ahead of ours and was verified: our own clock may
-    be the one that is wrong."""
-
-    reason: Refusal
-    sender: NodeId | None = None
-    said_ms: int = 0
 
 
 class _Bucket:

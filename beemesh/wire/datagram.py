@@ -17,6 +17,7 @@ from beemesh.identity.membership_card import GossipRing
 from beemesh.identity.signing import SIGNATURE_BYTES, payload_of
 from beemesh.ids import BOOT_ID_BYTES, NODE_ID_BYTES, BootId, NodeId
 from beemesh.undecodable import UNDECODABLE
+from beemesh.wire.envelope import Envelope, Header
 
 VERSION = 1
 DATAGRAM_BYTES_MAX = 1_200
@@ -34,29 +35,6 @@ ENVELOPE_OVERHEAD_BYTES = 4 + 9 + 3 + 2 + SIGNATURE_BYTES
 BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES - ENVELOPE_OVERHEAD_BYTES
 """What a message may take encoded; a larger one goes over a stream."""
 
-
-class Header(msgspec.Struct, frozen=True):
-    """The clear part. `epoch` names the gossip key; (`boot_id`, `counter`) never repeats for a sender."""
-
-    epoch: int
-    sender: NodeId
-    boot_id: BootId
-    counter: int
-
-    def encode(self) -> bytes:
-        """Its bytes on the wire."""
-        return _HEADER.pack(VERSION, self.epoch, self.sender, self.boot_id, self.counter)
-
-
-class Envelope(msgspec.Struct, frozen=True, array_like=True):
-    """The encrypted part: what was said, when by the sender's clock, and the sender's signature."""
-
-    type_code: int
-    wall_ms: int
-    body: bytes
-    signature: bytes
-
-
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
 
@@ -64,6 +42,11 @@ _decoder = msgspec.msgpack.Decoder(Envelope)
 def signed_payload(header: bytes, type_code: int, wall_ms: int, body: bytes) -> bytes:
     """What the envelope's signature covers."""
     return b"".join((_SIGNED_PREFIX, header, _SIGNED_HEAD.pack(type_code, wall_ms), body))
+
+
+def write_header(header: Header) -> bytes:
+    """The header's bytes, `HEADER_BYTES` of them."""
+    return _HEADER.pack(VERSION, header.epoch, header.sender, header.boot_id, header.counter)
 
 
 def read_header(data: bytes) -> Header | None:
@@ -111,7 +94,7 @@ class DatagramSealer:
     def seal(self, type_code: int, body: bytes, wall_ms: int) -> bytes:
         """The datagram of one message; `body` may have `BODY_BYTES_MAX` bytes."""
         self._counter += 1
-        header = Header(self._epoch, self._self_id, self._boot_id, self._counter).encode()
+        header = write_header(Header(self._epoch, self._self_id, self._boot_id, self._counter))
         signature = self._crypto.sign(signed_payload(header, type_code, wall_ms, body))
         plaintext = _encoder.encode(Envelope(type_code, wall_ms, body, signature))
         return header + self._cipher.encrypt(self._counter, plaintext, header)

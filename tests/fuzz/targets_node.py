@@ -17,7 +17,7 @@ from beemesh.effects import Now, Reply
 from beemesh.events import ResourcesObserved
 from beemesh.identity.signing import Signed, payload_of
 from beemesh.ids import BootId
-from beemesh.node import Ask, Outward
+from beemesh.outward import Ask, Outward
 from beemesh.settings import NodeIdentity, NodeSettings
 from beemesh.topics.messages import TopicMessage
 from beemesh.wire.registry import CODES, TYPES, decode_message, encode_message

@@ -37,7 +37,8 @@ from beemesh.membership import claims
 from beemesh.membership.messages import Claim
 from beemesh.secret import SecretBytes
 from beemesh.settings import parse_endpoint
-from beemesh.wire.datagram import Envelope, cipher_of, read_header
+from beemesh.wire.datagram import cipher_of, read_header, write_header
+from beemesh.wire.envelope import Envelope
 from beemesh.wire.framing import FrameDecoder
 from beemesh.wire.registry import TYPES, decode_message
 from beemesh.workloads.budgets import Budget
@@ -86,7 +87,7 @@ def _admit_plaintext() -> Call:
     made = gate("a")
     header = header_of(keys("a").signer_id, 1)
     cipher = cipher_of(keys("a"), KEY, header)
-    return lambda data: made.admit(header.encode() + cipher.encrypt(1, data[:1_100], header.encode()), NOW)
+    return lambda data: made.admit(write_header(header) + cipher.encrypt(1, data[:1_100], write_header(header)), NOW)
 
 
 def _bodies() -> list[bytes]:

@@ -11,7 +11,8 @@ from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.ids import BootId, NodeId
 from beemesh.membership import messages as membership
 from beemesh.wire.admission import Admission
-from beemesh.wire.datagram import DatagramSealer, Header
+from beemesh.wire.datagram import DatagramSealer
+from beemesh.wire.envelope import Header
 from beemesh.wire.registry import encode_message
 from simulator.crypto import FakeCrypto
 from tests.unit.identity.cast import NOW_MS, keys, roster

@@ -15,10 +15,12 @@ from beemesh.effects import Now
 from beemesh.ids import BootId
 from beemesh.membership import messages as membership
 from beemesh.wire import admission
-from beemesh.wire.admission import Admission, Admitted, Refusal, Refused
-from beemesh.wire.datagram import Envelope, Header, signed_payload
+from beemesh.wire.admission import Admission
+from beemesh.wire.datagram import signed_payload, write_header
+from beemesh.wire.envelope import Envelope, Header
 from beemesh.wire.registry import CODES
 from beemesh.wire.replay import ReplayGuard
+from beemesh.wire.verdict import Admitted, Refusal, Refused
 from tests.unit.identity.cast import keys, revoke, roster
 from tests.unit.wire.samples import BOOT, NEWS, NOW, PING, RING, Speaker, gate, header_of, later
 
@@ -39,13 +41,13 @@ def wrapped(header: Header, envelope: Envelope) -> bytes:
     member = keys("insider")
     subkey = member.datagram_key(KEY, header.sender, header.boot_id)
     plaintext = msgspec.msgpack.encode(envelope)
-    sealed = member.datagram_cipher(subkey).encrypt(header.counter, plaintext, header.encode())
-    return header.encode() + sealed
+    sealed = member.datagram_cipher(subkey).encrypt(header.counter, plaintext, write_header(header))
+    return write_header(header) + sealed
 
 
 def signed_envelope(signer: NativeCrypto, header: Header, code: int, body: bytes, wall_ms: int) -> Envelope:
     """An envelope that verifies under this header."""
-    return Envelope(code, wall_ms, body, signer.sign(signed_payload(header.encode(), code, wall_ms, body)))
+    return Envelope(code, wall_ms, body, signer.sign(signed_payload(write_header(header), code, wall_ms, body)))
 
 
 def reason(judged: Admitted | Refused) -> Refusal | None:
@@ -214,7 +216,7 @@ def test_two_agents_with_one_key_are_both_still_heard_to_ping() -> None:
 def test_a_flood_of_rubbish_costs_known_boots_nothing() -> None:
     """When the budget for undecipherable datagrams is used up, members whose boot is known are still heard."""
     made, speaker = floored("a")
-    rubbish = header_of(b"x" * 32, 1).encode() + bytes(100)
+    rubbish = write_header(header_of(b"x" * 32, 1)) + bytes(100)
     reasons = [reason(made.admit(rubbish, NOW)) for _ in range(int(admission.UNDECIPHERED_PER_S) + 100)]
     assert reasons.count(Refusal.UNDECIPHERED) == admission.UNDECIPHERED_PER_S
     assert reasons[-1] is Refusal.BUDGET
@@ -284,7 +286,7 @@ def test_a_restarted_member_is_heard_under_a_flood_from_where_it_was() -> None:
     """Its new boot has no floor yet, and still its datagrams are looked at, since they come from its old address."""
     made, speaker = floored("a")
     assert reason(made.admit(speaker.say(), NOW, HOME)) is None
-    rubbish = header_of(b"x" * 32, 1).encode() + bytes(100)
+    rubbish = write_header(header_of(b"x" * 32, 1)) + bytes(100)
     while reason(made.admit(rubbish, NOW, ELSEWHERE)) is not Refusal.BUDGET:
         pass
     assert reason(made.admit(Speaker("a", OTHER_BOOT).say(PING), NOW, ELSEWHERE)) is Refusal.BUDGET
@@ -305,7 +307,7 @@ def test_a_glance_tells_the_next_datagram_of_a_known_boot_from_all_else() -> Non
         (first, HOME),
         (Speaker("a", OTHER_BOOT).say(), HOME),
         (Speaker("stranger").say(), HOME),
-        (header_of(speaker.node_id, 9, epoch=7).encode() + bytes(100), HOME),
+        (write_header(header_of(speaker.node_id, 9, epoch=7)) + bytes(100), HOME),
         (b"", HOME),
     ):
         assert not made.is_likely(data, source)
