@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
-from tests.fuzz import corpus
+from tests.fuzz import corpus, target
 from tests.fuzz.mutations import mutant
 from tests.fuzz.target import Finding, Target, check
 from tests.fuzz.targets import TARGETS
@@ -60,3 +61,24 @@ def test_memory_counts() -> None:
     target = Target("t", "bytes", lambda: lambda data: len(b"x" * 200 * 1024 * 1024), lambda: [b""])
     with pytest.raises(Finding, match="MiB of memory"):
         check(target, b"")
+
+
+def test_time_counts_by_the_pace_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that takes far longer than it may is found; a slow machine is not taken for a slow decoder."""
+
+    def call(_data: bytes) -> None:
+        end_s = time.process_time() + 0.2
+        while time.process_time() < end_s:
+            pass
+
+    spins = Target("t", "bytes", lambda: call, lambda: [b""])
+    monkeypatch.setattr(target, "CHORE_S", 1e-6)  # by this the machine is as slow as any may be
+    monkeypatch.setattr(target, "SECONDS_MAX", 0.2 / target.SLOWNESS_MAX * 1.5)
+    check(spins, b"")
+    monkeypatch.setattr(target, "SECONDS_MAX", 0.2 / target.SLOWNESS_MAX / 1.5)
+    with pytest.raises(Finding, match="s of CPU"):
+        check(spins, b"")
+    monkeypatch.setattr(target, "CHORE_S", 60.0)
+    monkeypatch.setattr(target, "SECONDS_MAX", 0.15)
+    with pytest.raises(Finding, match="s of CPU"):
+        check(spins, b"")
