@@ -41,8 +41,10 @@ from beemesh.node import Node, is_cold
 from beemesh.scheduling.auction.bidding import Bidder
 from beemesh.scheduling.auction.calling import Caller
 from beemesh.scheduling.audience import Audience
+from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
+from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import TOPIC_EVENTS
 from beemesh.scheduling.quotas import Policies
@@ -215,19 +217,21 @@ def _scheduling(shared: _Shared, journal: Journal) -> tuple[Executor, Bidder, St
     self_id, roster, view, crypto = shared.self_id, shared.roster, shared.view, shared.crypto
     randomness, settings, intents = shared.randomness, shared.settings, shared.intents
     local = LocalWork(settings.reserve, settings.policies)
+    disruption = Disruption(intents.items)
+    judge = Judge(self_id, roster, view, settings, local, intents.get, disruption)
     executor = Executor(
         self_id,
-        roster,
         view,
         randomness,
         settings,
         local,
+        judge,
         intents.get,
         LocalCopies(crypto),
         partial(check_proof, crypto, roster),
         shared.new_request_id,
     )
-    bidder = Bidder(self_id, roster, view, crypto, randomness, settings, local, intents.get, shared.book)
+    bidder = Bidder(self_id, roster, view, crypto, randomness, settings, judge, intents.get, shared.book)
     steward = Steward(
         self_id,
         roster,
@@ -236,7 +240,7 @@ def _scheduling(shared: _Shared, journal: Journal) -> tuple[Executor, Bidder, St
         randomness,
         settings,
         lambda: intents.items("workload/"),
-        Upkeep(roster, intents.items),
+        Upkeep(roster, intents.items, disruption),
         shared.new_request_id,
         lambda workload_id: journal.events(workload_id=workload_id),
     )

@@ -60,6 +60,7 @@ from beemesh.membership.summaries import Summary
 from beemesh.scheduling.auction.bidding import Bidder
 from beemesh.scheduling.auction.calling import Caller
 from beemesh.scheduling.audience import Audience
+from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.judging import Judge
@@ -201,17 +202,18 @@ class PlacementMesh:
 
         me, roster, crypto, intents = host.node_id, self.roster, host.crypto, self.intents.get
         around = _Surroundings(self, host.index)
-        bidder = Bidder(me, roster, view, crypto, chance, settings, local, intents, TaskBook(ENTRIES_KEPT))
+        judge = Judge(me, roster, view, settings, local, intents, Disruption(_no_budgets))
+        bidder = Bidder(me, roster, view, crypto, chance, settings, judge, intents, TaskBook(ENTRIES_KEPT))
         parts: tuple[Any, ...] = (
             around,
             LeaseReplica(me, roster, crypto, intents),
             Claims(me, roster, crypto, chance, number),
-            Executor(me, roster, view, chance, settings, local, intents, LocalCopies(crypto), _nobody_orders, number),
+            Executor(me, view, chance, settings, local, judge, intents, LocalCopies(crypto), _nobody_orders, number),
             bidder,
             Caller(me, roster, view, crypto, chance, settings),
             Journal(me, roster, crypto, Audience(me, roster, view, bidder.book.get), number),
         )
-        host.judge = Judge(me, roster, view, settings, local, intents).judge
+        host.judge = judge.judge
         host.dispatcher = Dispatcher(me, parts, around)
         self._carry(host, host.dispatcher.start(self.now))
         self._hand(host, host.machine.observed())
@@ -445,6 +447,10 @@ class PlacementMesh:
     def messages(self) -> int:
         """All that were sent, the copies of topics included."""
         return sum(self.sent.values())
+
+
+def _no_budgets(_prefix: str) -> tuple[tuple[Intent, Signed], ...]:
+    return ()
 
 
 def _nobody_orders(proof: LeaseProof, key: str, wall_ms: int) -> tuple[Lease, bool]:

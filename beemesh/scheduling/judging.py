@@ -10,6 +10,7 @@ from beemesh.ids import NodeId
 from beemesh.intents.record import Cordon, body_of, cordon_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.eligibility import capacity_refusals, node_labels, placement_refusals, refusals, repelled_softly
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
@@ -21,6 +22,7 @@ from beemesh.settings.model import NodeSettings
 from beemesh.workloads.daemons import DAEMON_SET, ordinal_of
 from beemesh.workloads.node_keys import FIELD_NAME
 from beemesh.workloads.record import Requirements, Workload
+from beemesh.workloads.revising import REPLICAS_MAX
 
 NEAR_NODES = 8
 """Nodes of a site whose round trips are looked at: they are much alike."""
@@ -37,6 +39,7 @@ class Judge:
         settings: NodeSettings,
         local: LocalWork,
         intent_for: IntentLookup,
+        disruption: Disruption,
     ) -> None:
         self._self_id = self_id
         self._roster = roster
@@ -44,6 +47,7 @@ class Judge:
         self._settings = settings
         self._local = local
         self._intent_for = intent_for
+        self._disruption = disruption
 
     def judge(self, task: Task, leads: Iterable[Task], wall_ms: int) -> list[str] | Score:
         """The reasons against this node, or its score. `leads` are other tasks that it is about to win."""
@@ -100,12 +104,12 @@ class Judge:
         shortage = self._local.shortage(task.reqs, card.caps, also)
         if shortage is None:
             return ()
-        return victims(self._local.candidates(task, self._is_alone), shortage) or ()
+        return victims(self._local.candidates(task, self._spares), shortage) or ()
 
-    def _is_alone(self, workload_id: str) -> bool:
-        """Whether a workload has a single replica: no other goes on for it."""
+    def _spares(self, workload_id: str) -> int:
+        """How many replicas a workload may miss; of one that is not wanted any more, all that it has."""
         workload = workload_of(self._intent_for(workload_key(workload_id)))
-        return workload is not None and workload.replicas == 1
+        return self._disruption.spares(workload) if workload is not None else REPLICAS_MAX
 
     def _nearness(self, wished: str, card: Membership) -> float:
         """How near this node is to a node, site or zone of that name; 1 where none is wished."""

@@ -6,6 +6,7 @@ it shows in the machine's own figures.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -127,18 +128,18 @@ class LocalWork:
         """A pod was evicted: its room is spoken for."""
         self._leaving.add(pod)
 
-    def candidates(self, task: Task, is_alone: Callable[[str], bool]) -> list[Candidate]:
+    def candidates(self, task: Task, spares: Callable[[str], int]) -> list[Candidate]:
         """Those that would go for `task`: preemptible, running, less important, not of its workload, not going yet.
-        `is_alone` tells of a workload whether it has a single replica."""
-        return [
-            Candidate(name, each.reqs, each.qos.priority, each.since_ms, is_alone(each.workload_id))
-            for name, each in sorted(self._promises.items())
-            if each.started
-            and each.qos.preemptible
-            and each.qos.priority < task.qos.priority
-            and each.workload_id != task.workload_id
-            and name not in self._leaving
-        ]
+        `spares` tells of a workload how many of its replicas may be missing."""
+        spared = Counter(promise.workload_id for name, promise in self._promises.items() if name in self._leaving)
+        found = []
+        for name, each in sorted(self._promises.items(), key=_youngest_first):
+            may_go = each.started and each.qos.preemptible and each.qos.priority < task.qos.priority
+            if may_go and each.workload_id != task.workload_id and name not in self._leaving:
+                spared[each.workload_id] += 1
+                guarded = spared[each.workload_id] > spares(each.workload_id)
+                found.append(Candidate(name, each.reqs, each.qos.priority, each.since_ms, guarded))
+        return found
 
     def shortage(self, reqs: Requirements, caps: Caps, also: Iterable[Requirements] = ()) -> Shortage | None:
         """What is missing for `reqs`, once those that were evicted are gone; None where no eviction would help."""
@@ -211,6 +212,12 @@ class LocalWork:
         listening = {("TCP", number) for number in seen.ports_in_use} - freed
         also = {(port.protocol, port.number) for reqs in extra for port in reqs.ports if port.number}
         return self._sums(gone).ports | listening | also
+
+
+def _youngest_first(entry: tuple[str, Promise]) -> tuple[int, int, str]:
+    """The order in which equals are evicted (`beemesh.scheduling.preemption`): the last of them are guarded."""
+    name, promise = entry
+    return promise.qos.priority, -promise.since_ms, name
 
 
 def total(amounts: Iterable[Requirements]) -> Requirements:

@@ -2,7 +2,7 @@
 
 What is compared of two sets of victims, in this order:
 
-1. how many are the only replica of their workload: such are disrupted only when nothing else makes room;
+1. how many their workloads cannot spare, such as the only replica of one: they go only when nothing else makes room;
 2. how many there are;
 3. their priorities, the highest first (lower is better);
 4. how long they have been there, the youngest first (younger is better);
@@ -29,13 +29,14 @@ STEPS_MAX = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A replica that might go. `since_ms` is when it came (wall time); `alone` when its workload has no other."""
+    """A replica that might go. `since_ms` is when it came (wall time); `guarded` when its workload cannot spare it: it
+    is the only one, or a disruption budget wants it."""
 
     name: str
     reqs: Requirements
     priority: int = 0
     since_ms: int = 0
-    alone: bool = False
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def cost(chosen: Iterable[Candidate]) -> Cost:
     """What evicting these would mean; smaller is better."""
     these = tuple(chosen)
     return (
-        sum(each.alone for each in these),
+        sum(each.guarded for each in these),
         len(these),
         tuple(sorted((each.priority for each in these), reverse=True)),
         tuple(sorted(-each.since_ms for each in these)),
@@ -78,9 +79,9 @@ def victims(candidates: Iterable[Candidate], shortage: Shortage) -> tuple[Candid
     if not frees(useful, shortage):
         return None
     search = _Search(useful, shortage)
-    for alone in range(sum(each.alone for each in useful) + 1):
-        for count in range(max(1, alone), min(VICTIMS_MAX, len(useful)) + 1):
-            best = search.best(count, alone)
+    for guarded in range(sum(each.guarded for each in useful) + 1):
+        for count in range(max(1, guarded), min(VICTIMS_MAX, len(useful)) + 1):
+            best = search.best(count, guarded)
             if best is not None:
                 return tuple(sorted(best, key=lambda each: each.name))
             if search.steps > STEPS_MAX:
@@ -96,16 +97,16 @@ class _Search:
         self._needs = _needs(shortage)
         grouped: dict[tuple[bool, tuple[int, ...]], list[Candidate]] = {}
         for each in candidates:
-            grouped.setdefault((each.alone, _gives(each, shortage)), []).append(each)
+            grouped.setdefault((each.guarded, _gives(each, shortage)), []).append(each)
         self._groups = [
-            (alone, gives, sorted(members, key=lambda each: (each.priority, -each.since_ms, each.name)))
-            for (alone, gives), members in sorted(grouped.items(), key=lambda item: item[0])
+            (guarded, gives, sorted(members, key=lambda each: (each.priority, -each.since_ms, each.name)))
+            for (guarded, gives), members in sorted(grouped.items(), key=lambda item: item[0])
         ]
         self._most = [self._most_from(index) for index in range(len(self._groups) + 1)]
 
-    def best(self, count: int, alone: int) -> tuple[Candidate, ...] | None:
-        """The cheapest set of `count`, just `alone` of them the only ones of their workloads."""
-        return min(self._sets(0, count, alone, self._needs), key=cost, default=None)
+    def best(self, count: int, guarded: int) -> tuple[Candidate, ...] | None:
+        """The cheapest set of `count`, just `guarded` of them such as cannot be spared."""
+        return min(self._sets(0, count, guarded, self._needs), key=cost, default=None)
 
     def _most_from(self, index: int) -> list[list[int]]:
         """Per need, how much at most so many members of the groups from `index` on can give."""
@@ -122,18 +123,18 @@ class _Search:
         most = self._most[index]
         return all(need <= 0 or most[at][min(count, len(most[at]) - 1)] >= need for at, need in enumerate(needs))
 
-    def _sets(self, index: int, count: int, alone: int, needs: tuple[int, ...]) -> Iterator[tuple[Candidate, ...]]:
+    def _sets(self, index: int, count: int, guarded: int, needs: tuple[int, ...]) -> Iterator[tuple[Candidate, ...]]:
         self.steps += 1
         if count == 0:
-            if alone == 0 and all(need <= 0 for need in needs):
+            if guarded == 0 and all(need <= 0 for need in needs):
                 yield ()
             return
-        if index == len(self._groups) or alone < 0 or self.steps > STEPS_MAX or not self._can(index, count, needs):
+        if index == len(self._groups) or guarded < 0 or self.steps > STEPS_MAX or not self._can(index, count, needs):
             return
-        is_alone, gives, members = self._groups[index]
+        is_guarded, gives, members = self._groups[index]
         for taken in range(min(count, len(members)) + 1):
             left = tuple(need - taken * amount for need, amount in zip(needs, gives, strict=True))
-            rest = self._sets(index + 1, count - taken, alone - (taken if is_alone else 0), left)
+            rest = self._sets(index + 1, count - taken, guarded - (taken if is_guarded else 0), left)
             for others in rest:
                 yield (*members[:taken], *others)
 
@@ -141,7 +142,7 @@ class _Search:
 def _spared(candidates: Sequence[Candidate], shortage: Shortage) -> tuple[Candidate, ...] | None:
     """All of them but those who can stay, the most precious first."""
     chosen = list(candidates)
-    precious = sorted(chosen, key=lambda each: (each.alone, each.priority, -each.since_ms, each.name), reverse=True)
+    precious = sorted(chosen, key=lambda each: (each.guarded, each.priority, -each.since_ms, each.name), reverse=True)
     for each in precious:
         rest = [other for other in chosen if other is not each]
         if frees(rest, shortage):

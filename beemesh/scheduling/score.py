@@ -139,12 +139,12 @@ def _banded(inside: float, crowd: int) -> float:
 
 
 def _preempting(inside: float, victims: tuple[Candidate, ...]) -> float:
-    """Below every band; among themselves by how many victims are the only one of their workload, by the highest
+    """Below every band; among themselves by how many victims their workloads cannot spare, by the highest
     priority of a victim, by their number, and then as ever. One whole number has it all, exact in 52 bits."""
-    alone = min(sum(each.alone for each in victims), 15)
+    guarded = min(sum(each.guarded for each in victims), 15)
     priority = min(max(_highest(victims), -(2**31)), 2**31 - 1) + 2**31
     count = min(len(victims), 31)
-    worse = (((alone << 32 | priority) << 5 | count) << 10) | round((1.0 - _unit(inside)) * 1023)
+    worse = (((guarded << 32 | priority) << 5 | count) << 10) | round((1.0 - _unit(inside)) * 1023)
     return PREEMPTING * (1.0 - worse / 2**52)
 
 

@@ -37,7 +37,6 @@ from beemesh.scheduling.auction.pace import BACKOFF_MAX_S
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import placed_workload
-from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     TOPIC_PROPOSALS,
     TOPIC_TASKS,
@@ -83,12 +82,11 @@ class Bidder:
         crypto: Crypto,
         randomness: Randomness,
         settings: NodeSettings,
-        local: LocalWork,
+        judge: Judge,
         intent_for: IntentLookup,
         book: TaskBook | None = None,
     ) -> None:
         """`book` is written here alone; one is made where nobody else reads it."""
-        judge = Judge(self_id, roster, view, settings, local, intent_for)
         self._auctions = Auctions(self_id, view, crypto, randomness, settings, judge, intent_for, book)
         self.book = self._auctions.book
         self._self_id = self_id

@@ -26,7 +26,6 @@ from beemesh.events import (
 )
 from beemesh.ids import NodeId
 from beemesh.intents.record import workload_id_of
-from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.execution.answering import Answers
 from beemesh.scheduling.execution.deploying import Deployer
@@ -69,11 +68,11 @@ class Executor:
     def __init__(
         self,
         self_id: NodeId,
-        roster: Roster,
         view: View,
         randomness: Randomness,
         settings: NodeSettings,
         local: LocalWork,
+        judge: Judge,
         intent_for: IntentLookup,
         copies: LocalCopies,
         check_proof: ProofCheck,
@@ -84,7 +83,6 @@ class Executor:
         self._copies = copies
         tell, self._run_leases = Teller(self_id, randomness), RunLeases(self.room)
         run_leases = self._run_leases
-        judge = Judge(self_id, roster, view, settings, local, intent_for)
         recovery = Recovery(self_id, view, new_request_id, self.room)
         self._keeper = keeper = PodKeeper(self.room, pods, local, intent_for, copies, tell, run_leases)
         self._deployer = deployer = Deployer(

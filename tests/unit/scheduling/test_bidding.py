@@ -29,6 +29,8 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.auction.belief import BIDS_BURST
 from beemesh.scheduling.auction.bidding import Bidder
+from beemesh.scheduling.disruption import Disruption
+from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
     BID_KIND,
@@ -78,6 +80,15 @@ class Desk:
         self.local = LocalWork(settings().reserve, settings().policies)
         self.local.observed = PLENTY
         self.intents: dict[str, tuple[Intent, Signed]] = {}
+        judge = Judge(
+            self.ids["one"],
+            self.roster,
+            self.view,
+            settings(),
+            self.local,
+            self.intents.get,
+            Disruption(lambda _prefix: ()),
+        )
         self.bidder = Bidder(
             self.ids["one"],
             self.roster,
@@ -85,7 +96,7 @@ class Desk:
             self.crypto["one"],
             random.Random(1),
             settings(),
-            self.local,
+            judge,
             self.intents.get,
         )
         self.wanted = workload(**wanted)

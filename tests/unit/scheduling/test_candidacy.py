@@ -23,6 +23,8 @@ from beemesh.events import (
 from beemesh.identity.signing import sign_statement
 from beemesh.scheduling.auction.bidding import Bidder
 from beemesh.scheduling.auction.candidacy import OFFER_S
+from beemesh.scheduling.disruption import Disruption
+from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import lease_key
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import (
@@ -52,6 +54,15 @@ class Desk(Large):
         super().__init__(**wanted)
         self.local = LocalWork(settings().reserve, settings().policies)
         self.local.observed = observed
+        judge = Judge(
+            self.ids["n0"],
+            self.roster,
+            self.view,
+            settings("n0"),
+            self.local,
+            self.intents.get,
+            Disruption(lambda _prefix: ()),
+        )
         self.bidder = Bidder(
             self.ids["n0"],
             self.roster,
@@ -59,7 +70,7 @@ class Desk(Large):
             self.crypto["n0"],
             random.Random(1),
             settings("n0"),
-            self.local,
+            judge,
             self.intents.get,
         )
         self.called = self.task()

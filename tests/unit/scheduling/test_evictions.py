@@ -157,7 +157,7 @@ def test_bids_rank_by_the_harm_they_do(
         0.0 < total < score(Requirements(), Resources(1, 1, 1, 0, 0, 0, 1.0), worst, Weights()).total
         for total in scores
     )
-    harm = [(sum(v.alone for v in these), max(v.priority for v in these), len(these)) for these in (one, other)]
+    harm = [(sum(v.guarded for v in these), max(v.priority for v in these), len(these)) for these in (one, other)]
     if min(harm[0][0], 15) == min(harm[1][0], 15) and harm[0][0] != harm[1][0]:
         return  # more than so many are told apart no longer
     if harm[0] < harm[1]:

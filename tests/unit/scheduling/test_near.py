@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from beemesh.membership.coordinates import Coordinate
 from beemesh.membership.summaries import Summary
+from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.score import Score
@@ -27,7 +28,9 @@ def locality(world: World, near: str, *, told: bool = False, rtt_s: float | None
     (_, task), *_ = world.tasks()
     local = LocalWork(settings().reserve, settings().policies)
     local.observed = PLENTY
-    judge = Judge(node.node_id, node.roster, node.view, settings("one"), local, world.intents.get)
+    judge = Judge(
+        node.node_id, node.roster, node.view, settings("one"), local, world.intents.get, Disruption(world.records)
+    )
     verdict = judge.judge(task, (), world.now.wall_ms)
     assert isinstance(verdict, Score)
     return verdict.parts["locality"]

@@ -31,8 +31,8 @@ def names(chosen: tuple[Candidate, ...] | None) -> str:
         ([pod("a", priority=3), pod("b", priority=1)], Shortage(mem_mb=1), "b"),  # then the least important
         ([pod("a", since_ms=5), pod("b", since_ms=9)], Shortage(mem_mb=1), "b"),  # then the youngest
         ([pod("b"), pod("a")], Shortage(mem_mb=1), "a"),  # then by name
-        ([pod("a", 300, alone=True), pod("b", 150), pod("c", 150)], Shortage(mem_mb=300), "bc"),
-        ([pod("a", 300, alone=True), pod("b", 150)], Shortage(mem_mb=300), "a"),  # nothing else is possible
+        ([pod("a", 300, guarded=True), pod("b", 150), pod("c", 150)], Shortage(mem_mb=300), "bc"),
+        ([pod("a", 300, guarded=True), pod("b", 150)], Shortage(mem_mb=300), "a"),  # nothing else is possible
         ([pod("a"), pod("b")], Shortage(cpu_m=150), "ab"),
         ([pod("a"), pod("b")], Shortage(pods=1), "a"),
         ([pod("a")], Shortage(mem_mb=101), ""),

@@ -60,8 +60,10 @@ from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.auction.bidding import Bidder
 from beemesh.scheduling.auction.calling import Caller
+from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
+from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import LEASE_KIND, Event, Lease, LeaseProof, SignedEvent, SignedTask, Task
 from beemesh.scheduling.stewardship.steward import Steward
@@ -217,21 +219,21 @@ class WorldNode:
         rng = random.Random(f"{world.seed} {self.name} {self.epoch}")
         counter = itertools.count(1)
         mine = settings(self.name)
+        disruption = Disruption(world.records)
+        judge = Judge(self.node_id, self.roster, self.view, mine, self.local, world.intents.get, disruption)
         self.executor = Executor(
             self.node_id,
-            self.roster,
             self.view,
             rng,
             mine,
             self.local,
+            judge,
             world.intents.get,
             LocalCopies(self.crypto),
             world.check_proof,
             lambda: next(counter),
         )
-        self.bidder = Bidder(
-            self.node_id, self.roster, self.view, self.crypto, rng, mine, self.local, world.intents.get
-        )
+        self.bidder = Bidder(self.node_id, self.roster, self.view, self.crypto, rng, mine, judge, world.intents.get)
         self.journal = Journal(self.node_id, self.roster, self.crypto)
         self.steward = Steward(
             self.node_id,
@@ -241,7 +243,7 @@ class WorldNode:
             rng,
             mine,
             lambda: list(world.intents.values()),
-            Upkeep(self.roster, world.records),
+            Upkeep(self.roster, world.records, disruption),
             lambda: next(counter),
             lambda workload_id: self.journal.events(workload_id=workload_id),
         )
