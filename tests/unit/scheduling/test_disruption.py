@@ -7,12 +7,14 @@ import pytest
 
 from beemesh.identity.signing import Signed
 from beemesh.intents.record import Intent
+from beemesh.membership.roster import Roster
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.local_work import LocalWork, Promise
+from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.settings.model import Policies, Reserve
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Constraints, Qos, Requirements, Workload
-from tests.unit.scheduling.samples import WALL_MS, budget_record, record, workload
+from tests.unit.scheduling.samples import CA, MESH, WALL_MS, budget_record, record, workload
 from tests.unit.scheduling.test_eligibility import task
 from tests.unit.scheduling.world import World
 
@@ -65,6 +67,18 @@ def test_a_budget_that_is_shared_or_deleted_counts_anew() -> None:
     tombstone = msgspec.structs.replace(found[1][0], kind="tombstone", body=b"")
     disruption.changed(tombstone)
     assert disruption.spares(web(3)) == 2
+
+
+def test_what_stands_at_the_start_is_read() -> None:
+    """A node that was restarted is told of no change."""
+    found = [record(web(3)), budget_record(Budget("default", "b", max_unavailable="0"), 1, WALL_MS)]
+
+    def held(prefix: str) -> list[tuple[Intent, Signed]]:
+        return [each for each in found if each[0].key.startswith(prefix)]
+
+    disruption = Disruption(held)
+    Upkeep(Roster(MESH, CA.sign_key), held, disruption).load()
+    assert disruption.spares(web(3)) == 0
 
 
 def test_of_one_workload_the_first_to_go_are_spared_and_the_rest_guarded() -> None:
