@@ -47,9 +47,14 @@ class _Submission:
     stage: str = "storing"
     waiting: set[int] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+
     put_token: int = 0
     stands_here: bool = False
     witnessed: bool = False
+
+    def told(self) -> str:
+        """What went wrong, each thing once: a keeper may have been asked for more than one part."""
+        return "; ".join(dict.fromkeys(self.problems))
 
 
 class Submission:
@@ -111,7 +116,7 @@ class Submission:
                 return self._submit(held, now) if held is not None else []
             case TimerFired(key=(str(), str(), int() as token)):
                 late = self._open.get(token)
-                return self._end(late, "; ".join(late.problems) or "not all answered in time") if late else []
+                return self._end(late, late.told() or "not all answered in time") if late else []
         return []
 
     def _submit(self, command: Submit, now: Now) -> Effects:
@@ -203,7 +208,7 @@ class Submission:
             if submission.waiting:
                 return []
             if submission.problems:
-                return self._end(submission, "not all keepers saved their part: " + "; ".join(submission.problems))
+                return self._end(submission, "not all keepers saved their part: " + submission.told())
             return self._put_record(submission)
         return self._witness_answered(submission, event)
 
@@ -239,7 +244,7 @@ class Submission:
         submission.problems.append(f"{self._name(event.peer)}: {'; '.join(reasons) or 'did not save it'}")
         if submission.waiting or submission.witnessed:
             return []
-        return self._end(submission, "saved here, but on no second node: " + "; ".join(submission.problems))
+        return self._end(submission, "saved here, but on no second node: " + submission.told())
 
     def _end(self, submission: _Submission, reason: str, *, conflict: bool = False) -> Effects:
         if self._open.pop(submission.command.token, None) is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import pytest
 
@@ -28,6 +30,11 @@ def records(*found: tuple[Intent, Signed]) -> Disruption:
     disruption = Disruption(lambda prefix: [each for each in found if each[0].key.startswith(prefix)])
     disruption.load()
     return disruption
+
+
+def runs(world: World, name: str) -> bool:
+    """Whether any replica of that name runs."""
+    return any(pod.workload_id.endswith(f"/{name}") for pod in world.pods())
 
 
 def web(replicas: int) -> Workload:
@@ -108,9 +115,9 @@ def test_a_strict_budget_decides_who_goes(strict: str) -> None:
         world.put(*budget_record(budget, seq, world.now.wall_ms))
         labels = {"app": name}
         world.apply(workload(name, replicas=2, requirements=half, qos=CHEAP, constraints=apart, pod_labels=labels))
-        assert world.run_until(lambda name=name: any(pod.workload_id.endswith(name) for pod in world.pods()), 10)  # type: ignore[misc]
+        assert world.run_until(partial(runs, world, name), 10)
     world.apply(workload("urgent", requirements=half, qos=URGENT))
-    assert world.run_until(lambda: any(pod.workload_id.endswith("urgent") for pod in world.pods()), 10)
+    assert world.run_until(partial(runs, world, "urgent"), 10)
 
     assert {event.workload_id for event in world.events("Preempted")} == {
         f"deployment/default/{'right' if strict == 'left' else 'left'}"

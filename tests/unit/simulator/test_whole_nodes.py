@@ -190,3 +190,13 @@ def test_what_waits_for_a_young_agent_to_listen_is_bounded() -> None:
     assert refused.token == SUBMISSIONS_MAX
     assert not refused.accepted
     assert "busy" in refused.reason
+
+
+def test_a_keeper_that_does_not_answer_is_named_once() -> None:
+    """It was asked to keep a share and a copy; who reads the refusal wants to know which machine to look at."""
+    world = world_of(3)
+    world.kill(1)
+
+    outcome = submit(world, replicas=1)
+
+    assert outcome.reason == "not all keepers saved their part: n1: no answer in time"
