@@ -18,6 +18,7 @@ import msgspec
 from beemesh.effects import Effects, Notify, Now, Received, Schedule, Send, TimerFired
 from beemesh.events import Delivered, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.ids import NodeId
+from beemesh.scheduling.messages import TOPIC_EVENTS
 from beemesh.topics.broadcaster import Topics
 from beemesh.topics.messages import Chunk, ChunkWant, IHave, IWant, TopicMessage
 from beemesh.undecodable import UNDECODABLE
@@ -133,7 +134,7 @@ class TopicMesh:
         node = node_id(self._next_index)
         self._next_index += 1
         view: Any = self.view
-        self.nodes[node] = Topics(node, view, self.random, encode, decode)
+        self.nodes[node] = Topics(node, view, self.random, encode, decode, frozenset({TOPIC_EVENTS}))
         return node
 
     def start(self) -> None:
@@ -166,7 +167,7 @@ class TopicMesh:
         """This moment."""
         return Now(self.now_s, START_WALL_MS + int(self.now_s * 1000))
 
-    def publish(self, node: NodeId, text: str, topic: str = "scheduler-events") -> Published:
+    def publish(self, node: NodeId, text: str, topic: str = TOPIC_EVENTS) -> Published:
         """Publish a word from a node."""
         published = self.messages[text] = Published(text, self.now_s, frozenset(self.nodes))
         effects = self.nodes[node].publish(topic, Word(text), self.now)
@@ -257,7 +258,7 @@ class Outcome:
     """Deliveries that did not happen at nodes that lived throughout the run."""
     doubled: int
     sends_per_node: float
-    """Payloads sent per node and message, lost ones included."""
+    """Payloads sent per message and node that lived then or got it later, lost ones included."""
     last_s: float
     """The slowest delivery of all messages, at nodes that lived when it was published and until it came."""
     last_median_s: float
@@ -309,13 +310,13 @@ def churned(
     control = _control(mesh) - control_before
     everything = list(mesh.messages.values())
     lasts = sorted(max(published.got[node] for node in steady if node in published.got) for published in counted)
-    times = sorted(at_s for published in counted for at_s in published.got.values())
+    times = sorted(at_s for published in counted for node, at_s in published.got.items() if node in published.live)
     return Outcome(
         nodes=len(mesh.nodes),
         messages=messages,
         missed=sum(1 for published in everything for node in steady if node not in published.got),
         doubled=sum(published.doubled for published in everything),
-        sends_per_node=sum(published.sends / len(published.live) for published in counted) / len(counted),
+        sends_per_node=sum(each.sends / len(each.live | each.got.keys()) for each in counted) / len(counted),
         last_s=lasts[-1],
         last_median_s=lasts[len(lasts) // 2],
         median_s=times[len(times) // 2],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,12 +20,16 @@ ASK_AGAIN_S = 0.1
 ASKED_TIMES_MAX = 16
 """Half of all requests succeed at 30 % loss: all of these fail once in a hundred thousand times, and the next mention
 starts anew."""
-ASKED_QUICKLY = 6
+ASKED_QUICKLY = 10
 """Requests for one message after which the pauses double, up to `ASK_SLOWLY_S`, unless some of the last answers came
-within a pause: to a node that hears slowly all answers are on their way already, and would come again and again."""
+within a pause: to a node that hears slowly all answers are on their way already, and would come again and again. At
+30 % loss so many fail in a row once in a thousand times."""
 ASK_SLOWLY_S = 1.6
 ANSWERS_TIMED = 8
-"""Answers whose delays are remembered: at 30 % loss at least one of so many came at the first request."""
+"""Answers whose delays are remembered."""
+SLOW_TOGETHER_S = 1.6
+"""So long they must have taken together, none of them within a pause, before a node takes itself for one that hears
+slowly: sixteen requests that failed in a row, which losses of 30 % alone do once in fifty thousand times."""
 HOLDERS_MAX = 4
 """Members remembered for a missing message, newest first."""
 
@@ -155,10 +160,13 @@ class Wants:
 
     def _pause_s(self, asked: int) -> float:
         """How long to wait for the answer to the request of that number."""
-        delay_s = min(self._delays_s, default=ASK_AGAIN_S)
-        if self._delays_s and delay_s <= ASK_AGAIN_S:
+        quickest_s = min(self._delays_s, default=math.inf)
+        if quickest_s <= ASK_AGAIN_S:
             return ASK_AGAIN_S
-        return min(ASK_SLOWLY_S, max(ASK_AGAIN_S * 2.0 ** max(0, asked - ASKED_QUICKLY), 1.5 * delay_s))
+        pause_s = ASK_AGAIN_S * 2.0 ** max(0, asked - ASKED_QUICKLY)
+        if sum(self._delays_s) >= SLOW_TOGETHER_S:
+            pause_s = max(pause_s, 1.5 * quickest_s)
+        return min(ASK_SLOWLY_S, pause_s)
 
     def _is_room(self, sender: NodeId) -> bool:
         return len(self._missing) < MISSING_MAX and self._open.get(sender, 0) < MISSING_PER_MEMBER_MAX

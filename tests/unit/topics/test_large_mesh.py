@@ -92,7 +92,7 @@ def test_whoever_gives_up_its_links_mentions_what_they_still_owed() -> None:
     mesh = TopicMesh(TREE_ABOVE + 1, seed=6)
     mesh.start()
     mesh.run(5.0)
-    mesh.publish(node_id(0), "owed")
+    mesh.publish(node_id(0), "owed", "a-topic-of-no-events")
     mesh.run(2.0)
     told = mesh.nodes[node_id(0)]
     assert told.uses_tree
