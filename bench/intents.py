@@ -134,6 +134,18 @@ def one_node(records: list[Signed], ca_key: bytes) -> tuple[float, int]:
     return used / 2**20, sum(len(value) for _, value in rows)
 
 
+class OwnView:
+    """What all share, as one node's own view of the mesh."""
+
+    def __init__(self, shared: SharedView, self_id: NodeId) -> None:
+        self.self_id = self_id
+        self.alive, self.status, self.address = shared.alive, shared.status, shared.address
+
+    def is_alive(self, node: NodeId) -> bool:
+        """As `View.is_alive`."""
+        return self.status(node) == "alive"
+
+
 class Mesh:
     """The intents of many nodes."""
 
@@ -149,7 +161,7 @@ class Mesh:
         self._timers: dict[tuple[NodeId, Hashable], int] = {}
         self._replies: dict[int, tuple[NodeId, int, NodeId]] = {}
         self._count = 0
-        self.view: Any = SharedView()
+        self.view = SharedView()
         self.nodes: dict[NodeId, Dispatcher] = {}
         for node_id in records.ids:
             self.view.add(node_id)
@@ -161,8 +173,9 @@ class Mesh:
     def _node(self, node_id: NodeId, begin: IntentMap, roster: Roster) -> Dispatcher:
         intents = IntentMap(FakeCrypto(b"any"), roster)
         intents.begin_with(begin)
-        topics = Topics(node_id, self.view, self.random, encode_body, decode_body)
-        sync = IntentSync(node_id, intents, roster, self.view, self.random, self._number)
+        view: Any = OwnView(self.view, node_id)
+        topics = Topics(node_id, view, self.random, encode_body, decode_body)
+        sync = IntentSync(node_id, intents, roster, view, self.random, self._number)
         return Dispatcher(node_id, (sync, topics), topics)
 
     def _number(self) -> int:
