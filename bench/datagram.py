@@ -69,8 +69,9 @@ SENDERS = 40
 """Enough that no sender meets its rate."""
 BATCH = 400
 """Datagrams that lie in the kernel at once: what fits its buffer for certain."""
-TURNS_MAX = 20
-"""Turns of the event loop in which they must have come in: it takes 128 in each."""
+TURNS_MAX = 200
+"""Turns of the event loop in which they must have come in: it takes 128 in each, but few of those who are not known
+well yet, and by the clock."""
 
 
 # --- the way in ------------------------------------------------------------------------------------------------------
