@@ -33,8 +33,8 @@ from beemesh.identity.membership_card import GossipRing
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.messages import Ack, Nack, Ping
 from beemesh.membership.roster import Roster
-from beemesh.membership.view import View
-from beemesh.outward import Address, Ask, Outward, Tell, Transmit, Warm
+from beemesh.membership.view import Address, View
+from beemesh.outward import Ask, Outward, Tell, Transmit, Warm
 from beemesh.wire.admission import Admission
 from beemesh.wire.datagram import BODY_BYTES_MAX, DatagramSealer
 from beemesh.wire.questions import Questions
@@ -49,7 +49,6 @@ OWN = frozenset({RingChanged, PingEchoed, MemberDown})
 
 FLOORLESS = (Ping, Ack, Nack)
 """What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor."""
-
 
 QUESTION = "question"
 """First element of the keys of the node's own timers: no room has this name."""

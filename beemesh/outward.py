@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from beemesh.ids import NodeId
+from beemesh.membership.view import Address
 
-Address = tuple[str, int]
 Outward = list[Any]
 """Effects that leave the node: those of `beemesh.effects` without Send, Request and Broadcast, and the four below."""
 

@@ -65,8 +65,7 @@ def compile_into(folder: Path, only: Sequence[str] = ()) -> int:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "pyproject.toml").write_text(SETTINGS)
     names = list(only or compilable(folder))
-    # More, and what debuggers need, takes long to compile.
-    environment = {**os.environ, "MYPYPATH": str(folder), "MYPYC_OPT_LEVEL": "1", "CFLAGS": "-g0"}
+    environment = {**os.environ, "MYPYPATH": str(folder), "MYPYC_OPT_LEVEL": "1"}  # more takes long to compile
     command = [sys.executable, "-m", "mypyc", *names]
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     return len(names)

@@ -47,7 +47,6 @@ class _Submission:
     stage: str = "storing"
     waiting: set[int] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
-
     put_token: int = 0
     stands_here: bool = False
     witnessed: bool = False

@@ -18,6 +18,7 @@ from beemesh.effects import Now
 from beemesh.identity.membership_card import GossipRing, Membership
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.roster import Roster
+from beemesh.membership.view import Address
 from beemesh.wire.datagram import (
     DATAGRAM_BYTES_MAX,
     HEADER_BYTES,
@@ -32,7 +33,6 @@ from beemesh.wire.replay import ReplayGuard
 from beemesh.wire.verdict import Admitted, Refusal, Refused
 
 CLOCK_SKEW_MS = 30_000
-Address = tuple[str, int]
 
 UNDECIPHERED_PER_S = 2_000.0
 """Datagrams per second, all sources together, that are looked into in vain: altered ones, those of strangers who know
