@@ -7,16 +7,19 @@ from functools import partial
 import msgspec
 import pytest
 
+from beemesh.events import ResourcesObserved
 from beemesh.identity.signing import Signed
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.disruption import Disruption
+from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork, Promise
+from beemesh.scheduling.score import Score
 from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.settings.model import Policies, Reserve
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Constraints, Qos, Requirements, Workload
-from tests.unit.scheduling.samples import CA, MESH, WALL_MS, budget_record, record, workload
+from tests.unit.scheduling.samples import CA, MESH, WALL_MS, budget_record, record, settings, workload
 from tests.unit.scheduling.test_eligibility import task
 from tests.unit.scheduling.world import World
 
@@ -122,3 +125,23 @@ def test_a_strict_budget_decides_who_goes(strict: str) -> None:
     assert {event.workload_id for event in world.events("Preempted")} == {
         f"deployment/default/{'right' if strict == 'left' else 'left'}"
     }
+
+
+def test_what_is_not_wanted_any_more_is_guarded_by_nothing() -> None:
+    """Of two that would do, the one goes whose workload was deleted; the other is the only replica of its own."""
+    world = World(["one"])
+    node = world.nodes["one"]
+    world.put(*record(workload("kept")))
+    world.run(0.2)
+    node.local.observed = ResourcesObserved(4000, 4096, 50_000, 0.1, 3500, 40_000)
+    held = Requirements(mem_mb=1700)
+    for since_ms, name in enumerate(("deleted", "kept")):  # the younger of two equals would go
+        ours = Promise(f"deployment/default/{name}", 1, 0, held, started=True, qos=CHEAP, since_ms=since_ms)
+        node.local.promise(f"default/{name}-1-0", ours)
+    disruption = Disruption(world.records)
+    judge = Judge(node.node_id, node.roster, node.view, settings(), node.local, world.intents.get, disruption)
+
+    verdict = judge.judge(task(qos=URGENT, reqs=held), (), world.now.wall_ms)
+
+    assert isinstance(verdict, Score)
+    assert [victim.name for victim in verdict.victims] == ["default/deleted-1-0"]
