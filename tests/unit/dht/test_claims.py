@@ -276,3 +276,19 @@ def test_a_release_beside_a_renewal_gives_up_what_the_renewal_brought() -> None:
 
     assert world.run_until(lambda: _held(world)[-1][2] == 1, 2)
     assert world.now_s - asked_s < 0.5
+
+
+def test_the_next_claim_goes_above_the_fence_of_one_that_was_given_up() -> None:
+    """A minority granted a claim, and it was taken back: whoever heard of its fence must never see that fence again."""
+    world, key = world_of(5), "run/deployment/default/db/0"
+    claim = Claim(key, 15_000, 5_000, task_id="t", workload_id="w")
+    world.faults.cut({0, 1}, {2, 3, 4})
+    world.event(0, claim)
+    assert world.run_until(lambda: any(isinstance(event, LeaseDenied) for _, _, event in world.events), 10)
+    world.run_for(5)
+    world.faults.heal()
+
+    world.event(0, claim)
+
+    assert world.run_until(lambda: any(isinstance(event, LeaseGranted) for _, _, event in world.events), 10)
+    assert [event.fence for _, _, event in world.events if isinstance(event, LeaseGranted)] == [2]
