@@ -133,9 +133,12 @@ class TopicMesh:
     def _make(self) -> NodeId:
         node = node_id(self._next_index)
         self._next_index += 1
+        self._put(node)
+        return node
+
+    def _put(self, node: NodeId) -> None:
         view: Any = self.view
         self.nodes[node] = Topics(node, view, self.random, encode, decode, frozenset({TOPIC_EVENTS}))
-        return node
 
     def start(self) -> None:
         """Tell every node that the mesh is there."""
@@ -146,6 +149,12 @@ class TopicMesh:
         """A node is gone; the others learn it later."""
         del self.nodes[node]
         self._at(self.now_s + DEATH_KNOWN_S, "down", node)
+
+    def come_back(self, node: NodeId) -> None:
+        """A crashed node starts anew, without a memory; the others learn it soon."""
+        self._put(node)
+        self._at(self.now_s + JOIN_KNOWN_S, "up", node)
+        self._handle(node, MemberUp(node))
 
     def leave(self, node: NodeId) -> None:
         """A node says goodbye: the others know at once."""

@@ -1,10 +1,15 @@
-"""Store-and-forward: messages kept for members that are briefly away, on the topics that ask for it."""
+"""Store-and-forward: messages kept for members that are briefly away, on the topics that ask for it.
+
+All members keep the same for one that is away. When it is back some few of them tell it what it missed, and it asks
+one of those: had all of them handed it over, it would get it as many times as the mesh has members.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from beemesh.ids import NodeId
+from beemesh.dht.kset import nearest
+from beemesh.ids import NodeId, to_text
 from beemesh.topics.messages import TopicMessage
 
 AWAY_S = 120.0
@@ -13,6 +18,16 @@ AWAY_BYTES_MAX = 256 * 1024
 
 AWAY_MEMBERS_MAX = 256
 """Members that messages are kept for: a site that is cut off. When more are gone, push-pull has to tell them."""
+
+TELLERS = 4
+"""Members that tell one that is back what it missed: at 30 % loss it hears of all but a hundredth from them, and of the
+rest from those that mention it to anybody."""
+
+
+def is_teller(node_id: NodeId, member: NodeId, alive: tuple[NodeId, ...]) -> bool:
+    """Whether `node_id` is one of those of `alive` (sorted, as a view has them) that tell `member` what it missed: on
+    either side of a partition others, since either side knows what the other does not."""
+    return node_id in [each for each in nearest(alive, to_text(member), TELLERS + 1) if each != member][:TELLERS]
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from beemesh.events import Delivered, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
 from beemesh.rates import Rates
-from beemesh.topics.away import Away
+from beemesh.topics.away import Away, is_teller
 from beemesh.topics.chunks import TOPIC_BYTES_MAX, Assembly, is_chunked, split
 from beemesh.topics.gossip import (
     IDS_PER_MENTION_MAX,
@@ -154,12 +154,7 @@ class Topics:
             case TimerFired(key=key):
                 return self._timer(key, now)
             case MemberUp(node_id=node_id):
-                missed = self._away.returned(node_id, now.boot_s)
-                onward = [msgspec.structs.replace(message, hops=HOPS_MAX) for message in missed]
-                return [
-                    *self._switch(now),
-                    *(each for one in onward for each in self._hand(node_id, one, now, "stored")),
-                ]
+                return [*self._switch(now), *self._tell_missed(node_id, now)]
             case MemberDown(node_id=node_id) | MemberLeft(node_id=node_id):
                 if isinstance(event, MemberDown):
                     self._away.gone(node_id, now.boot_s)
@@ -402,6 +397,17 @@ class Topics:
         to = TREE_MENTION_TO if self._on_tree else MENTION_TO
         chosen = some_members(self._view, self._randomness, to, (self._self_id,)) if ids else []
         return self._post([(peer, IHave(ids)) for peer in chosen], now)
+
+    def _tell_missed(self, member: NodeId, now: Now) -> Effects:
+        """Tell a member that is back of what was kept for it. It need not push on what it asks for: others have it."""
+        missed = self._away.returned(member, now.boot_s)
+        if not missed or not is_teller(self._self_id, member, self._view.alive()):
+            return []
+        for message in missed:
+            self.store.renew(msgspec.structs.replace(message, hops=HOPS_MAX), now.boot_s)
+        ids = [message.id for message in missed]
+        pages = range(0, len(ids), IDS_PER_MENTION_MAX)
+        return self._post([(member, IHave(tuple(ids[at : at + IDS_PER_MENTION_MAX]))) for at in pages], now)
 
     def _mention_later(self, message: TopicMessage, now: Now) -> None:
         pauses_s = TREE_MENTION_PAUSES_S if self._on_tree else MENTION_PAUSES_S

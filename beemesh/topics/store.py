@@ -58,6 +58,15 @@ class Store:
         while len(self.kept) > KEPT_MESSAGES_MAX or self.kept_bytes > KEPT_BYTES_MAX:
             self._drop_oldest()
 
+    def renew(self, message: TopicMessage, now_s: float) -> None:
+        """Hold this form of a message for a minute from now, whether it is still held or not."""
+        kept = self.kept.pop(message.id, None)
+        if kept is None:
+            self.add(Kept(message, now_s))
+        else:
+            kept.message, kept.got_s = message, now_s
+            self.kept[message.id] = kept
+
     def get(self, key: bytes) -> Kept | None:
         """The message of an id, while it is kept."""
         return self.kept.get(key)

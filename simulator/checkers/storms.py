@@ -11,11 +11,15 @@ from simulator.world import World
 
 WINDOW_S = 10.0
 STARTS_MAX = 8
-"""Starts of one replica, of any revision, in any ten seconds: after a failure a steward waits 1, 2, 4 s; each change of
-the record begins anew; and both sides of a partition start their own."""
+"""Starts of one replica, of any revision, in any ten seconds: after a failure a steward waits 1, 2, 4 s, and each change
+of the record begins anew. One more for each partition that lasts meanwhile: every side starts its own."""
 
 TASKS_MAX = 12
-"""Tasks of one replica in any ten seconds that one machine hears of."""
+"""Tasks of one replica in any ten seconds, from whichever steward; one more for each partition."""
+
+
+Counts = dict[tuple[str, int], deque[tuple[float, int]]]
+"""(workload, replica) → when it happened, and how many partitions there were then."""
 
 
 class StormChecker:
@@ -25,31 +29,31 @@ class StormChecker:
     sees: tuple[type, ...] = (DeployPod, TaskHeard)
 
     def __init__(self) -> None:
-        self._starts: dict[tuple[str, int], deque[float]] = {}
-        self._tasks: dict[tuple[str, int], deque[float]] = {}
+        self._starts: Counts = {}
+        self._tasks: Counts = {}
         self._known: set[str] = set()
         self._blamed: set[tuple[str, int]] = set()
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """One more start, or the first word of a task."""
         slot = (event.task.workload_id, event.task.replica)
+        parts = len(world.faults.cuts)
         if isinstance(event, DeployPod):
-            self._count(self._starts, slot, at_s, STARTS_MAX, "was started", blame)
+            self._count(self._starts, slot, (at_s, parts), STARTS_MAX, "was started", blame)
         elif event.task.task_id not in self._known:
             self._known.add(event.task.task_id)
-            self._count(self._tasks, slot, at_s, TASKS_MAX, "was published", blame)
+            self._count(self._tasks, slot, (at_s, parts), TASKS_MAX, "was published", blame)
 
     def _count(
-        self, counts: dict[tuple[str, int], deque[float]], slot: tuple[str, int], at_s: float, most: int, what: str,
-        blame: Blame,
-    ) -> None:  # fmt: skip
-        times = counts.setdefault(slot, deque())
-        times.append(at_s)
-        while times[0] < at_s - WINDOW_S:
-            times.popleft()
-        if len(times) > most and slot not in self._blamed:
+        self, counts: Counts, slot: tuple[str, int], now: tuple[float, int], most: int, what: str, blame: Blame
+    ) -> None:
+        lately = counts.setdefault(slot, deque())
+        lately.append(now)
+        while lately[0][0] < now[0] - WINDOW_S:
+            lately.popleft()
+        if len(lately) > most + max(parts for _, parts in lately) and slot not in self._blamed:
             self._blamed.add(slot)
-            blame(f"{slot[0]}/{slot[1]} {what} {len(times)} times in {WINDOW_S:.0f} s")
+            blame(f"{slot[0]}/{slot[1]} {what} {len(lately)} times in {WINDOW_S:.0f} s")
 
     def look(self, world: World, blame: Blame) -> None:
         """Starts are events."""

@@ -207,6 +207,21 @@ def test_a_storm_is_blamed(what: str) -> None:
     assert len(blamed) == 1
 
 
+def test_each_side_of_a_partition_may_publish_a_task_of_its_own() -> None:
+    """Thirteen machines cut off one by one each have a steward that publishes; one task more than that is a storm."""
+    world, blamed, checker = World(14), list[str](), StormChecker()
+    for index in range(13):
+        world.faults.cut({index}, set(range(14)) - {index})
+    for number in range(TASKS_MAX + 13):
+        checker.saw(world, number * 0.1, 0, TaskHeard(task(number=number), SIGNED), blamed.append)
+    assert not blamed
+
+    world.faults.heal()
+    checker.saw(world, 5.0, 0, TaskHeard(task(number=99), SIGNED), blamed.append)
+
+    assert len(blamed) == 1
+
+
 def test_overlapping_leases_are_blamed_while_rosters_agree() -> None:
     """Give or take one keeper; further apart they are counted."""
     world, _ = meshed(4)

@@ -14,7 +14,7 @@ import pytest
 from beemesh.effects import Effects, Notify, Now, Received, Schedule, Send, TimerFired
 from beemesh.events import Delivered, MemberDown, MemberUp
 from beemesh.ids import NodeId
-from beemesh.topics.away import AWAY_BYTES_MAX, AWAY_S
+from beemesh.topics.away import AWAY_BYTES_MAX, AWAY_S, TELLERS, is_teller
 from beemesh.topics.broadcaster import BODY_BYTES_MAX, HOPS_MAX, RELAY_BURST, Topics
 from beemesh.topics.chunks import CHUNK_BYTES, CHUNKED_BYTES_MAX
 from beemesh.topics.gossip import FANOUT, PUSH_ALL_UP_TO, RELAY_TO
@@ -278,24 +278,45 @@ def test_memory_is_bounded() -> None:
     assert topics.store.kept_bytes == sum(len(kept.message.body) for kept in topics.store.kept.values())
 
 
+def _told(effects: Effects) -> list[bytes]:
+    return [
+        key
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, IHave)
+        for key in effect.message.ids
+    ]
+
+
 def test_events_wait_for_a_member_that_is_briefly_away() -> None:
-    """Messages of a stored topic are handed over on return, for two minutes and a bounded number of bytes."""
+    """It is told of messages of a stored topic on return, for two minutes and a bounded number of bytes."""
     topics = _one(frozenset({EVENTS}))
     topics.handle(MemberDown(_id(1)), _at(0))
     topics.publish(EVENTS, Word("event"), _at(1))
     topics.publish(TASKS, Word("task"), _at(1))
-    returned = topics.handle(MemberUp(_id(1)), _at(2))
-    assert [effect.message.topic for effect in returned if isinstance(effect, Send)] == [EVENTS]
+    back_s = AWAY_S - 1
+    [told] = _told(topics.handle(MemberUp(_id(1)), _at(back_s)))
+    topics.handle(TimerFired(("topics", "tick")), _at(back_s + 1))
+    answer = topics.handle(Received(_id(1), IWant((told,))), _at(back_s + 1))
+    assert [effect.message.topic for effect in answer if isinstance(effect, Send)] == [EVENTS]
 
-    topics.handle(MemberDown(_id(1)), _at(10))
+    topics.handle(MemberDown(_id(1)), _at(200))
     for number in range(20):
-        topics.publish(EVENTS, Word(f"{number}" + "x" * 50_000), _at(11))
-    returned = topics.handle(MemberUp(_id(1)), _at(12))
-    assert 0 < sum(len(effect.message.body) for effect in returned if isinstance(effect, Send)) <= AWAY_BYTES_MAX
+        topics.publish(EVENTS, Word(f"{number}" + "x" * 50_000), _at(201))
+    stored = _told(topics.handle(MemberUp(_id(1)), _at(202)))
+    assert 0 < sum(len(topics.store.kept[key].message.body) for key in stored) <= AWAY_BYTES_MAX
 
-    topics.handle(MemberDown(_id(1)), _at(20))
-    topics.publish(EVENTS, Word("late"), _at(21))
-    assert topics.handle(MemberUp(_id(1)), _at(21 + AWAY_S)) == []
+    topics.handle(MemberDown(_id(1)), _at(210))
+    topics.publish(EVENTS, Word("late"), _at(211))
+    assert topics.handle(MemberUp(_id(1)), _at(211 + AWAY_S)) == []
+
+
+def test_few_tell_a_member_what_it_missed() -> None:
+    """As many as can lose their word without harm, of however many are alive; all, where they are few."""
+    for size in (2, TELLERS + 1, 40, 500):
+        alive = tuple(_id(index) for index in range(size))
+        tellers = [each for each in alive if is_teller(each, alive[1], alive)]
+        assert len(tellers) == min(TELLERS, size - 1)
+        assert alive[1] not in tellers
 
 
 @pytest.mark.parametrize("seed", range(5))

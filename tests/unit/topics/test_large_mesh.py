@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beemesh.topics.broadcaster import TREE_ABOVE, TREE_DOWN_TO
-from simulator.topic_mesh import TopicMesh, churned, node_id
+from simulator.topic_mesh import DEATH_KNOWN_S, JOIN_KNOWN_S, TopicMesh, churned, node_id
 
 
 def test_without_loss_every_message_is_sent_once_to_everybody() -> None:
@@ -102,3 +102,26 @@ def test_whoever_gives_up_its_links_mentions_what_they_still_owed() -> None:
 
     assert not told.uses_tree
     assert len(told.mentions) == 1
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+@pytest.mark.parametrize("nodes", [30, 150])
+def test_who_was_away_gets_what_it_missed_once_however_many_kept_it(nodes: int, loss: float) -> None:
+    """All members keep messages for one that is away; when it is back it gets each about once, not once from each."""
+    mesh = TopicMesh(nodes, 1, loss=loss)
+    mesh.start()
+    away, others = node_id(0), sorted(mesh.nodes)[1:]
+    mesh.crash(away)
+    mesh.run(DEATH_KNOWN_S + 1.0)
+    missed = []
+    for number in range(40):
+        missed.append(mesh.publish(others[number % len(others)], f"m{number}"))
+        mesh.run(1.5)
+    mesh.run(10.0)
+    before = sum(published.sends for published in missed)
+
+    mesh.come_back(away)
+    mesh.run(JOIN_KNOWN_S + 5.0)
+
+    assert all(away in published.got and not published.doubled for published in missed)
+    assert sum(published.sends for published in missed) - before <= 40 * (1.0 if loss == 0.0 else 3.0)
