@@ -11,8 +11,8 @@ from simulator.world import World
 
 WINDOW_S = 10.0
 STARTS_MAX = 8
-"""Starts of one replica, of any revision, in any ten seconds: after a failure a steward waits 1, 2, 4 s, and each change
-of the record begins anew. One more for each partition that lasts meanwhile: every side starts its own."""
+"""Starts of one replica, of any revision, in any ten seconds: after a failure a steward waits 1, 2, 4 s, and each
+change of the record begins anew. One more for each partition that lasts meanwhile: every side starts its own."""
 
 TASKS_MAX = 12
 """Tasks of one replica in any ten seconds, from whichever steward; one more for each partition."""

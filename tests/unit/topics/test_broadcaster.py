@@ -295,6 +295,7 @@ def test_events_wait_for_a_member_that_is_briefly_away() -> None:
     topics.publish(TASKS, Word("task"), _at(1))
     back_s = AWAY_S - 1
     [told] = _told(topics.handle(MemberUp(_id(1)), _at(back_s)))
+    assert topics.store.kept_bytes == sum(len(kept.message.body) for kept in topics.store.kept.values())
     topics.handle(TimerFired(("topics", "tick")), _at(back_s + 1))
     answer = topics.handle(Received(_id(1), IWant((told,))), _at(back_s + 1))
     assert [effect.message.topic for effect in answer if isinstance(effect, Send)] == [EVENTS]
