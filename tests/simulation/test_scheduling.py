@@ -20,23 +20,29 @@ SMALL = range(40)
 """Seeds of meshes of a few nodes: where two make a majority one fault is enough, so they find most."""
 LARGE = range(3)
 """Seeds of meshes of the size that the seed draws, 20 to 60 nodes."""
-FRESH = 4
-"""Seeds that were never tried before, in each run."""
 SECONDS = 20
+LONG = range(3, 4)
+LONG_SECONDS = 60
+"""Three times as long three times as much is handed in, and cuts last until all are parted from all: what everybody
+does for everybody when they meet again shows here."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("seeds", "nodes"), [(SMALL, 6), (LARGE, 0)], ids=["small", "large"])
-def test_every_promise_of_scheduling_holds(seeds: range, nodes: int) -> None:
-    """Nothing accepted is lost, doubled or overbooked, and all of it comes to an end or can say why not. The message
-    says how to see a failed one again."""
-    fresh = [secrets.randbelow(10**9) for _ in range(FRESH if nodes else 0)]
+@pytest.mark.parametrize(
+    ("seeds", "fresh", "nodes", "seconds"),
+    [(SMALL, 0, 6, SECONDS), (LARGE, 3, 0, SECONDS), (LONG, 0, 0, LONG_SECONDS)],
+    ids=["small", "large", "long"],
+)
+def test_every_promise_of_scheduling_holds(seeds: range, fresh: int, nodes: int, seconds: int) -> None:
+    """Nothing accepted is lost, doubled or overbooked, and all of it comes to an end or can say why not; some of the
+    seeds are fresh in each run. The message says how to see a failed one again."""
+    drawn = [secrets.randbelow(10**9) for _ in range(fresh)]
     sized = f" --nodes {nodes}" if nodes else ""
     failed = [
-        f"python -m simulator replay {outcome.seed} --kind scheduling{sized} --seconds {SECONDS}"
+        f"python -m simulator replay {outcome.seed} --kind scheduling{sized} --seconds {seconds}"
         f"   # {outcome.violations[0]}"
-        for outcome in outcomes([*seeds, *fresh], nodes, SECONDS, os.cpu_count() or 1, "scheduling")
+        for outcome in outcomes([*seeds, *drawn], nodes, seconds, os.cpu_count() or 1, "scheduling")
         if outcome.violations
     ]
     assert not failed, "\n".join(failed)
