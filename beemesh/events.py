@@ -442,7 +442,8 @@ NOT_PERMITTED = "NotPermitted"
 
 @dataclass(frozen=True, slots=True)
 class StopPod:
-    """`Run` job: stop and remove a pod; finishes without error also when there is no such pod."""
+    """`Run` job: stop and remove a pod; finishes without error also when there is no such pod. For a pod that is being
+    stopped it takes the place of the earlier order, and both finish when the pod is gone."""
 
     pod: str
     grace_s: int

@@ -96,6 +96,8 @@ class MockRuntime:
         """What each pod was started for; pods that are gone may still stand here."""
         self.stopping: set[tuple[int, str, str]] = set()
         """(machine, pod, task id) of pods that were asked to end."""
+        self._stops: dict[tuple[int, int, str], list[str]] = {}
+        """(machine, life of its agent, pod) → the jobs that are ending it: all are done when the first is."""
         self._pulled: set[tuple[int, str, int]] = set()
         self._looking: set[int] = set()
         self.is_calm = False
@@ -221,14 +223,21 @@ class MockRuntime:
         life, pods = machine.life, machine.pods
         task = self.tasks.get((machine.index, f"{job.namespace}/{job.pod}"))
         takes_s = 0.1
+        key = (machine.index, life, f"{job.namespace}/{job.pod}")
+        jobs = self._stops.setdefault(key, [])
+        jobs.append(run.job_id)
         if job.pod in pods and task is not None:
             takes_s = max(takes_s, min(float(job.grace_s), self._conduct(machine, task).stop_s))
             self.stopping.add((machine.index, job.pod, task.task_id))
 
         def finish() -> None:
+            if self._stops.get(key) is not jobs:
+                return  # a later order left it less time
+            del self._stops[key]
             pods.pop(job.pod, None)
-            if machine.life == life and machine.composition is not None:
-                self.world.event(machine.index, JobFinished(run.job_id, None))
+            for job_id in jobs:
+                if machine.life == life and machine.composition is not None:
+                    self.world.event(machine.index, JobFinished(job_id, None))
             self._changed(machine)
 
         self.world.at(self.world.now_s + takes_s, finish, machine)

@@ -26,7 +26,7 @@ from beemesh.events import (
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.execution.evicting import Evictor
-from beemesh.scheduling.execution.pod_keeper import GRACE_S, PodKeeper
+from beemesh.scheduling.execution.pod_keeper import PodKeeper
 from beemesh.scheduling.execution.pods import TABLE, Deploying, Placement, PodTable, pod_of, restarts_alone
 from beemesh.scheduling.execution.run_leases import RUN_LEASE_WAIT_S, RunLeases
 from beemesh.scheduling.judging import Judge
@@ -212,7 +212,7 @@ class Deployer:
             # What it needs stays reserved, and its run lease held, until it is gone.
             return [
                 *self._keeper.ending(name),
-                *self._keeper.stop_job(name, deploying.why, GRACE_S),
+                *self._keeper.stop_job(name, deploying.why, deploying.grace_s),
                 *self._begin_next(now),
             ]
         if job.error:

@@ -10,7 +10,7 @@ from beemesh.events import PodsObserved, ReservationsChanged, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.execution.pod_news import news_of
-from beemesh.scheduling.execution.pods import ENDED, TABLE, PodTable, name_of
+from beemesh.scheduling.execution.pods import ENDED, GRACE_S, TABLE, PodTable, Stopping, name_of
 from beemesh.scheduling.execution.run_leases import RunLeases
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import EventStatus, Task
@@ -18,9 +18,6 @@ from beemesh.scheduling.promises import promise_found, promise_of
 from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.scheduling.telling import FINISHED, Teller
 from beemesh.workloads.observation import ReplicaReport
-
-GRACE_S = 30
-"""Seconds between asking a pod to end and ending it, where nobody says another."""
 
 VANISH_GRACE_S = 5.0
 """A pod started so lately may be missing from a list that was read before."""
@@ -136,12 +133,21 @@ class PodKeeper:
     # --- stopping -----------------------------------------------------------------------------------------------
 
     def stop(self, name: str, reason: str, now: Now, grace_s: int = GRACE_S) -> Effects:
-        """End a pod that is here; nothing when it is ending already, or is not here."""
-        if name not in self.table.seen or name in self.table.stopping or name in self.table.deploying:
+        """End a pod that is here, or sooner, if it is ending already; nothing when it is not here."""
+        if name in self.table.stopping:
+            return self.hurry(name, grace_s)
+        if name not in self.table.seen or name in self.table.deploying:
             return []
         report = self.table.seen[name]
         told = [self.about(report, "NotReady", now, reason)] if report.ready else []  # before it is stopped
         return [*told, *self.ending(name), *self.stop_job(name, reason, grace_s), count("stops", result="accepted")]
+
+    def hurry(self, name: str, grace_s: int) -> Effects:
+        """Leave a pod that is ending less time for it; nothing when it has no more anyway."""
+        under_way = self.table.stopping.get(name)
+        if under_way is None or under_way.grace_s <= grace_s:
+            return []
+        return self.stop_job(name, under_way.reason, grace_s)
 
     def ending(self, name: str) -> Effects:
         """A pod was asked to end: no restart of the machine brings it back, and none of the agent spares it."""
@@ -153,7 +159,8 @@ class PodKeeper:
 
     def stop_job(self, name: str, reason: str, grace_s: int) -> Effects:
         """Have the runtime end a pod, whether or not it is known here."""
-        self.table.stopping[name] = reason
+        stopping = self.table.stopping.setdefault(name, Stopping(reason, grace_s))
+        stopping.grace_s, stopping.jobs = min(stopping.grace_s, grace_s), stopping.jobs + 1
         namespace, _, pod = name.partition("/")
         return [Run(self.job_id("stop", name), StopPod(pod, grace_s, reason, namespace))]
 

@@ -17,6 +17,9 @@ from beemesh.workloads.podspec import pod_name
 
 TABLE = "placements"
 
+GRACE_S = 30
+"""Seconds between asking a pod to end and ending it, where nobody says another."""
+
 ENDED = frozenset({"Succeeded", "Failed"})
 """Phases of a pod that does nothing any more."""
 
@@ -55,6 +58,8 @@ class Deploying:
     """Pods that were evicted for it, by name."""
     right: StartRight = field(default_factory=StartRight)
     """What the runtime asks right before it starts anything."""
+    grace_s: int = GRACE_S
+    """How long the pod has to end, should it have begun when the deployment is cancelled."""
 
 
 def pod_of(task: Task) -> str:
@@ -72,6 +77,16 @@ def name_of(report: ReplicaReport) -> str:
     return f"{report.namespace}/{report.pod}"
 
 
+@dataclass(slots=True)
+class Stopping:
+    """A pod that is being ended: why, how long its processes have at most, and how many jobs of the runtime are at it:
+    a later one cuts the time of an earlier one short."""
+
+    reason: str
+    grace_s: int
+    jobs: int = 0
+
+
 class PodTable:
     """What this node runs, tries to run, or is ending, by pod."""
 
@@ -82,8 +97,8 @@ class PodTable:
         self.placed: dict[str, Placement] = {}
         self.deploying: dict[str, Deploying] = {}
         self.recovering: dict[str, Placement] = {}
-        self.stopping: dict[str, str] = {}
-        """Pods that are being ended, with the reason."""
+        self.stopping: dict[str, Stopping] = {}
+        """Pods that are being ended."""
         self.deployed_s: dict[str, float] = {}
         """When a pod was started by this agent: the runtime's list may lag behind that."""
 
@@ -104,7 +119,7 @@ class PodTable:
     def _all(self) -> Iterator[ReplicaReport]:
         for name, report in self.seen.items():
             if name in self.stopping:
-                ended = msgspec.structs.replace(report, phase="Terminating", ready=False, reason=self.stopping[name])
+                ended = msgspec.structs.replace(report, phase="Terminating", ready=False, reason=self.stopping[name].reason)
                 yield ended
             elif name not in self.deploying:
                 yield self.told(report)

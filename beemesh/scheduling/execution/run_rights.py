@@ -43,14 +43,17 @@ class RunRights:
                 return self.lost(event.key, event.reason, now)
 
     def lost(self, key: str, reason: str, now: Now) -> Effects:
-        """The right to run ends: stop. The lease is given up only once the pod is gone."""
+        """The right to run ends: stop at once, also what has some time left to end. The lease is given up only once the
+        pod is gone."""
         name = self._run_leases.pod(key) or ""
         deploying = self._pods.deploying.get(name)
         if deploying is None:
             return self._keeper.stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
+        deploying.grace_s = 0
+        hurried = self._keeper.hurry(name, 0)
         if deploying.step == "cancelled":
-            return []
-        return self._deployer.cancel(deploying, f"its run lease was lost: {reason}", now)
+            return hurried
+        return [*hurried, *self._deployer.cancel(deploying, f"its run lease was lost: {reason}", now)]
 
     def claim_again(self, key: str) -> Effects:
         """A claim that was denied is made again."""

@@ -76,11 +76,18 @@ class Stopper:
         return [Reply(token, StopAnswer(accepted=True)), *stop, *kills]
 
     def stopped(self, name: str, error: str, now: Now) -> Effects:
-        """The runtime has ended a pod, or could not."""
+        """The runtime has ended a pod, or could not. Of several jobs that were to end it the last one counts: until
+        then one of them could still end a successor of the same name."""
         deploying = self._pods.deploying.get(name)
+        stopping = self._pods.stopping.get(name)
+        if stopping is not None:
+            stopping.jobs -= 1
+            if stopping.jobs > 0:
+                return []
         if error:
             return [Schedule((self._room, "stop-again", name), now.boot_s + STOP_AGAIN_S)]
-        reason = self._pods.stopping.pop(name, "")
+        self._pods.stopping.pop(name, None)
+        reason = stopping.reason if stopping is not None else ""
         report = self._pods.seen.get(name)
         if deploying is not None:
             self._pods.seen.pop(name, None)
@@ -92,6 +99,5 @@ class Stopper:
 
     def again(self, name: str) -> Effects:
         """A stop that failed is tried once more."""
-        if name not in self._pods.stopping:
-            return []
-        return self._keeper.stop_job(name, self._pods.stopping[name], 0)
+        stopping = self._pods.stopping.get(name)
+        return self._keeper.stop_job(name, stopping.reason, 0) if stopping is not None else []
