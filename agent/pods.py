@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -84,6 +85,7 @@ class PodJobs:
         self._feed = feed
         self._watch = watch
         self._tasks: set[asyncio.Task[None]] = set()
+        self._endings: dict[str, Ending] = {}
 
     def start(self, effect: Run) -> None:
         """Begin a job; `JobFinished` always follows."""
@@ -157,16 +159,70 @@ class PodJobs:
 
     async def _stop(self, job: StopPod) -> None:
         for pod_id in self._watch.runtime_ids(job.pod, job.namespace):
-            grace_s = await self._watch.leave(pod_id, job.grace_s)
-            with contextlib.suppress(RuntimeFailure):  # `remove` ends what `stop` could not
-                await self._runtime.stop(pod_id, grace_s)
-            await self._runtime.remove(pod_id)
+            ending = self._endings.get(pod_id)
+            if ending is None:
+                ending = self._endings[pod_id] = Ending(self._runtime, self._watch, pod_id, job.grace_s)
+            else:
+                ending.hurry(job.grace_s)
+            try:
+                await ending.gone()
+            finally:
+                if self._endings.get(pod_id) is ending:
+                    del self._endings[pod_id]
         await self._watch.look()
 
     async def close(self) -> None:
         """Wait for nothing: what runs goes on, what was being started is swept up at the next start."""
         for task in list(self._tasks):
             task.cancel()
+        for ending in self._endings.values():
+            ending.close()
+
+
+class Ending:
+    """A pod that is being ended; a later order with less time cuts an earlier one short."""
+
+    def __init__(self, runtime: Runtime, watch: PodWatch, pod_id: str, grace_s: float) -> None:
+        """Begins at once: ask its processes to end, end them after the grace, remove it."""
+        self._runtime = runtime
+        self._watch = watch
+        self._pod_id = pod_id
+        self._grace_s = grace_s
+        self._asking: asyncio.Task[None] | None = None
+        self._whole = asyncio.create_task(self._carry_out())
+
+    def hurry(self, grace_s: float) -> None:
+        """Give it no more time than this from now on."""
+        if grace_s < self._grace_s:
+            self._grace_s = grace_s
+            if self._asking is not None:
+                self._asking.cancel()
+
+    async def gone(self) -> None:
+        """Returns when the pod is gone. Raises `RuntimeFailure` when the runtime could not remove it."""
+        await asyncio.shield(self._whole)
+
+    def close(self) -> None:
+        """Wait for nothing."""
+        self._whole.cancel()
+
+    async def _carry_out(self) -> None:
+        asked_s = math.inf
+        while self._grace_s < asked_s:
+            asked_s = self._grace_s
+            asking = self._asking = asyncio.create_task(self._ask(asked_s))
+            try:
+                await asyncio.wait([asking])
+            finally:
+                asking.cancel()  # where it is this that was cancelled
+            if not asking.cancelled():
+                asking.result()
+        await self._runtime.remove(self._pod_id)
+
+    async def _ask(self, grace_s: float) -> None:
+        left_s = await self._watch.leave(self._pod_id, grace_s)
+        with contextlib.suppress(RuntimeFailure):  # `remove` ends what `stop` could not
+            await self._runtime.stop(self._pod_id, left_s)
 
 
 class PodWatch:

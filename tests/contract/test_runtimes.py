@@ -108,6 +108,25 @@ async def test_life_of_a_pod(rig: Rig) -> None:
     await rig.runtime.remove("hello-1-0")
 
 
+async def test_a_stop_that_is_given_up_can_be_ordered_anew(rig: Rig) -> None:
+    """A pod that does not heed its request to end is ended by a second order, long before the time of the first."""
+    deaf = "trap 'echo asked' TERM; echo started; while :; do sleep 0.1; done"
+    await rig.runtime.deploy(pod("slow-1-0", command=("/bin/sh", "-c", deaf)))
+    if rig.is_real:
+        await wait_for_output(rig, "slow-1-0", b"started\n")
+    first = asyncio.create_task(rig.runtime.stop("slow-1-0", 600.0))
+    if rig.is_real:
+        await wait_for_output(rig, "slow-1-0", b"asked\n")
+        assert not first.done()
+    first.cancel()
+    async with asyncio.timeout(DEADLINE_S):
+        await rig.runtime.stop("slow-1-0", 0.0)
+    stopped = await until(rig, "slow-1-0", lambda now: now.phase is not PodPhase.RUNNING)
+    assert stopped.containers[0].exit_code == (137 if rig.is_real else 0)
+    await rig.runtime.remove("slow-1-0")
+    assert list(await rig.runtime.list()) == []
+
+
 async def test_labels_and_pods_survive_a_restart_of_the_agent(rig: Rig) -> None:
     """A new runtime on the same directories finds the pod by its labels, and has not touched it."""
     labels = {"beemesh.io/task": "01H", "beemesh.io/fence": "7", "beemesh.io/workload": "deployment/default/x"}

@@ -119,8 +119,8 @@ class PodTable:
     def _all(self) -> Iterator[ReplicaReport]:
         for name, report in self.seen.items():
             if name in self.stopping:
-                ended = msgspec.structs.replace(report, phase="Terminating", ready=False, reason=self.stopping[name].reason)
-                yield ended
+                why = self.stopping[name].reason
+                yield msgspec.structs.replace(report, phase="Terminating", ready=False, reason=why)
             elif name not in self.deploying:
                 yield self.told(report)
         for name, deploying in self.deploying.items():

@@ -1,0 +1,107 @@
+"""Pods end with the time that they are given, and a later order may leave them less."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agent.pods import Ending
+from agent.runtime.contract import FailureReason, RuntimeFailure
+
+pytestmark = pytest.mark.asyncio
+
+
+class Engine:
+    """A runtime and a watch whose pod ends when it is told to, and otherwise only by force."""
+
+    def __init__(self, *, hooks: bool = False, removes: bool = True) -> None:
+        self.log: list[str] = []
+        self._hooks, self._removes = hooks, removes
+        self.ended = asyncio.Event()
+
+    async def leave(self, pod_id: str, grace_s: float) -> float:
+        """As `PodWatch.leave`."""
+        self.log.append(f"leave {grace_s:g}")
+        if self._hooks and grace_s:
+            await self.ended.wait()
+        return grace_s
+
+    async def stop(self, pod_id: str, grace_s: float) -> None:
+        """As `Runtime.stop`."""
+        self.log.append(f"stop {grace_s:g}")
+        if grace_s:
+            await self.ended.wait()
+
+    async def remove(self, pod_id: str) -> None:
+        """As `Runtime.remove`."""
+        self.log.append("remove")
+        if not self._removes:
+            raise RuntimeFailure(FailureReason.ENGINE_MISSING, "no engine")
+
+
+def _ending(engine: Engine, grace_s: float) -> Ending:
+    both: Any = engine
+    return Ending(both, both, "default.web-1-0", grace_s)
+
+
+async def _settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_pod_that_ends_in_time_is_removed_once() -> None:
+    """Both who ordered its end learn that it is gone; an order with more time changes nothing."""
+    engine = Engine()
+    ending = _ending(engine, 30)
+    await _settled()
+    ending.hurry(60)
+    waiting = [asyncio.create_task(ending.gone()) for _ in range(2)]
+    await _settled()
+    assert not any(task.done() for task in waiting)
+
+    engine.ended.set()
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+    assert engine.log == ["leave 30", "stop 30", "remove"]
+
+
+@pytest.mark.parametrize("hooks", [False, True])
+async def test_a_later_order_cuts_the_time_short(hooks: bool) -> None:
+    """Whether its hooks still run or its processes have been asked already: it is ended at once, and removed."""
+    engine = Engine(hooks=hooks)
+    ending = _ending(engine, 600)
+    await _settled()
+
+    ending.hurry(5)
+    await _settled()
+    ending.hurry(0)
+
+    async with asyncio.timeout(5):
+        await ending.gone()
+    assert engine.log[0] == "leave 600"
+    assert engine.log[-3:] == ["leave 0", "stop 0", "remove"]
+
+
+async def test_what_could_not_be_removed_is_told_to_all_who_wait() -> None:
+    """A failure of the engine reaches whoever ordered the end, first or later."""
+    ending = _ending(Engine(removes=False), 0)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeFailure):
+            await ending.gone()
+
+
+async def test_closing_waits_for_nothing() -> None:
+    """An agent that ends leaves the rest to the next one."""
+    engine = Engine()
+    ending = _ending(engine, 600)
+    await _settled()
+
+    ending.close()
+
+    with pytest.raises(asyncio.CancelledError):
+        await ending.gone()
+    assert "remove" not in engine.log
