@@ -378,6 +378,32 @@ def test_only_one_runs_where_duplicates_are_not_tolerated() -> None:
     assert len(world.pods()) == 1
 
 
+def test_what_is_ending_ends_at_once_when_its_run_lease_is_lost() -> None:
+    """Deleted, with half a minute to end; then nobody hears of the node any more: it ends before its lease does, for
+    a successor may begin then. That it is gone is told once."""
+    world = World()
+    spec = workload(duplicate_tolerant=False)
+    world.apply(spec)
+    world.run_until(lambda: bool(world.pods()))
+    world.run(5)
+    holder = next(node for node in world.nodes.values() if node.runtime)
+    holder.lingers_s = 60.0
+    world.delete(spec)
+    world.run_until(lambda: bool(holder.graces))
+    world.run(3)
+    assert holder.runtime
+
+    holder.cut_from_leases = True
+    ends_s = world.leases.held["run/deployment/default/hello/0"][1]
+    world.run_until(lambda: not holder.runtime)
+    assert ends_s - world.now_s > 1.5
+    world.run(40)
+
+    assert holder.graces == [30, 0]
+    assert not holder.executor.pods.stopping
+    assert len([event for event in world.events("Stopped") if event.node_id == holder.node_id]) == 1
+
+
 def test_what_must_not_be_doubled_is_updated_old_first() -> None:
     """A new revision waits for no run lease of the old one: each ordinal stops before its successor starts."""
     world = World()

@@ -196,6 +196,9 @@ class WorldNode:
         self.started: list[str] = []
         self.stopped: list[str] = []
         self.graces: list[int] = []
+        self.lingers_s = 0.0
+        """How long its pods take to end, if they are given so much time."""
+        self._stops: dict[str, list[str]] = {}
         """The seconds that each pod was given to end."""
         self.dead = True
         self.cut_from_leases = False
@@ -310,6 +313,10 @@ class WorldNode:
 
     def _run(self, job_id: str, job: Any, epoch: int) -> None:
         delay_s = DEPLOY_S if isinstance(job, DeployPod) else STOP_S
+        if isinstance(job, StopPod):
+            self.graces.append(job.grace_s)
+            self._stops.setdefault(job.pod, []).append(job_id)
+            delay_s = max(STOP_S, min(self.lingers_s, job.grace_s))
         self.world.later(delay_s, lambda: self._done(job_id, job, epoch))
 
     def _done(self, job_id: str, job: Any, epoch: int) -> None:
@@ -321,14 +328,20 @@ class WorldNode:
             if not error:
                 result = self._start(job)
         elif isinstance(job, StopPod):
+            jobs = self._stops.get(job.pod, [])
+            if job_id not in jobs:
+                return  # a later order left it less time
+            del self._stops[job.pod]
             name = f"{job.namespace}/{job.pod}"
             if name in self.runtime:  # its processes end well before it is gone
                 self.runtime[name] = msgspec.structs.replace(self.runtime[name], phase="Succeeded", ready=False)
                 self.look()
             self.runtime.pop(name, None)
             self.stopped.append(job.pod)
-            self.graces.append(job.grace_s)
             self.look()
+            for each in jobs:
+                self.tell(JobFinished(each))
+            return
         self.tell(JobFinished(job_id, result, error))
 
     def _start(self, job: DeployPod) -> ReplicaReport:
