@@ -7,8 +7,8 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from beemesh.effects import Asked, Reply
-from beemesh.events import Claim, ResourcesObserved
+from beemesh.effects import Asked, JobFinished, Reply
+from beemesh.events import Claim, LeaseLost, ResourcesObserved
 from beemesh.scheduling.messages import SignedBid
 from beemesh.workloads.observation import StopAnswer, StopReplica
 from beemesh.workloads.record import Qos, Requirements, Strategy, Workload
@@ -402,6 +402,43 @@ def test_what_is_ending_ends_at_once_when_its_run_lease_is_lost() -> None:
     assert holder.graces == [30, 0]
     assert not holder.executor.pods.stopping
     assert len([event for event in world.events("Stopped") if event.node_id == holder.node_id]) == 1
+
+
+def test_a_pod_is_gone_when_the_last_of_its_stops_is_done() -> None:
+    """Its end was hurried: as long as one of both orders is carried out, that one might end a successor of its name."""
+    world, spec = World(), workload(duplicate_tolerant=False)
+    world.apply(spec)
+    world.run_until(lambda: bool(world.pods()))
+    holder = next(node for node in world.nodes.values() if node.runtime)
+    holder.lingers_s = 60.0
+    world.delete(spec)
+    world.run_until(lambda: bool(holder.graces))
+    world.run(1)
+    holder.tell(LeaseLost("run/deployment/default/hello/0", "overtaken"))
+    (jobs,) = holder.stops.values()
+    (name,) = holder.executor.pods.stopping
+
+    holder.tell(JobFinished(jobs[0]))
+    assert name in holder.executor.pods.stopping
+    holder.tell(JobFinished(jobs[1]))
+
+    assert holder.graces == [30, 0]
+    assert not holder.executor.pods.stopping
+
+
+def test_what_began_as_its_run_lease_was_lost_has_no_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine was at it already: the pod is ended at once, and not asked."""
+    monkeypatch.setattr("tests.unit.scheduling.world.DEPLOY_S", 20.0)
+    world = World()
+    world.apply(workload(duplicate_tolerant=False))
+    world.run_until(lambda: any(node.executor.pods.deploying for node in world.nodes.values()))
+    world.run(1)
+    holder = next(node for node in world.nodes.values() if node.executor.pods.deploying)
+
+    holder.cut_from_leases = True
+    world.run_until(lambda: bool(holder.graces))
+
+    assert holder.graces == [0]
 
 
 def test_what_must_not_be_doubled_is_updated_old_first() -> None:

@@ -198,7 +198,8 @@ class WorldNode:
         self.graces: list[int] = []
         self.lingers_s = 0.0
         """How long its pods take to end, if they are given so much time."""
-        self._stops: dict[str, list[str]] = {}
+        self.stops: dict[str, list[str]] = {}
+        """Pod → the jobs that are ending it."""
         """The seconds that each pod was given to end."""
         self.dead = True
         self.cut_from_leases = False
@@ -315,7 +316,7 @@ class WorldNode:
         delay_s = DEPLOY_S if isinstance(job, DeployPod) else STOP_S
         if isinstance(job, StopPod):
             self.graces.append(job.grace_s)
-            self._stops.setdefault(job.pod, []).append(job_id)
+            self.stops.setdefault(job.pod, []).append(job_id)
             delay_s = max(STOP_S, min(self.lingers_s, job.grace_s))
         self.world.later(delay_s, lambda: self._done(job_id, job, epoch))
 
@@ -328,10 +329,10 @@ class WorldNode:
             if not error:
                 result = self._start(job)
         elif isinstance(job, StopPod):
-            jobs = self._stops.get(job.pod, [])
+            jobs = self.stops.get(job.pod, [])
             if job_id not in jobs:
                 return  # a later order left it less time
-            del self._stops[job.pod]
+            del self.stops[job.pod]
             name = f"{job.namespace}/{job.pod}"
             if name in self.runtime:  # its processes end well before it is gone
                 self.runtime[name] = msgspec.structs.replace(self.runtime[name], phase="Succeeded", ready=False)
