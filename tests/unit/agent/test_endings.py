@@ -18,25 +18,36 @@ class Engine:
 
     def __init__(self, *, hooks: bool = False, removes: bool = True) -> None:
         self.log: list[str] = []
+        self._heard: asyncio.Queue[str] = asyncio.Queue()
         self._hooks, self._removes = hooks, removes
         self.ended = asyncio.Event()
 
+    def _note(self, call: str) -> None:
+        self.log.append(call)
+        self._heard.put_nowait(call)
+
+    async def until(self, call: str) -> None:
+        """Wait for a call."""
+        async with asyncio.timeout(5):
+            while await self._heard.get() != call:
+                pass
+
     async def leave(self, pod_id: str, grace_s: float) -> float:
         """As `PodWatch.leave`."""
-        self.log.append(f"leave {grace_s:g}")
+        self._note(f"leave {grace_s:g}")
         if self._hooks and grace_s:
             await self.ended.wait()
         return grace_s
 
     async def stop(self, pod_id: str, grace_s: float) -> None:
         """As `Runtime.stop`."""
-        self.log.append(f"stop {grace_s:g}")
+        self._note(f"stop {grace_s:g}")
         if grace_s:
             await self.ended.wait()
 
     async def remove(self, pod_id: str) -> None:
         """As `Runtime.remove`."""
-        self.log.append("remove")
+        self._note("remove")
         if not self._removes:
             raise RuntimeFailure(FailureReason.ENGINE_MISSING, "no engine")
 
@@ -46,20 +57,13 @@ def _ending(engine: Engine, grace_s: float) -> Ending:
     return Ending(both, both, "default.web-1-0", grace_s)
 
 
-async def _settled() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 async def test_a_pod_that_ends_in_time_is_removed_once() -> None:
     """Both who ordered its end learn that it is gone; an order with more time changes nothing."""
     engine = Engine()
     ending = _ending(engine, 30)
-    await _settled()
+    await engine.until("stop 30")
     ending.hurry(60)
     waiting = [asyncio.create_task(ending.gone()) for _ in range(2)]
-    await _settled()
-    assert not any(task.done() for task in waiting)
 
     engine.ended.set()
 
@@ -73,10 +77,10 @@ async def test_a_later_order_cuts_the_time_short(hooks: bool) -> None:
     """Whether its hooks still run or its processes have been asked already: it is ended at once, and removed."""
     engine = Engine(hooks=hooks)
     ending = _ending(engine, 600)
-    await _settled()
+    await engine.until("leave 600" if hooks else "stop 600")
 
     ending.hurry(5)
-    await _settled()
+    await engine.until("leave 5" if hooks else "stop 5")
     ending.hurry(0)
 
     async with asyncio.timeout(5):
@@ -98,7 +102,7 @@ async def test_closing_waits_for_nothing() -> None:
     """An agent that ends leaves the rest to the next one."""
     engine = Engine()
     ending = _ending(engine, 600)
-    await _settled()
+    await engine.until("stop 600")
 
     ending.close()
 
