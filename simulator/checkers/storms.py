@@ -17,7 +17,6 @@ change of the record begins anew. One more for each partition that lasts meanwhi
 TASKS_MAX = 12
 """Tasks of one replica in any ten seconds, from whichever steward; one more for each partition."""
 
-
 Counts = dict[tuple[str, int], deque[tuple[float, int]]]
 """(workload, replica) → when it happened, and how many partitions there were then."""
 

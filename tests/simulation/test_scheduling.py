@@ -23,7 +23,7 @@ LARGE = range(3)
 SECONDS = 20
 LONG = range(3, 4)
 LONG_SECONDS = 60
-"""Three times as long three times as much is handed in, and cuts last until all are parted from all: what everybody
+"""In three times the time three times as much is handed in, and cuts last until all are parted from all: what everybody
 does for everybody when they meet again shows here."""
 
 

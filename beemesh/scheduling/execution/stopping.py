@@ -71,8 +71,10 @@ class Stopper:
         against = objection_to(*facts, self._check_proof, now.wall_ms, cordon, suits=suits)
         if against:
             return [Reply(token, StopAnswer(False, against)), count("stops", result="refused")]
-        stop = self._keeper.stop(name_of(report), order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
-        kills = [count("reconcile_kills", reason=order.reason)] if stop else []
+        name = name_of(report)
+        is_ending = name in self._pods.stopping  # then it is hurried at most, and was counted already
+        stop = self._keeper.stop(name, order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
+        kills = [count("reconcile_kills", reason=order.reason)] if stop and not is_ending else []
         return [Reply(token, StopAnswer(accepted=True)), *stop, *kills]
 
     def stopped(self, name: str, error: str, now: Now) -> Effects:

@@ -9,6 +9,7 @@ import pytest
 
 from beemesh.effects import Asked, JobFinished, Reply
 from beemesh.events import Claim, LeaseLost, ResourcesObserved
+from beemesh.scheduling.execution.pods import Deploying
 from beemesh.scheduling.messages import SignedBid
 from beemesh.workloads.observation import StopAnswer, StopReplica
 from beemesh.workloads.record import Qos, Requirements, Strategy, Workload
@@ -424,6 +425,27 @@ def test_a_pod_is_gone_when_the_last_of_its_stops_is_done() -> None:
 
     assert holder.graces == [30, 0]
     assert not holder.executor.pods.stopping
+
+
+def test_a_pod_whose_successor_waits_for_it_ends_with_its_run_lease_too() -> None:
+    """A task of the same name was won meanwhile and waits: both have lost their right, the old pod ends at once."""
+    world, spec = World(), workload(duplicate_tolerant=False)
+    world.apply(spec)
+    world.run_until(lambda: bool(world.pods()))
+    holder = next(node for node in world.nodes.values() if node.runtime)
+    holder.lingers_s = 60.0
+    world.delete(spec)
+    world.run_until(lambda: bool(holder.graces))
+    pods = holder.executor.pods
+    (name,) = pods.stopping
+    pods.deploying[name] = Deploying(pods.placed[name], "", None, "clearing", world.now_s)
+
+    holder.tell(LeaseLost("run/deployment/default/hello/0", "overtaken"))
+    world.run(1)
+
+    assert holder.graces == [30, 0]
+    assert not holder.runtime
+    assert not pods.deploying
 
 
 def test_what_began_as_its_run_lease_was_lost_has_no_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

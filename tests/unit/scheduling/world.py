@@ -196,11 +196,11 @@ class WorldNode:
         self.started: list[str] = []
         self.stopped: list[str] = []
         self.graces: list[int] = []
+        """The seconds that each pod was given to end."""
         self.lingers_s = 0.0
         """How long its pods take to end, if they are given so much time."""
         self.stops: dict[str, list[str]] = {}
-        """Pod → the jobs that are ending it."""
-        """The seconds that each pod was given to end."""
+        """`<namespace>/<pod>` → the jobs that are ending it."""
         self.dead = True
         self.cut_from_leases = False
         self.fails = ""
@@ -316,7 +316,7 @@ class WorldNode:
         delay_s = DEPLOY_S if isinstance(job, DeployPod) else STOP_S
         if isinstance(job, StopPod):
             self.graces.append(job.grace_s)
-            self.stops.setdefault(job.pod, []).append(job_id)
+            self.stops.setdefault(f"{job.namespace}/{job.pod}", []).append(job_id)
             delay_s = max(STOP_S, min(self.lingers_s, job.grace_s))
         self.world.later(delay_s, lambda: self._done(job_id, job, epoch))
 
@@ -329,11 +329,11 @@ class WorldNode:
             if not error:
                 result = self._start(job)
         elif isinstance(job, StopPod):
-            jobs = self.stops.get(job.pod, [])
+            name = f"{job.namespace}/{job.pod}"
+            jobs = self.stops.get(name, [])
             if job_id not in jobs:
                 return  # a later order left it less time
-            del self.stops[job.pod]
-            name = f"{job.namespace}/{job.pod}"
+            del self.stops[name]
             if name in self.runtime:  # its processes end well before it is gone
                 self.runtime[name] = msgspec.structs.replace(self.runtime[name], phase="Succeeded", ready=False)
                 self.look()
@@ -379,6 +379,7 @@ class WorldNode:
         """End the agent without anybody noticing; its pods go on."""
         self.dead = True
         self.epoch += 1
+        self.stops.clear()
 
     def set_resources(self, resources: ResourcesObserved) -> None:
         """The machine's own reading changes."""
