@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from agent.pods import Ending
+from agent.pods import Ending, PodJobs
 from agent.runtime.contract import FailureReason, RuntimeFailure
+from beemesh.effects import Run
+from beemesh.events import StopPod
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,6 +53,13 @@ class Engine:
         if not self._removes:
             raise RuntimeFailure(FailureReason.ENGINE_MISSING, "no engine")
 
+    def runtime_ids(self, pod: str, namespace: str) -> list[str]:
+        """As `PodWatch.runtime_ids`."""
+        return [f"{namespace}.{pod}"]
+
+    async def look(self) -> None:
+        """As `PodWatch.look`."""
+
 
 def _ending(engine: Engine, grace_s: float) -> Ending:
     both: Any = engine
@@ -87,6 +96,23 @@ async def test_a_later_order_cuts_the_time_short(hooks: bool) -> None:
         await ending.gone()
     assert engine.log[0] == "leave 600"
     assert engine.log[-3:] == ["leave 0", "stop 0", "remove"]
+
+
+async def test_two_jobs_that_stop_a_pod_are_done_when_it_is_gone() -> None:
+    """The second leaves it no time: it is removed once, and then both finish."""
+    engine = Engine()
+    both: Any = engine
+    finished: asyncio.Queue[Any] = asyncio.Queue()
+    jobs = PodJobs(both, "mesh", "node", finished.put_nowait, both)
+    jobs.start(Run("first", StopPod("web-1-0", 600, "deleted", "default")))
+    await engine.until("stop 600")
+
+    jobs.start(Run("second", StopPod("web-1-0", 0, "deleted", "default")))
+
+    async with asyncio.timeout(5):
+        done = [await finished.get(), await finished.get()]
+    assert {job.job_id: job.error for job in done} == {"first": "", "second": ""}
+    assert engine.log == ["leave 600", "stop 600", "leave 0", "stop 0", "remove"]
 
 
 async def test_what_could_not_be_removed_is_told_to_all_who_wait() -> None:
