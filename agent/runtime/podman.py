@@ -85,7 +85,9 @@ class PodmanRuntime:
         self._pids = PidWatch(self._process_ended)
         self._wake = asyncio.Event()
         self._refreshing = asyncio.Lock()
-        self._table = PodmanTable(self._podman, settings.call_timeout_s, self.setup.root / "restarts")
+        self._table = PodmanTable(
+            self._podman, settings.call_timeout_s, self.setup.root / "restarts", self._ends_are_over
+        )
         self._pods: dict[str, PodStatus] = {}
         self._looked_at_s = -FRESH_S
         self._ended_since_look = True
@@ -200,11 +202,14 @@ class PodmanRuntime:
         found = await self._container(await self.status(pod_id), container)
         grace = int(max(grace_s, 0))
         words = ["stop", "-t", str(grace), found.container_id]
-        result = await self._podman(words, timeout_s=grace + self.settings.call_timeout_s)
+        try:
+            with self._table.being_ended(found.container_id):
+                result = await self._podman(words, timeout_s=grace + self.settings.call_timeout_s)
+        finally:
+            self._ended_since_look = True
+            self._wake.set()
         if result.exit_code and "no such container" not in result.error_text:
             raise start_failure(pod_id, result.error_text)
-        self._ended_since_look = True
-        self._wake.set()
 
     async def remove(self, pod_id: str) -> None:
         """See `Runtime.remove`."""
@@ -345,11 +350,15 @@ class PodmanRuntime:
         stopped = await self._podman(["pod", "stop", "-t", "0", which], timeout_s=timeout_s)
         if "no such pod" in stopped.error_text:
             return stopped
+        await self._ends_are_over()
+        return await self._podman(["pod", "rm", "-f", "-t", "0", which], timeout_s=timeout_s)
+
+    async def _ends_are_over(self) -> None:
+        """Wait, with a bound, until every conmon has cleaned up after its container."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CONMON_END_S):
                 while self.setup.is_finishing():  # noqa: ASYNC110 - files of other programs raise no event
                     await asyncio.sleep(CONMON_POLL_S)
-        return await self._podman(["pod", "rm", "-f", "-t", "0", which], timeout_s=timeout_s)
 
     async def _finish(self, cleaning: Any) -> None:
         """Clean up to the end even if whoever waits for it is cancelled; its own failure never hides the first one."""
@@ -414,7 +423,7 @@ class PodmanRuntime:
             with suppress(RuntimeFailure):
                 await self._refresh()
                 await self._clean_dirty()
-                if await self._table.tend(self._left_alone()):
+                if await self._table.tend(self._left_alone):
                     self._wake.set()
             if not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
                 rechecks = ()

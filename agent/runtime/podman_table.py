@@ -5,7 +5,9 @@ Podman is told never to restart anything: this table is the one owner of restart
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -39,10 +41,17 @@ class PodmanCall(Protocol):
 class PodmanTable:
     """The containers of one store as they were seen last."""
 
-    def __init__(self, podman: PodmanCall, timeout_s: float, restarts: Path) -> None:
-        """`timeout_s` is the deadline of each call; `restarts` the folder, in memory, that counts them."""
+    def __init__(
+        self, podman: PodmanCall, timeout_s: float, restarts: Path, ends_are_over: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`timeout_s` is the deadline of each call; `restarts` the folder, in memory, that counts them.
+
+        `ends_are_over` waits, with a bound, until podman has cleaned up after what ended.
+        """
         self.containers: dict[str, PodmanContainer] = {}
         self._podman = podman
+        self._ends_are_over = ends_are_over
+        self._being_ended: Counter[str] = Counter()
         self._timeout_s = timeout_s
         self._book = RestartBook(restarts)
 
@@ -55,7 +64,7 @@ class PodmanTable:
         self.containers = {item.container_id: item for item in found}
         self._book.keep(self.containers.keys())
         for item in found:
-            if item.pod_id not in left_alone and _is_to_run_again(item):
+            if not self._is_left_alone(item, left_alone) and _is_to_run_again(item):
                 self._book.ended(item.container_id)
             else:
                 self._book.runs(item.container_id)
@@ -89,16 +98,35 @@ class PodmanTable:
         at = self._book.next_s()
         return NEVER_S if at is None else at
 
-    async def tend(self, left_alone: Set[str]) -> bool:
-        """Start again what ended and is due; True if it did anything."""
+    @contextmanager
+    def being_ended(self, container_id: str) -> Iterator[None]:
+        """Do not start the container again before this is left: a `podman stop` that still runs would end it anew.
+
+        It stops the whole pod once the container is gone, by the exit policy that `podman kube play` sets.
+        """
+        self._being_ended[container_id] += 1
+        try:
+            yield
+        finally:
+            self._being_ended[container_id] -= 1
+            self._being_ended += Counter()  # forgets the zeros
+
+    async def tend(self, left_alone: Callable[[], Set[str]]) -> bool:
+        """Start again what ended and is due; True if it did anything. `left_alone` as for `look`."""
         did = False
         for item in list(self.containers.values()):
-            if item.pod_id in left_alone or not self._book.is_due(item.container_id):
+            if not self._book.is_due(item.container_id):
+                continue
+            await self._ends_are_over()
+            if self._is_left_alone(item, left_alone()):  # it may have been stopped meanwhile
                 continue
             self._book.restarted(item.container_id, item.exit_code)
             await self._podman(["start", item.container_id], timeout_s=self._timeout_s)
             did = True
         return did
+
+    def _is_left_alone(self, item: PodmanContainer, pods: Set[str]) -> bool:
+        return item.pod_id in pods or item.container_id in self._being_ended
 
     async def _with_details(self, found: Sequence[PodmanContainer]) -> Sequence[PodmanContainer]:
         """Ask more about those that are new or changed: that is one call for all of them, and seldom."""
