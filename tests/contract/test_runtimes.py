@@ -127,6 +127,23 @@ async def test_a_stop_that_is_given_up_can_be_ordered_anew(rig: Rig) -> None:
     assert list(await rig.runtime.list()) == []
 
 
+async def test_a_stop_cuts_short_the_end_of_a_container(rig: Rig) -> None:
+    """A container that does not heed `end_container` goes with its pod, at once, and is not started again."""
+    deaf = "trap 'echo asked' TERM; echo started; while :; do sleep 0.1; done"
+    await rig.runtime.deploy(pod("deaf-1-0", command=("/bin/sh", "-c", deaf)))
+    if rig.is_real:
+        await wait_for_output(rig, "deaf-1-0", b"started\n")
+    ending = asyncio.create_task(rig.runtime.end_container("deaf-1-0", "main", 600.0))
+    if rig.is_real:
+        await wait_for_output(rig, "deaf-1-0", b"asked\n")
+        assert not ending.done()
+    async with asyncio.timeout(DEADLINE_S):
+        await rig.runtime.stop("deaf-1-0", 0.0)
+        await ending
+    stopped = await until(rig, "deaf-1-0", lambda now: now.phase is not PodPhase.RUNNING)
+    assert stopped.containers[0].restarts == (0 if rig.is_real else 1)
+
+
 async def test_labels_and_pods_survive_a_restart_of_the_agent(rig: Rig) -> None:
     """A new runtime on the same directories finds the pod by its labels, and has not touched it."""
     labels = {"beemesh.io/task": "01H", "beemesh.io/fence": "7", "beemesh.io/workload": "deployment/default/x"}
