@@ -204,9 +204,11 @@ class MockRuntime:
 
     async def end_container(self, pod_id: str, container: str, grace_s: float) -> None:
         """See `Runtime.end_container`."""
-        if container not in {item.name for item in self._pod(pod_id).status.containers}:
+        found = next((item for item in self._pod(pod_id).status.containers if item.name == container), None)
+        if found is None:
             raise RuntimeFailure(FailureReason.POD_NOT_FOUND, f"pod {pod_id} has no container {container!r}")
-        self.finish(pod_id, exit_code=143, container=container)
+        if found.state is ContainerState.RUNNING:  # what has ended already is not ended again
+            self.finish(pod_id, exit_code=143, container=container)
 
     async def remove(self, pod_id: str) -> None:
         """See `Runtime.remove`."""
