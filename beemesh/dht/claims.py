@@ -40,6 +40,7 @@ RACE_PAUSE_S = (0.02, 0.12)
 RENEW_AGAIN_S = 0.25
 ABSTAIN_RETRY_S = 5.0
 UNREACHABLE_RETRY_S = 1.0
+OWN_RETRY_S = 1.0
 NONCE_BYTES = 8
 CLAIMS_MAX = 10_000
 KNOWN_MAX = 20_000
@@ -133,6 +134,10 @@ class Claims:
     def _claim(self, wish: Claim, now: Now) -> Effects:
         claim = self._claims.get(wish.key)
         if claim is not None and claim.phase != "releasing":
+            if wish.key.startswith(PLACEMENT_PREFIX) and wish.task_id != claim.wish.task_id:
+                # The older task's pod is still being started here, and the lease says which task it is for.
+                why = "this node holds it for another task"
+                return [Notify(LeaseDenied(wish.key, why, self._self_id, OWN_RETRY_S))]
             claim.wish = wish
             return []
         if len(self._claims) >= CLAIMS_MAX:

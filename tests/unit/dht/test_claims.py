@@ -7,6 +7,8 @@ import random
 import pytest
 
 from beemesh.events import Claim, LeaseDenied, LeaseGranted, LeaseLost, ReleaseLease
+from beemesh.identity.signing import decode_body
+from beemesh.scheduling.messages import Lease
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import world_of
 
@@ -14,8 +16,12 @@ LEASE = "lease/deployment/default/db/0"
 TTL_MS = 3_000
 
 
-def _claim(world: World, index: int, *, tentative_ok: bool = False) -> None:
-    world.event(index, Claim(LEASE, TTL_MS, 1_000, task_id="t", workload_id="w", tentative_ok=tentative_ok))
+def _claim(world: World, index: int, *, task_id: str = "t", tentative_ok: bool = False) -> None:
+    world.event(index, Claim(LEASE, TTL_MS, 1_000, task_id=task_id, workload_id="w", tentative_ok=tentative_ok))
+
+
+def _task_of(granted: LeaseGranted) -> str:
+    return decode_body(granted.proof.lease, Lease).task_id
 
 
 def _held(world: World) -> list[tuple[float, float, int]]:
@@ -75,6 +81,27 @@ def test_a_held_key_is_denied_with_its_holder_until_it_is_released() -> None:
     assert world.run_until(lambda: _held(world)[-1][2] == 1, 1)
     fences = [event.fence for _, _, event in world.events if isinstance(event, LeaseGranted)]
     assert fences[-1] > fences[0]
+
+
+def test_a_placement_that_is_held_for_one_task_is_denied_to_the_next_one() -> None:
+    """A node that won a newer task while it starts an older one's pod is answered, and has the lease once that is
+    done; what it holds stays the older task's meanwhile."""
+    world = world_of(5)
+    _claim(world, 0)
+    assert world.run_until(lambda: bool(_held(world)), 1)
+
+    _claim(world, 0, task_id="newer")
+    world.run_for(2)
+    (denied,) = [event for _, _, event in world.events if isinstance(event, LeaseDenied)]
+    granted = [event for _, _, event in world.events if isinstance(event, LeaseGranted)]
+    world.event(0, ReleaseLease(LEASE))
+    _claim(world, 0, task_id="newer")
+    world.run_for(0.5)
+    latest = [event for _, _, event in world.events if isinstance(event, LeaseGranted)][-1]
+
+    assert denied.holder == world.machines[0].membership.node_id
+    assert {_task_of(event) for event in granted} == {"t"}
+    assert (_task_of(latest), latest.renewed) == ("newer", False)
 
 
 def test_a_minority_grants_nothing_but_tentative_leases() -> None:
