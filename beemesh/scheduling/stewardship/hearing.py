@@ -97,15 +97,18 @@ class Hearing:
             if each.workload_id == hosted.workload_id and each.node_id == node_id
         )
         hosted.reports[node_id] = mine
-        self._drop_dead_tasks(hosted, node_id, mine, now)
+        self._settle_tasks(hosted, node_id, mine, now)
         return []
 
-    def _drop_dead_tasks(self, hosted: Hosted, node_id: NodeId, reports: tuple[ReplicaReport, ...], now: Now) -> None:
-        """A node that won a task and knows nothing of it any more has lost it (its agent was killed)."""
+    def _settle_tasks(self, hosted: Hosted, node_id: NodeId, reports: tuple[ReplicaReport, ...], now: Now) -> None:
+        """A task whose pod a node lists as started has led to it, though nobody may have told: an agent that is killed
+        during a start finds the pod later. A node that won a task and knows nothing of it any more has lost it."""
         known = {each.task_id for each in reports}
+        started = {each.task_id for each in reports if each.phase != "Pending"}
         for each in self._ledger.of(hosted.workload_id):
             settled = now.boot_s - each.held_s > LIST_S
-            if each.holder == node_id and settled and each.task.task_id not in known and now.boot_s >= each.ends_s:
+            lost = each.holder == node_id and settled and each.task.task_id not in known and now.boot_s >= each.ends_s
+            if lost or each.task.task_id in started:
                 self._ledger.drop(each.task)
 
     def _busy_nodes(self, hosted: Hosted) -> set[NodeId]:

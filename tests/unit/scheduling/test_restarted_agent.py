@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from beemesh.scheduling.execution.pods import Placement
+from beemesh.scheduling.execution.pods import Deploying, Placement
 from beemesh.scheduling.execution.run_leases import RUN_LEASE_TTL_MS
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
 from beemesh.workloads.observation import ReplicaReport
-from tests.unit.scheduling.samples import workload
+from beemesh.workloads.record import Constraints, Requirements, Strategy, Terms
+from tests.unit.scheduling.samples import revision, workload
 from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode
 
 ONCE = workload(duplicate_tolerant=False)
@@ -39,6 +40,11 @@ def report_of(placement: Placement, node: WorldNode) -> ReplicaReport:
         placement.pod, task.workload_id, task.namespace, task.kind, *slot, node.node_id, "Running", True, task.task_id,
         placement.fence,
     )  # fmt: skip
+
+
+def being_started(node: WorldNode) -> list[Deploying]:
+    """What its runtime is busy with."""
+    return [job for job in node.executor.pods.deploying.values() if job.step == "deploying"]
 
 
 def test_a_pod_stops_with_the_lease_of_the_agent_before() -> None:
@@ -97,6 +103,31 @@ def test_a_start_that_outlives_its_agent_is_known() -> None:
 
     assert holder.local.totals().cpu_m == 100
     assert not holder.stopped
+
+
+def test_a_start_that_outlives_its_agent_counts_as_done() -> None:
+    """Nobody tells that it was deployed, and no other node may run it: the rollout is complete all the same, and what
+    runs well is not taken back when its time is over."""
+    world = World(("a", "b", "c"))
+    apart = Constraints(anti_affinity_hosts=True)
+    strategy = Strategy(progress_deadline_s=60)
+    world.apply(workload(replicas=3, strategy=strategy, constraints=apart))
+    world.run_until(lambda: world.slots() == [(1, 0), (1, 1), (1, 2)])
+    old = msgspec.structs.replace(revision(1), terms=Terms(Requirements(cpu_m=100, mem_mb=64), constraints=apart))
+    revisions = (revision(2), old)
+    world.apply(workload(replicas=3, strategy=strategy, constraints=apart, revisions=revisions), seq=2)
+    steward = world.leases.held["steward/deployment/default/hello"][0]
+    others = [node for node in world.nodes.values() if node.node_id != steward]
+    world.run_until(lambda: any(being_started(node) for node in others))
+    holder = next(node for node in others if being_started(node))
+    (job,) = being_started(holder)
+    holder.crash()
+    holder.runtime[job.placement.name] = report_of(job.placement, holder)
+    world.later(1.0, holder.boot)
+    world.run(120)
+
+    assert world.slots() == [(2, 0), (2, 1), (2, 2)]
+    assert [each.status for each in world.events() if each.status.startswith("Rolled")] == ["RolledOut"]
 
 
 def test_a_pod_that_turns_up_late_is_counted() -> None:

@@ -64,6 +64,7 @@ from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
 from beemesh.scheduling.judging import Judge
+from beemesh.scheduling.leases import PLACEMENT_PREFIX
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import LEASE_KIND, Event, Lease, LeaseProof, SignedEvent, SignedTask, Task
 from beemesh.scheduling.stewardship.steward import Steward
@@ -103,12 +104,20 @@ class FakeLeases:
             denied = LeaseDenied(claim.key, "held", holder, ends_s - now_s)
             self.world.later(2 * LINK_S, lambda: node.tell(denied))
             return
+        if self._is_for_another_task(node, claim):
+            node.tell(LeaseDenied(claim.key, "this node holds it for another task", node.node_id))
+            return
         if holder != node.node_id or now_s >= ends_s:
             fence = self.fences[claim.key] = self.fences.get(claim.key, 0) + 1
             self.history.append((now_s, claim.key, node.node_id))
         self.held[claim.key] = (node.node_id, now_s + claim.ttl_ms / 1000, fence)
         node.leases[claim.key] = claim
         self.world.later(2 * LINK_S, lambda: self._granted(node, claim, fence, renewed=False))
+
+    def _is_for_another_task(self, node: WorldNode, claim: Claim) -> bool:
+        holder, ends_s, _ = self.held.get(claim.key, (None, 0.0, 0))
+        mine = node.leases.get(claim.key) if holder == node.node_id and self.world.now_s < ends_s else None
+        return mine is not None and claim.key.startswith(PLACEMENT_PREFIX) and mine.task_id != claim.task_id
 
     def _granted(self, node: WorldNode, claim: Claim, fence: int, *, renewed: bool) -> None:
         holder, ends_s, now_fence = self.held.get(claim.key, (None, 0.0, 0))
