@@ -287,11 +287,7 @@ class _Plan:
         if self.declared.over:
             yield from (StopReplicaAction(report, "over") for (report,) in self.active.values())
             return
-        going = [
-            *self.leaving,
-            *(stop.report for stop in self.stops if stop.report.phase not in ("Failed", "Succeeded")),
-        ]
-        busy = len(self.active) + len(going) + len(self._starting_unseen())
+        busy = len(self.active) + len(self._ending()) + len(self._starting_unseen())
         yield from self._starts(room=self.declared.parallelism - busy)
 
     def _roll(self) -> Iterator[Action]:
@@ -341,7 +337,8 @@ class _Plan:
         revision = self.declared.revision
         empty = [ordinal for ordinal in self.ordinals if self._is_empty((revision, ordinal))]
         if self.declared.exclusive:
-            empty = [ordinal for ordinal in empty if not self._olds(ordinal)]
+            ending = {each.replica for each in self._ending()}
+            empty = [ordinal for ordinal in empty if not self._olds(ordinal) and ordinal not in ending]
         empty.sort(key=lambda ordinal: (bool(self._olds(ordinal)), ordinal))
         yield from self._start_each(revision, empty, room)
 
@@ -370,6 +367,11 @@ class _Plan:
 
     def _is_available(self, ordinal: int) -> bool:
         return any(self.observed.is_available(each) for each in self._at.get(ordinal, ()))
+
+    def _ending(self) -> list[ReplicaReport]:
+        """What still runs, but not for long."""
+        stopped = (stop.report for stop in self.stops)
+        return [*self.leaving, *(each for each in stopped if each.phase not in ("Failed", "Succeeded"))]
 
     def _is_empty(self, slot: Slot) -> bool:
         taken = slot in self.active or slot in self.done or slot in self.observed.starting

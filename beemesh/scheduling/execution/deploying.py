@@ -93,7 +93,8 @@ class Deployer:
 
     def room_made(self, now: Now) -> Effects:
         """Pods are gone: go on with deployments that waited for just these."""
-        return self._begin_next(now) if self._evictor.room_made() else []
+        self._evictor.room_made()
+        return self._begin_next(now)
 
     def _begin_next(self, now: Now) -> Effects:
         """Begin with queued deployments, as far as the limit on concurrent ones allows."""
@@ -116,6 +117,9 @@ class Deployer:
                 return []  # it is going already
             return self._keeper.stop_job(placement.name, "making room for its successor", grace_s=0)
         if not placement.task.duplicate_tolerant:
+            if self._run_leases.is_taken(placement):
+                deploying.step = "queued"  # until the pod that runs by this right, of another revision, is gone
+                return []
             deploying.step = "leasing"
             deadline = Schedule((self._room, "deadline", placement.name), now.boot_s + timeout_s + RUN_LEASE_WAIT_S)
             return [self._run_leases.claim(placement), deadline]

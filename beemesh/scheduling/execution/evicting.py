@@ -41,13 +41,11 @@ class Evictor:
             effects += [told, *stop, Notify(Observed("scheduler_preemptions_total", {}))]
         return effects
 
-    def room_made(self) -> bool:
-        """Whether somebody's victims are all gone; such deployments are put in line again."""
-        made = False
+    def room_made(self) -> None:
+        """Deployments whose victims are all gone are put in line again."""
         for each in self._pods.deploying.values():
             if each.step == "evicting" and not any(self._is_here(name) for name in each.victims):
-                each.step, each.why, made = "queued", "", True
-        return made
+                each.step, each.why = "queued", ""
 
     def _is_here(self, name: str) -> bool:
         return name in self._pods.stopping or self._pods.active(name)

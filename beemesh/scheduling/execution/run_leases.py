@@ -80,6 +80,11 @@ class RunLeases:
         """The pod (`<namespace>/<pod name>`) that a run lease is for."""
         return self._pods.get(key)
 
+    def is_taken(self, placement: Placement) -> bool:
+        """Whether another pod here runs by the right that this one needs: one of another revision of its replica."""
+        held_by = self._pods.get(run_key(placement.task.workload_id, placement.task.replica))
+        return held_by is not None and held_by != placement.name
+
     def claim(self, placement: Placement) -> Notify:
         """Claim the run lease of a pod; a minority's grant is worth nothing."""
         task = placement.task

@@ -186,3 +186,25 @@ def test_a_deleted_start_loses_its_right() -> None:
 
     assert job.right.has_ended(0.0)
     assert not any(isinstance(each, StopPod) for _, _, each in winner.world.notes)
+
+
+def test_no_revision_starts_by_a_right_that_another_ones_pod_still_uses() -> None:
+    """A node wins a new revision while the old one takes its time to end there, and waits until it is gone."""
+    world, old = World(("one",)), workload(duplicate_tolerant=False)
+    world.apply(old)
+    world.run_until(lambda: bool(world.pods()))
+    world.run(5)
+    (node,) = world.nodes.values()
+    node.lingers_s = 20.0
+    (name,) = node.runtime
+    node.carry(node.executor._keeper.stop(name, "outdated", world.now, 20))
+    new = workload(number=2, duplicate_tolerant=False)
+    world.apply(new, seq=2)
+    task = make_task(new, world.intents[f"workload/{ID}"][1], StartReplica(2, 0), world.now.wall_ms, random.Random(1))
+    won = TaskWon(task, lease_key(ID, 0), world.leases.proof(node, lease_key(ID, 0)), 1, world.now_s + 60.0)
+    node.tell(won)
+    world.run(15)
+    assert list(node.runtime) == [name]
+
+    world.run(10)
+    assert world.slots() == [(2, 0)]

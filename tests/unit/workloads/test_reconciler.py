@@ -164,6 +164,14 @@ def test_a_bare_pod_is_recreated() -> None:
     assert starts(steps(new)) == [(2, 0)]
 
 
+def test_what_must_not_be_doubled_is_not_started_beside_an_old_one_that_is_ending() -> None:
+    """An old replica may take its whole grace to end, while others have gone and there is room for new ones."""
+    new = Declared("Deployment", 4, 2, Strategy(max_unavailable=2), "Always", exclusive=True)
+    found = steps(new, report(0, phase="Terminating"), report(2), report(3))
+
+    assert [each.replica for each in found if isinstance(each, StartReplica)] == [1]
+
+
 def test_failures_back_off_and_end() -> None:
     """Each failure doubles the wait, up to a bound; after the last attempt it is exhausted, for ever where the pod is
     to run once, and for some minutes where it is to run always."""
