@@ -148,8 +148,8 @@ def _deploy(desk: Desk, chance: random.Random) -> None:
 
 def _deploy_once(desk: Desk, chance: random.Random) -> None:
     """What must not be doubled: each replica holds a run lease."""
-    strategy = Strategy(type=chance.choice(("Recreate", "RollingUpdate")))
-    desk.hand_in(desk.draft(chance, chance.randint(1, 3), tolerant=False, strategy=strategy), chance)
+    strategy = Strategy(type=chance.choice(("Recreate", "RollingUpdate")), max_unavailable=chance.randint(0, 2))
+    desk.hand_in(desk.draft(chance, chance.randint(1, 4), tolerant=False, strategy=strategy), chance)
 
 
 def _deploy_many(desk: Desk, chance: random.Random) -> None:

@@ -22,6 +22,8 @@ from beemesh.workloads.observation import ReplicaReport
 VANISH_GRACE_S = 5.0
 """A pod started so lately may be missing from a list that was read before."""
 
+WAS_ENDING = "it was ending already"
+
 
 class PodKeeper:
     """One node's running pods. Part of the executor, which routes events to it."""
@@ -72,6 +74,8 @@ class PodKeeper:
             counted = self._adopt(name, report, now) if before is None else []
             return [*counted, *self.stop(name, "deleted", now)]
         if report.phase in ENDED:
+            if before is None and self._was_ending(name):
+                return self.stop_job(name, WAS_ENDING, 0)  # how it ended says nothing of its work; it is removed
             ended_now = before is not None and before.phase not in ENDED
             effects = self.withdraw(name) + self.forget(name) + self._run_leases.release(name)
             # How a pod ends that is being stopped says nothing of its work: its own `Stopped` follows once it is gone.
@@ -96,14 +100,18 @@ class PodKeeper:
         if placement is not None:
             adopted = self.promise(name, placement.task, started=True)
             adopted += [] if placement.task.duplicate_tolerant else self._run_leases.adopt(placement, now)
-            ending = placement.ending and name not in self.table.stopping
-            return adopted + (self.stop_job(name, "it was ending already", GRACE_S) if ending else [])
+            return adopted + (self.stop_job(name, WAS_ENDING, GRACE_S) if self._was_ending(name) else [])
         workload = workload_of(self._intent_for(workload_key(report.workload_id)))
         self._local.promise(name, promise_found(report, workload))
         effects = self._reservations()
         if workload is not None and not workload.duplicate_tolerant:
             effects += self.stop(name, "it must not be doubled, and nothing is known of its right to run", now, 0)
         return effects
+
+    def _was_ending(self, name: str) -> bool:
+        """Whether an earlier agent was asked to end the pod, and this one has not begun to."""
+        placement = self.table.placed.get(name)
+        return placement is not None and placement.ending and name not in self.table.stopping
 
     def _missing(self, pods: dict[str, ReplicaReport], now: Now) -> Effects:
         """Pods that were here and are not any more, without anybody having stopped them."""

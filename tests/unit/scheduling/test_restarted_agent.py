@@ -9,7 +9,7 @@ from beemesh.scheduling.execution.pods import Deploying, Placement
 from beemesh.scheduling.execution.run_leases import RUN_LEASE_TTL_MS
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
 from beemesh.workloads.observation import ReplicaReport
-from beemesh.workloads.record import Constraints, Requirements, Strategy, Terms
+from beemesh.workloads.record import Constraints, JobTerms, Requirements, Strategy, Terms
 from tests.unit.scheduling.samples import revision, workload
 from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode
 
@@ -160,6 +160,30 @@ def test_a_stop_goes_on_under_the_next_agent() -> None:
 
     assert held == 100
     assert holder.stopped
+
+
+def test_a_job_that_was_told_to_end_is_not_done_because_its_agent_was_away() -> None:
+    """A Job's pod is drained, and heeds the request with exit code 0 while the agent starts anew: its work is not done,
+    so it is placed again."""
+    world = World()
+    strategy = Strategy("Recreate", 0, 1, rollback="never")
+    world.apply(workload("work", kind="Job", restart_policy="Never", strategy=strategy, job=JobTerms()))
+    world.run_until(lambda: bool(world.pods()))
+    world.run(3)
+    holder = next(node for node in world.nodes.values() if node.runtime)
+    (name,) = holder.runtime
+    holder.lingers_s = 30.0
+    holder.carry(holder.executor._keeper.stop(name, "drained", world.now))
+    world.run(1)
+    holder.crash()
+    world.run(0.5)
+    holder.runtime[name] = msgspec.structs.replace(holder.runtime[name], phase="Succeeded", ready=False)
+    holder.boot()
+    world.run(20)
+
+    assert not world.events("Completed")
+    assert len(world.tasks()) == 2
+    assert world.slots() == [(1, 0)]
 
 
 def test_what_is_deleted_is_counted_until_it_is_gone() -> None:
