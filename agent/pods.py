@@ -13,7 +13,7 @@ import logging
 import math
 import secrets
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from agent.caretaker import LABEL_CARE, Caretaker
@@ -32,6 +32,7 @@ from agent.runtime.contract import (
     LABEL_WORKLOAD,
     ContainerState,
     ContainerStatus,
+    FailureReason,
     FileVolume,
     PodSpec,
     PodStatus,
@@ -66,6 +67,9 @@ READY_FAST_CHECKS = 120
 ENDPOINT_GRACE_S = 2.0
 """Between a pod's end as an endpoint and the end of its processes: those who watch endpoints hear of it within some
 tens of milliseconds (`tests/e2e/test_serving.py` measures it), those who ask from time to time within this."""
+
+REVOKED_CHECK_S = 0.5
+"""How often it is looked whether a start is still wanted."""
 
 Feed = Callable[[Any], None]
 
@@ -135,10 +139,26 @@ class PodJobs:
             may_start=lambda: not job.right.has_ended(boot_s()),
         )
         try:
-            status = await self._runtime.deploy(spec)
+            status = await self._unless_revoked(job, self._runtime.deploy(spec))
         except RuntimeFailure as failure:
             raise RuntimeFailure(failure.reason, redact(failure.message, template), hint=failure.hint) from None
         return self._watch.deployed(status)
+
+    @staticmethod
+    async def _unless_revoked(job: DeployPod, start: Coroutine[Any, Any, PodStatus]) -> PodStatus:
+        """Give a start up that nobody wants any more: its image may take a quarter of an hour to come."""
+        starting = asyncio.create_task(start)
+        try:
+            while not starting.done():
+                await asyncio.wait([starting], timeout=REVOKED_CHECK_S)
+                if job.right.is_revoked and not starting.done():
+                    starting.cancel()
+                    await asyncio.wait([starting])
+        finally:
+            starting.cancel()  # where it is this that was cancelled
+        if starting.cancelled():
+            raise RuntimeFailure(FailureReason.NOT_PERMITTED, "its start was given up meanwhile")
+        return starting.result()
 
     def _labels(self, job: DeployPod) -> dict[str, str]:
         task = job.task

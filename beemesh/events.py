@@ -419,6 +419,11 @@ class StartRight:
         """Nothing may be started by it any more, whatever is renewed."""
         self._ends[""] = float("-inf")
 
+    @property
+    def is_revoked(self) -> bool:
+        """Whether nothing will ever be started by it: what prepares a start had better end."""
+        return "" in self._ends
+
     def has_ended(self, boot_s: float) -> bool:
         """Whether one of the leases is over, or the right was revoked."""
         return any(boot_s >= ends_s for ends_s in self._ends.values())

@@ -322,6 +322,9 @@ class _Plan:
             if new and self.observed.is_available(new[0]):
                 yield from (StopReplicaAction(each, "outdated") for each in olds)
                 continue
+            # What is still on its way serves nobody, and the lease it was won by keeps its successor waiting.
+            yield from (StopReplicaAction(each, "outdated") for each in olds if each.phase == "Pending")
+            olds = [each for each in olds if each.phase != "Pending"]
             # Several generations of one ordinal: only the newest that works is worth keeping.
             keep = max(olds, key=lambda each: (each.ready, each.revision), default=None)
             yield from (StopReplicaAction(each, "outdated") for each in olds if each is not keep)

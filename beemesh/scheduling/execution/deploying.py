@@ -72,7 +72,11 @@ class Deployer:
         """A task is this node's to run."""
         task = won.task
         placement = Placement(pod_of(task), task, won.fence, won.proof.tentative)
-        if placement.name in self._pods.deploying or self._pods.active(placement.name):
+        under_way = self._pods.deploying.get(placement.name)
+        if under_way is not None and under_way.step == "cancelled":
+            why = "an earlier start of it is still being undone here"
+            return [Notify(ReleaseLease(won.key)), self._tell.about_task("Cancelled", task, now, why)]
+        if under_way is not None or self._pods.active(placement.name):
             details = {"already": "true"}
             told = self._tell.about_task("Deployed", task, now, "it runs here already", details)
             return [Notify(ReleaseLease(won.key)), told]
@@ -211,7 +215,7 @@ class Deployer:
             return []
         if deploying.step == "cancelled":
             if job.error:
-                return self.drop(deploying, now)
+                return self._undone(deploying, now)
             del self._pods.deploying[name]
             # What it needs stays reserved, and its run lease held, until it is gone.
             return [
@@ -224,7 +228,7 @@ class Deployer:
             if code == NOT_PERMITTED:
                 told = self._tell.about_task("Cancelled", deploying.placement.task, now, RIGHT_ENDED)
                 return [*self.drop(deploying, now), told]
-            return self._fail(deploying, code, message or code, now)
+            return self._failed_to_start(deploying, code, message or code, now)
         return self._deployed(deploying, job.result, now)
 
     def overdue(self, name: str, now: Now) -> Effects:
@@ -247,13 +251,30 @@ class Deployer:
             deploying.right.until(event.key, event.expires_boot_s)
         return []
 
+    def _failed_to_start(self, deploying: Deploying, code: str, message: str, now: Now) -> Effects:
+        deploying.step, deploying.why = "cancelled", f"{code}: {message}"
+        return [*self._told_failure(deploying, code, message, now), *self._undone(deploying, now)]
+
+    def _undone(self, deploying: Deploying, now: Now) -> Effects:
+        """An engine that failed may have left something that runs: what must not be doubled keeps its right to run
+        until nothing is there for sure."""
+        if deploying.placement.task.duplicate_tolerant:
+            return self.drop(deploying, now)
+        name = deploying.placement.name
+        return [*self._give_up_placement(deploying), *self._keeper.stop_job(name, deploying.why, grace_s=0)]
+
     def _fail(self, deploying: Deploying, code: str, message: str, now: Now, *, retryable: bool = False) -> Effects:
         """Nothing of it is left; whoever hosts the reconciler decides what comes next."""
+        return [*self.drop(deploying, now), *self._told_failure(deploying, code, message, now, retryable=retryable)]
+
+    def _told_failure(
+        self, deploying: Deploying, code: str, message: str, now: Now, *, retryable: bool = False
+    ) -> Effects:
         details = {"message": message, "record": deploying.placement.task.record_digest.hex()[:16]}
         if retryable:
             details[RETRYABLE] = "true"
         told = self._tell.about_task("Failed", deploying.placement.task, now, code, details)
-        return [*self.drop(deploying, now), told, count("deployments", result="failed", reason=code)]
+        return [told, count("deployments", result="failed", reason=code)]
 
     def cancel(self, deploying: Deploying, why: str, now: Now) -> Effects:
         """Give a deployment up. What the runtime is busy with is undone when it has finished."""

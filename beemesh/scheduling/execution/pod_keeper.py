@@ -148,7 +148,10 @@ class PodKeeper:
             return []
         report = self.table.seen[name]
         told = [self.about(report, "NotReady", now, reason)] if report.ready else []  # before it is stopped
-        return [*told, *self.ending(name), *self.stop_job(name, reason, grace_s), count("stops", result="accepted")]
+        noted, job = self.ending(name), self.stop_job(name, reason, grace_s)
+        # What must end at once, because its right to run is lost, waits for no disk.
+        steps = [*noted, *job] if grace_s > 0 else [*job, *noted]
+        return [*told, *steps, count("stops", result="accepted")]
 
     def hurry(self, name: str, grace_s: int) -> Effects:
         """Leave a pod that is ending less time for it; nothing when it has no more anyway."""

@@ -12,7 +12,7 @@ from beemesh.events import StartRight
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
-from beemesh.workloads.observation import PODS_LISTED_MAX, ReplicaReport
+from beemesh.workloads.observation import PODS_LISTED_MAX, Phase, ReplicaReport
 from beemesh.workloads.podspec import pod_name
 
 TABLE = "placements"
@@ -113,10 +113,11 @@ class PodTable:
 
     def reports(self, workload_id: str = "") -> tuple[ReplicaReport, ...]:
         """Everything, as other nodes are told; at most `PODS_LISTED_MAX`."""
-        reports = [each for each in self._all() if not workload_id or each.workload_id == workload_id]
+        reports = [each for each in self.listed() if not workload_id or each.workload_id == workload_id]
         return tuple(reports[:PODS_LISTED_MAX])
 
-    def _all(self) -> Iterator[ReplicaReport]:
+    def listed(self) -> Iterator[ReplicaReport]:
+        """What runs, what is ending, and what is on its way."""
         for name, report in self.seen.items():
             if name in self.stopping:
                 why = self.stopping[name].reason
@@ -125,9 +126,10 @@ class PodTable:
                 yield self.told(report)
         for name, deploying in self.deploying.items():
             if name not in self.stopping:
-                yield self._pending(deploying.placement, deploying.why or deploying.step)
+                phase: Phase = "Terminating" if deploying.step == "cancelled" else "Pending"
+                yield self._on_its_way(deploying.placement, phase, deploying.why or deploying.step)
         for placement in self.recovering.values():
-            yield self._pending(placement, "restarting after the machine was off")
+            yield self._on_its_way(placement, "Pending", "restarting after the machine was off")
 
     def told(self, report: ReplicaReport) -> ReplicaReport:
         """The runtime's report with what the runtime does not know."""
@@ -135,7 +137,7 @@ class PodTable:
         tentative = placement is not None and placement.tentative
         return msgspec.structs.replace(report, tentative=True) if tentative else report
 
-    def _pending(self, placement: Placement, reason: str) -> ReplicaReport:
+    def _on_its_way(self, placement: Placement, phase: Phase, reason: str) -> ReplicaReport:
         task = placement.task
         return ReplicaReport(
             pod=placement.pod,
@@ -145,7 +147,7 @@ class PodTable:
             revision=task.revision,
             replica=task.replica,
             node_id=self._self_id,
-            phase="Pending",
+            phase=phase,
             task_id=task.task_id,
             fence=placement.fence,
             reason=reason,

@@ -12,7 +12,7 @@ from beemesh.scheduling.execution.pod_keeper import PodKeeper
 from beemesh.scheduling.execution.pods import PodTable, name_of
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.tasks import IntentLookup, workload_of
-from beemesh.workloads.observation import StopAnswer, StopReplica
+from beemesh.workloads.observation import ReplicaReport, StopAnswer, StopReplica
 
 STOP_AGAIN_S = 5.0
 """A stop that the runtime could not carry out is tried again."""
@@ -52,26 +52,22 @@ class Stopper:
 
     def ordered(self, order: StopReplica, sender: NodeId, token: int, now: Now) -> Effects:
         """A steward orders one replica to be stopped."""
-        report = next(
-            (
-                each
-                for each in self._pods.seen.values()
-                if (each.workload_id, each.replica) == (order.workload_id, order.replica)
-                and (order.task_id == each.task_id if order.task_id else order.revision == each.revision)
-            ),
-            None,
-        )
+        report = next((each for each in self._pods.listed() if _is_meant(order, each)), None)
         if report is None:
             return [Reply(token, StopAnswer(True, "there is no such replica here"))]
         workload = workload_of(self._intent_for(workload_key(order.workload_id)))
         cordon = self._judge.own_orders()
-        facts = (order, sender, self._pods.told(report), workload)
+        facts = (order, sender, report, workload)
         target = order.rollback_to or (workload.current.number if workload is not None else 0)
         suits = workload is None or self._judge.suits(workload, target)
         against = objection_to(*facts, self._check_proof, now.wall_ms, cordon, suits=suits)
         if against:
             return [Reply(token, StopAnswer(False, against)), count("stops", result="refused")]
         name = name_of(report)
+        deploying = self._pods.deploying.get(name)
+        if deploying is not None and name not in self._pods.stopping:
+            given_up = self._deployer.cancel(deploying, order.reason, now) if deploying.step != "cancelled" else []
+            return [Reply(token, StopAnswer(accepted=True)), *given_up]
         is_ending = name in self._pods.stopping  # then it is hurried at most, and was counted already
         stop = self._keeper.stop(name, order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
         kills = [count("reconcile_kills", reason=order.reason)] if stop and not is_ending else []
@@ -103,3 +99,9 @@ class Stopper:
         """A stop that failed is tried once more."""
         stopping = self._pods.stopping.get(name)
         return self._keeper.stop_job(name, stopping.reason, 0) if stopping is not None else []
+
+
+def _is_meant(order: StopReplica, report: ReplicaReport) -> bool:
+    if (report.workload_id, report.replica) != (order.workload_id, order.replica):
+        return False
+    return order.task_id == report.task_id if order.task_id else order.revision == report.revision

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from agent.pods import Ending, PodJobs
-from agent.runtime.contract import FailureReason, RuntimeFailure
+from agent.runtime.contract import FailureReason, PodStatus, RuntimeFailure
 from beemesh.effects import Run
-from beemesh.events import StopPod
+from beemesh.events import DeployPod, StopPod
+from beemesh.secret import SecretBytes
 
 pytestmark = pytest.mark.asyncio
 
@@ -135,3 +136,31 @@ async def test_closing_waits_for_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await ending.gone()
     assert "remove" not in engine.log
+
+
+async def test_a_start_that_nobody_wants_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image may take a quarter of an hour to come: a revoked start ends at once, and undoes what it did."""
+    monkeypatch.setattr("agent.pods.REVOKED_CHECK_S", 0.01)
+    begun, undone = asyncio.Event(), asyncio.Event()
+
+    async def pull() -> PodStatus:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            undone.set()
+        raise AssertionError("nothing wakes it")
+
+    task: Any = None
+    job = DeployPod("web-1-0", task, 1, SecretBytes(b""))
+    starting = asyncio.create_task(PodJobs._unless_revoked(job, pull()))
+    async with asyncio.timeout(5):
+        await begun.wait()
+        job.right.until("lease", 0.0)  # over, but it may be renewed yet
+        assert not (await asyncio.wait([starting], timeout=0.05))[0]
+        job.right.revoke()
+        with pytest.raises(RuntimeFailure) as failed:
+            await starting
+
+    assert failed.value.reason is FailureReason.NOT_PERMITTED
+    assert undone.is_set()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from beemesh.effects import Effects, JobFinished, Notify, Now, Run
+from beemesh.effects import Effects, JobFinished, Notify, Now, Run, Save
 from beemesh.events import (
     NOT_PERMITTED,
     DeployPod,
@@ -20,13 +20,16 @@ from beemesh.events import (
     StopPod,
     TaskWon,
 )
+from beemesh.scheduling.execution.pods import Placement
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S, lease_key, run_key
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import RETRYABLE
 from beemesh.secret import SecretBytes
 from beemesh.workloads.reconciler import StartReplica
+from beemesh.workloads.record import Strategy
 from tests.unit.scheduling.samples import workload
 from tests.unit.scheduling.test_drain import settled
+from tests.unit.scheduling.test_restarted_agent import report_of
 from tests.unit.scheduling.world import World, WorldNode
 
 ID = "deployment/default/hello"
@@ -208,3 +211,63 @@ def test_no_revision_starts_by_a_right_that_another_ones_pod_still_uses() -> Non
 
     world.run(10)
     assert world.slots() == [(2, 0)]
+
+
+@pytest.mark.parametrize("strategy", [Strategy("Recreate"), Strategy(max_surge=1, max_unavailable=0)])
+def test_a_newer_revision_does_not_wait_for_the_image_of_an_older_one(strategy: Strategy) -> None:
+    """What is on its way is ordered to stop like what runs, and its start is given up."""
+    world = World(("one", "two", "three"))
+    for node in world.nodes.values():
+        node.pulls_s = 900.0
+    world.apply(workload(replicas=3, strategy=strategy))
+    world.run(5)
+    assert not world.pods()
+    for node in world.nodes.values():
+        node.pulls_s = 0.0
+    world.apply(workload(number=2, replicas=3, strategy=strategy), seq=2)
+
+    assert world.run_until(lambda: world.slots() == [(2, 0), (2, 1), (2, 2)]) < 30
+    world.run(5)
+    assert not any(node.executor.pods.deploying for node in world.nodes.values())
+
+
+def test_a_task_won_while_an_earlier_start_is_undone_is_not_called_deployed() -> None:
+    """A workload is deleted and applied again during a pull: the same pod's name is still taken."""
+    winner = Winner()
+    job_id, job = winner.job()
+    wanted = workload()
+    winner.world.delete(wanted)
+    winner.world.run(1)
+    winner.world.apply(wanted, seq=3)
+    won = TaskWon(winner.task, winner.key, winner.proof, 2, winner.now_s + 9.0)
+
+    assert job.right.is_revoked
+    assert told(winner.tell(won)) == [("Cancelled", True)]
+    assert winner.node.executor.pods.deploying
+    winner.tell(JobFinished(job_id, None, f"{NOT_PERMITTED}: given up"))
+    assert not winner.node.executor.pods.deploying
+
+
+def test_a_failed_start_keeps_its_run_lease_until_nothing_is_left_of_it() -> None:
+    """An engine that did not answer in time may have started the containers all the same."""
+    winner = Winner(tolerant=False)
+    job_id, _ = winner.job()
+    effects = winner.tell(JobFinished(job_id, None, "Timeout: podman did not end"))
+    (stop,) = [each for each in effects if isinstance(each, Run)]
+    assert isinstance(stop.job, StopPod)
+    assert told(effects) == [("Failed", False)]
+    assert Notify(ReleaseLease(winner.key)) not in effects
+
+    assert Notify(ReleaseLease(winner.key)) not in winner.tell(JobFinished(stop.job_id, None, "Timeout: still hangs"))
+    assert Notify(ReleaseLease(winner.key)) in winner.tell(JobFinished(stop.job_id))
+
+
+def test_what_must_end_at_once_waits_for_no_disk() -> None:
+    """Its run lease is lost: the order to the runtime leaves before anything that is saved."""
+    winner = Winner(tolerant=False)
+    job_id, job = winner.job()
+    winner.tell(JobFinished(job_id, report_of(Placement(job.pod, job.task, 1), winner.node)))
+    effects = winner.tell(LeaseLost(winner.key, "overtaken"))
+
+    order = [type(each) for each in effects if isinstance(each, (Run, Save))]
+    assert order == [Run, Save]

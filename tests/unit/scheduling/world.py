@@ -36,6 +36,7 @@ from beemesh.effects import (
 )
 from beemesh.errors import Untrusted
 from beemesh.events import (
+    NOT_PERMITTED,
     Claim,
     Delivered,
     DeployPod,
@@ -208,6 +209,8 @@ class WorldNode:
         """The seconds that each pod was given to end."""
         self.lingers_s = 0.0
         """How long its pods take to end, if they are given so much time."""
+        self.pulls_s = 0.0
+        """How long its images take to come; a start that is not wanted any more is given up meanwhile."""
         self.stops: dict[str, list[str]] = {}
         """`<namespace>/<pod>` → the jobs that are ending it."""
         self.dead = True
@@ -327,7 +330,18 @@ class WorldNode:
             self.graces.append(job.grace_s)
             self.stops.setdefault(f"{job.namespace}/{job.pod}", []).append(job_id)
             delay_s = max(STOP_S, min(self.lingers_s, job.grace_s))
+        elif self.pulls_s:
+            self._pull(job_id, job, epoch, self.world.now_s + self.pulls_s)
+            return
         self.world.later(delay_s, lambda: self._done(job_id, job, epoch))
+
+    def _pull(self, job_id: str, job: DeployPod, epoch: int, until_s: float) -> None:
+        if self.epoch == epoch and job.right.is_revoked:
+            self.tell(JobFinished(job_id, None, f"{NOT_PERMITTED}: given up"))
+        elif self.world.now_s < until_s:
+            self.world.later(0.5, lambda: self._pull(job_id, job, epoch, until_s))
+        else:
+            self._done(job_id, job, epoch)
 
     def _done(self, job_id: str, job: Any, epoch: int) -> None:
         if self.epoch != epoch:
