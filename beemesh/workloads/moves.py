@@ -44,12 +44,14 @@ Leaves = Callable[[ReplicaReport], Leave | None]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What holds for the whole workload while its replicas move. `ordered` are tasks whose stop is ordered already."""
+    """What holds for the whole workload while its replicas move. `ordered` are tasks whose stop is ordered already,
+    `kept` the revisions that its record keeps."""
 
     leaves: Leaves
     allowance: Allowance
     tolerant: bool = True
     ordered: frozenset[str] = frozenset()
+    kept: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,12 @@ class _Arrangement:
         return Arranged(replace(self.observed, replicas=seen), tuple(actions), self.moving > 0 or bool(actions))
 
     def _slots(self) -> dict[Slot, list[ReplicaReport]]:
-        """What runs or starts of the revision that is wanted; a rollout takes care of the others."""
+        """What runs or starts of the revision that is wanted. A rollout takes care of the others; while it is paused
+        it does not, and they move as they are."""
+        revisions = {self.declared.revision} | (self.terms.kept if self.declared.paused else set())
         slots: dict[Slot, list[ReplicaReport]] = {}
         for report in self.observed.replicas:
-            wanted = report.revision == self.declared.revision and report.replica < self.declared.replicas
+            wanted = report.revision in revisions and report.replica < self.declared.replicas
             if wanted and report.phase != "Terminating" and report.phase not in ENDED:
                 slots.setdefault((report.revision, report.replica), []).append(report)
         return slots

@@ -117,6 +117,10 @@ def _against(layout: Layout, pod: Pod, workload: Workload, *, force: bool) -> li
     forbids = "" if force else _forbids(layout, pod, workload)
     if forbids:
         return [_blocker(pod, forbids, refuses=True, needs="--force")]
+    if _waits_for_rollout(pod, workload):
+        current = workload.current.number
+        text = f"revision {pod.revision} is not started again (beemesh.io/rollback: never)"
+        return [_blocker(pod, f"{text}: it leaves when its successor of revision {current} is ready", refuses=False)]
     stranded, gentle = layout.fits_no_other(pod), _is_gentle(workload)
     found = []
     if not stranded and not layout.candidates(pod):
@@ -127,6 +131,13 @@ def _against(layout: Layout, pod: Pod, workload: Workload, *, force: bool) -> li
         text = f"{terms.because} asks for {terms.healthy_least} ready, and {layout.healthy(pod.workload_id)} are"
         found.append(_blocker(pod, text, refuses=False))
     return found
+
+
+def _waits_for_rollout(pod: Pod, workload: Workload) -> bool:
+    """Whether only the rollout takes it away, which may have failed: nothing may start its revision elsewhere."""
+    strategy = workload.strategy
+    held = strategy.rollback == "never" and strategy.type != "Recreate" and not strategy.paused
+    return held and not workload.current.covers(pod.revision)
 
 
 def _forbids(layout: Layout, pod: Pod, workload: Workload) -> str:

@@ -73,6 +73,7 @@ class Upkeep:
             allowance=self._disruption.allowance(workload, force=forced),
             tolerant=workload.duplicate_tolerant,
             ordered=frozenset(stopped),
+            kept=frozenset(revision.number for revision in workload.revisions),
         )
         arranged = arrange(declared, observed, terms, now.boot_s)
         return Arranged(arranged.observed) if hosted.tentative else arranged

@@ -11,7 +11,7 @@ from beemesh.intents.record import Cordon, Drain, Move
 from beemesh.scheduling.leases import steward_key
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Constraints, Strategy, Workload
-from tests.unit.scheduling.samples import WALL_MS, budget_record, cordon_record, workload
+from tests.unit.scheduling.samples import WALL_MS, budget_record, cordon_record, revision, workload
 from tests.unit.scheduling.world import World
 
 FULL = ResourcesObserved(4000, 4096, 50_000, 0.1, 10, 40_000)
@@ -83,6 +83,29 @@ def test_more_move_at_once_where_the_surge_allows() -> None:
 
     assert floor.least == 9
     assert 10 < floor.most <= 12
+
+
+def test_a_paused_rollout_does_not_hold_a_drain_up() -> None:
+    """What stands still of three revisions, forbidden to go back or not, moves as it is, start-first; the rollout goes
+    no further for it."""
+    strategy = Strategy(paused=True, rollback="never")
+    world = settled(workload(replicas=3), names=("one", "two", "three", "four"))
+    world.apply(workload(replicas=3, revisions=(revision(2), revision(1))), seq=2)
+    world.run_until(lambda: len({number for number, _ in world.slots()}) == 2)
+    world.apply(workload(replicas=3, revisions=(revision(3), revision(2), revision(1)), strategy=strategy), seq=3)
+    world.run(10)
+    slots = world.slots()
+    assert {number for number, _ in slots} == {1, 2}
+    floor = Floor(world)
+
+    for name in world.nodes:
+        drain(world, name)
+        world.run_until(lambda name=name: is_empty(world, name), 60)
+        world.run(10)
+        world.put(*cordon_record(Cordon(name, False), 2, world.now.wall_ms))
+
+    assert world.slots() == slots
+    assert floor.least == len(slots)
 
 
 def test_a_drain_goes_on_with_the_next_steward() -> None:

@@ -15,7 +15,7 @@ from beemesh.scheduling.stewardship.layout import Host, Layout, Pod
 from beemesh.scheduling.stewardship.rebalance import GAIN_LEAST, imbalance, propose
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Constraints, Requirements, Strategy, Workload
-from tests.unit.scheduling.samples import card, workload
+from tests.unit.scheduling.samples import card, revision, workload
 
 ID = "deployment/default/hello"
 
@@ -110,6 +110,25 @@ def test_a_budget_that_allows_nothing_is_named() -> None:
 
     assert not first.blockers
     assert reasons(stop) == [("", "PodDisruptionBudget tight asks for 2 ready, and 2 are")]
+
+
+def test_what_only_its_rollout_replaces_is_told() -> None:
+    """Where the record forbids going back, an old replica waits for its successor, which may never get ready: the plan
+    says so. A paused one moves as it is, and so does one of the current revision."""
+    never, revisions = Strategy(rollback="never"), (revision(2), revision(1))
+    plan = plan_drain(picture(workload(replicas=2, revisions=revisions, strategy=never), "one", "two"), "one")
+
+    ((needs, reason),) = reasons(plan)
+    assert not needs
+    assert "beemesh.io/rollback: never" in reason
+    assert not plan.refused
+    paused = Strategy(rollback="never", paused=True)
+    for wanted in (
+        workload(replicas=2, revisions=revisions, strategy=paused),
+        workload(replicas=2, revisions=revisions),
+        workload(replicas=2, strategy=never),
+    ):
+        assert not plan_drain(picture(wanted, "one", "two"), "one").blockers
 
 
 def test_what_ends_already_is_not_planned() -> None:
