@@ -1,18 +1,19 @@
 """How far a rollout is, when it has failed, and where to go back to: what a steward knows of a workload's revisions.
 
-A revision is complete once exactly its replicas run and are available. Only one whose beginning was seen, and that was
-never complete, can fail: what breaks later is repaired, not taken back. A verdict holds until the operator makes
-another revision (an undo and a restart are such). Times are of our boot clock. See docs/adr/0007.
+A revision is complete once exactly its replicas run and are available, as far as quotas admit them. Only one whose
+beginning was seen, and that was never complete, can fail: what breaks later is repaired, not taken back. A verdict
+holds until the operator makes another revision (an undo and a restart are such). Times are of our boot clock. See
+docs/adr/0007.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
-from beemesh.workloads.reconciler import Declared, Observed, is_settled
+from beemesh.workloads.reconciler import Declared, Observed, Slot, is_settled
 from beemesh.workloads.record import Revision, Workload
 
 
@@ -74,22 +75,33 @@ class Rollout:
             self.good = max(self.good, revision)
 
     def observe(
-        self, workload: Workload, observed: Observed, now_s: float, daemons: Iterable[int] | None = None
+        self,
+        workload: Workload,
+        observed: Observed,
+        now_s: float,
+        daemons: Iterable[int] | None = None,
+        admitted: int | None = None,
     ) -> bool:
         """Look at what runs; whether the current revision has just become complete. `daemons` are the ordinals of a
-        DaemonSet."""
+        DaemonSet; `admitted` is how many replicas quotas leave it, where that is fewer than it declares: what they hold
+        back says nothing of the revision."""
         current, declared = workload.current, Declared.of(workload, daemons=daemons)
-        self._wanted = declared.replicas
+        held = _held_back(declared, observed, admitted)
+        self._wanted = declared.replicas - len(held)
         if self.complete or self.verdict is not None:
             return False
         if any(each.ready and not current.covers(each.revision) for each in observed.replicas):
             self.begun = True
-        if is_settled(declared, observed):
+        shows = self._wanted > 0 or not held
+        if shows and is_settled(declared, replace(observed, finished=observed.finished | held)):
             self.complete = True
             return True
         new = [each for each in observed.replicas if current.covers(each.revision)]
         available, old = sum(map(observed.is_available, new)), len(observed.replicas) - len(new)
-        if available > self._available or old < self._old or workload.strategy.paused:
+        there = {(current.number, each.replica) for each in new if observed.is_available(each)} | held
+        # What is left to stop once all are available is not the revision's fault.
+        whole = all((current.number, ordinal) in there for ordinal in declared.ordinals)
+        if whole or available > self._available or old < self._old or workload.strategy.paused:
             self.progress_s = now_s
         self._available, self._old = max(self._available, available), min(self._old, old)
         return False
@@ -157,6 +169,14 @@ def _attempts_failed(current: Revision, observed: Observed, max_attempts: int) -
             reasons = "; ".join(dict.fromkeys(failures.reasons))
             return f"all {failures.count} attempts to start replica {replica} failed: {reasons}"
     return ""
+
+
+def _held_back(declared: Declared, observed: Observed, admitted: int | None) -> frozenset[Slot]:
+    """Slots that quotas leave no room for, as long as nothing runs there."""
+    if admitted is None:
+        return frozenset()
+    there = {each.replica for each in observed.replicas if each.revision == declared.revision}
+    return frozenset((declared.revision, each) for each in declared.ordinals if each >= admitted and each not in there)
 
 
 def _same(one: Revision, other: Revision) -> bool:

@@ -81,7 +81,8 @@ class Acting:
         hosted.daemons = self._daemons(hosted)
         starting = {(each.task.revision, each.task.replica) for each in self._ledger.of(hosted.workload_id)}
         observed = hosted.observed(starting, self._view.is_alive, now.boot_s)
-        effects = self._roll_on(hosted, observed, now)
+        most, over_quota = self._upkeep.policies.allowed(hosted.workload) if hosted.workload else (0, "")
+        effects = self._roll_on(hosted, observed, most if over_quota else None, now)
         declared = hosted.declared(observed)
         arranged = self._upkeep.arrange(hosted, declared, observed, now)
         settled = is_settled(declared, arranged.observed) and not arranged.moving
@@ -90,7 +91,6 @@ class Acting:
         wake_s = now.boot_s + (calm_s if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*arranged.actions, *steps)
-        most, over_quota = self._upkeep.policies.allowed(hosted.workload) if hosted.workload else (0, "")
         for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id)):
             match action:
                 case StartReplica(replica=replica) if over_quota and replica >= most:
@@ -119,8 +119,9 @@ class Acting:
         running = sum((each.task.revision, each.task.replica) in hosted.ran for each in outstanding)
         return self.repairs.take(len(self._roster), running, now.boot_s)
 
-    def _roll_on(self, hosted: Hosted, observed: Observation, now: Now) -> Effects:
-        """Notice when a rollout is complete, and when it has failed; tell it for those who will host it after us."""
+    def _roll_on(self, hosted: Hosted, observed: Observation, admitted: int | None, now: Now) -> Effects:
+        """Notice when a rollout is complete, and when it has failed; tell it for those who will host it after us.
+        `admitted`: how many replicas quotas leave it, None for all."""
         workload, rollout = hosted.workload, hosted.rollout
         if workload is None:
             return []
@@ -128,8 +129,8 @@ class Acting:
             return self._work_off(hosted, workload, observed, now)
         current = workload.current
         details = {MANIFEST: mark_of(current).hex()}
-        if rollout.observe(workload, observed, now.boot_s, hosted.daemons):
-            reason = f"revision {current.number} is complete"
+        if rollout.observe(workload, observed, now.boot_s, hosted.daemons, admitted):
+            reason = f"revision {current.number} is complete" + (", as far as quotas allow" if admitted else "")
             return [hosted.tell(self._tell, "RolledOut", (current.number, 0), now, reason, details)]
         verdict = rollout.judge(workload, observed, now.boot_s, self._settings.scheduler.max_attempts)
         if verdict is None:

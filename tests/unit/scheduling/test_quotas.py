@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+import pytest
 
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, priority_key, quota_key
 from beemesh.scheduling.quotas import Policies
 from beemesh.workloads.policies import PriorityClass, Quota
-from beemesh.workloads.record import Qos
-from tests.unit.scheduling.samples import MESH, OPERATOR, WALL_MS, record, workload
+from beemesh.workloads.record import Qos, Strategy, Workload
+from tests.unit.scheduling.samples import MESH, OPERATOR, WALL_MS, record, revision, workload
 from tests.unit.scheduling.world import World
 
 
@@ -50,3 +53,44 @@ def test_a_lowered_quota_holds_back_what_is_new() -> None:
     world.put(*pods_quota(4, seq=2))
     world.run(15)
     assert len(world.pods()) == 4
+
+
+def second(strategy: Strategy) -> Workload:
+    """Four replicas of another revision over the first."""
+    return workload(replicas=4, revisions=(revision(2), revision(1)), strategy=strategy)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("kind", ["RollingUpdate", "Recreate"])
+def test_an_update_that_a_quota_bounds_is_not_taken_back(
+    kind: Literal["RollingUpdate", "Recreate"], missing: bool
+) -> None:
+    """All that the quota admits run and are ready: the rest says nothing of the revision, and starts when it may."""
+    strategy = Strategy(kind, progress_deadline_s=60)
+    world = World()
+    world.put(*pods_quota(3 if missing else 4))
+    world.apply(workload(replicas=4, strategy=strategy))
+    world.run(20)
+    world.put(*pods_quota(3, seq=2))
+    world.apply(second(strategy), seq=2)
+    world.run(200)
+
+    assert not world.events("RolledBack")
+    assert {(2, 0), (2, 1), (2, 2)} <= set(world.slots())
+    world.put(*pods_quota(4, seq=3))
+    world.run(30)
+    assert world.slots() == [(2, 0), (2, 1), (2, 2), (2, 3)]
+
+
+def test_a_bad_update_that_a_quota_bounds_is_taken_back() -> None:
+    """What the quota admits is judged as anywhere."""
+    world = World()
+    world.put(*pods_quota(3))
+    world.apply(workload(replicas=4))
+    world.run(20)
+    world.bad = {2: "ImageNotFound: no image hello:2"}
+    world.apply(second(Strategy()), seq=2)
+    world.run(120)
+
+    assert world.events("RolledBack")
+    assert world.slots() == [(1, 0), (1, 1), (1, 2)]

@@ -104,6 +104,29 @@ def test_the_deadline_counts_from_the_last_progress() -> None:
     assert rollout.judge(workload, Observed((*olds[1:], pod(2, 0))), 270.0, ATTEMPTS) is not None
 
 
+def test_what_quotas_hold_back_says_nothing_of_a_revision() -> None:
+    """With all that they admit it is complete, or has time without end while an old replica has to stay."""
+    workload, olds, news = wanted(2, 1, replicas=4), [pod(1, n) for n in range(4)], [pod(2, n) for n in range(4)]
+    for pods, complete in ((news[:3], True), (news, True), ((*news[:3], olds[3]), False)):
+        rollout = Rollout(begun=True)
+        assert rollout.observe(workload, Observed(tuple(pods)), 10_000.0, admitted=3) == complete
+        assert rollout.judge(workload, Observed(tuple(pods)), 10_000.0, ATTEMPTS) is None
+
+
+def test_what_quotas_admit_is_judged() -> None:
+    """A replica that is not available, or has not started, fails the revision at the deadline, also one that quotas
+    would hold back by now, if it runs. Where they admit none, nothing is complete and nothing has failed."""
+    workload, news = wanted(2, 1, replicas=4), [pod(2, n) for n in range(3)]
+    for pods in ((*news[:2], pod(2, 2, ready=False)), (*news[:2], pod(1, 2)), (*news, pod(2, 3, ready=False)), ()):
+        observed, rollout = Observed(tuple(pods)), Rollout(begun=True)
+        assert not rollout.observe(workload, observed, 100.0, admitted=3)
+        assert not rollout.observe(workload, observed, 10_000.0, admitted=3)
+        assert rollout.judge(workload, observed, 10_000.0, ATTEMPTS) is not None
+    rollout = Rollout(begun=True)
+    assert not rollout.observe(workload, Observed(), 10_000.0, admitted=0)
+    assert rollout.judge(workload, Observed(), 10_000.0, ATTEMPTS) is None
+
+
 def test_nothing_is_judged_that_was_complete_or_is_paused_or_was_not_seen_to_begin() -> None:
     """What broke later is repaired; what stands still cannot fail; of what nobody saw begin nobody knows."""
     failed = Observed(failures={(2, 0): Failures(9, 0.0)})
