@@ -108,13 +108,20 @@ class Failures:
 class Observed:
     """What is. `replicas` come from nodes that are alive; `starting` are slots with a task outstanding; `finished`
     are slots of a pod that runs once and has; `unripe` are (node, task id) of replicas that are ready, but have not
-    been so for long enough to count as available."""
+    been so for long enough to count as available; `in_vain` says of a slot whose last task nobody took when that one
+    was published (on our boot clock)."""
 
     replicas: tuple[ReplicaReport, ...] = ()
     starting: frozenset[Slot] = frozenset()
     failures: Mapping[Slot, Failures] = field(default_factory=dict)
     finished: frozenset[Slot] = frozenset()
     unripe: frozenset[tuple[NodeId, str]] = frozenset()
+    in_vain: Mapping[Slot, float] = field(default_factory=dict)
+
+    def turn_of(self, slot: Slot) -> float:
+        """Slots start in ascending order of this: what was tried in vain goes last, the most lately of all. So
+        those that no node takes now keep none from starting that one would take."""
+        return self.in_vain.get(slot, float("-inf"))
 
     def is_available(self, report: ReplicaReport) -> bool:
         """Whether a replica is ready and has been so for long enough."""
@@ -336,23 +343,23 @@ class _Plan:
                 yield StopReplicaAction(keep, "outdated")
 
     def _starts(self, room: int) -> Iterator[Action]:
-        """Tasks for empty slots; those with no replica at all come first."""
+        """Tasks for empty slots."""
         revision = self.declared.revision
         empty = [ordinal for ordinal in self.ordinals if self._is_empty((revision, ordinal))]
         if self.declared.exclusive:
             ending = {each.replica for each in self._ending()}
             empty = [ordinal for ordinal in empty if not self._olds(ordinal) and ordinal not in ending]
-        empty.sort(key=lambda ordinal: (bool(self._olds(ordinal)), ordinal))
         yield from self._start_each(revision, empty, room)
 
     def _start_each(self, revision: int, ordinals: Iterable[int], room: int) -> Iterator[Action]:
+        """Each in its turn; of equal ones those with no replica at all come first, and then the lowest ordinal."""
         room = min(room, STARTING_MAX - len(self.observed.starting))
         failing = False
-        for ordinal in ordinals:
+        turns = sorted((self.observed.turn_of((revision, each)), bool(self._olds(each)), each) for each in ordinals)
+        for _, replaces, ordinal in turns:
             slot = (revision, ordinal)
-            replaces = bool(self._olds(ordinal))
             if failing and replaces:
-                return  # a revision that fails must not be tried on every ordinal in turn
+                continue  # a revision that fails must not be tried on every ordinal in turn
             wait = self._must_wait(slot)
             if wait is not None:
                 yield wait

@@ -239,8 +239,10 @@ class Acting:
         return [hosted.tell(self._tell, "Failed", slot, now, f"all {wait.attempts} attempts failed", details)]
 
     def _drop_expired(self, hosted: Hosted, now: Now) -> None:
-        """Tasks whose time is over without anybody at work on them."""
+        """Tasks whose time is over without anybody at work on them; what nobody took goes last from now on."""
         for each in self._ledger.of(hosted.workload_id):
             working = each.holder is not None and self._view.is_alive(each.holder)
             if now.boot_s >= each.ends_s and not working:
                 self._ledger.drop(each.task)
+                if each.holder is None:
+                    hosted.in_vain[each.task.revision, each.task.replica] = each.heard_s

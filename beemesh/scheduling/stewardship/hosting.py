@@ -60,6 +60,8 @@ class Hosted:
     """Nodes that came lately, and have not been handed what nobody has taken yet."""
     failures: dict[Slot, Failures] = field(default_factory=dict)
     finished: set[Slot] = field(default_factory=set)
+    in_vain: dict[Slot, float] = field(default_factory=dict)
+    """Slots whose last task nobody took, and when it was published."""
     told: dict[Slot, tuple[str, float]] = field(default_factory=dict)
     """The reason that was last given for a pending slot, and when."""
     stops: dict[tuple[NodeId, str], float] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class Hosted:
             self.rollout.renew(self.workload, workload, boot_s)
         self.workload, self.record = workload, record
         self.failures.clear()
+        self.in_vain.clear()
         self.told.clear()
         self.exhausted.clear()
         self.ran.clear()
@@ -150,13 +153,21 @@ class Hosted:
             replicas = [each for each in replicas if each.replica == ordinal_of(each.node_id)]
         replicas = [self._numbered(report) for report in replicas]
         self.ran |= {(each.revision, each.replica) for each in replicas if each.phase == "Running"}
+        self.in_vain = {slot: at_s for slot, at_s in self.in_vain.items() if self._is_of_record(*slot)}
         return Observed(
             tuple(replicas),
             frozenset(starting),
             dict(self.failures),
             frozenset(self.finished),
             self._unripe(replicas, boot_s),
+            dict(self.in_vain),
         )
+
+    def _is_of_record(self, revision: int, replica: int) -> bool:
+        """Whether the record has such a slot: other members' tasks may name any, and are not to fill the memory."""
+        if self.workload is None or self.workload.revision(revision) is None:
+            return False
+        return 0 <= replica < self.workload.replicas if self.daemons is None else replica in self.daemons
 
     def _unripe(self, replicas: Iterable[ReplicaReport], boot_s: float) -> frozenset[tuple[NodeId, str]]:
         """Those that are ready for too short a time to count as available."""
@@ -218,6 +229,7 @@ class Hosted:
                 self.finished.add(slot)
         elif event.status == "Deployed":
             self.told.pop(slot, None)
+            self.in_vain.pop(slot, None)
 
     def deployed(self, event: Event) -> None:
         """A pod runs on a node; that is all that is known of it until the node lists it."""
@@ -249,6 +261,7 @@ class Hosted:
         message = event.details.get("message", "")
         reason = f"{event.reason}: {message}" if message else event.reason
         blamed = counts and RETRYABLE not in event.details
+        self.in_vain.pop(slot, None)  # somebody took it: from now on the pause after a failure says when its turn is
         self.failures[slot] = Failures(
             # A failure that is nobody's fault delays the next try, and leaves the count at one at most.
             count=before.count + 1 if blamed else max(1, before.count),

@@ -8,25 +8,34 @@ from typing import Any
 import msgspec
 import pytest
 
+from beemesh.events import ResourcesObserved
 from beemesh.identity.membership_card import Taint
 from beemesh.identity.signing import sign_statement
 from beemesh.intents.record import Cordon
 from beemesh.scheduling.execution.orders import objection_to
 from beemesh.scheduling.leases import steward_key
-from beemesh.scheduling.messages import LEASE_KIND, Lease, LeaseProof
+from beemesh.scheduling.messages import LEASE_KIND, Event, EventStatus, Lease, LeaseProof
+from beemesh.scheduling.stewardship.acting import POLL_BUSY_S
 from beemesh.scheduling.stewardship.daemons import daemon_nodes
 from beemesh.scheduling.stewardship.hosting import Hosted
-from beemesh.scheduling.tasks import make_task, objection
+from beemesh.scheduling.stewardship.ledger import MARGIN_S
+from beemesh.scheduling.stewardship.repairs import PARALLEL_MAX
+from beemesh.scheduling.tasks import TASK_LIFETIME_MS, make_task, objection
+from beemesh.scheduling.telling import FINAL
 from beemesh.workloads.daemons import may_have, ordinal_of
 from beemesh.workloads.observation import ReplicaReport, StopReplica
-from beemesh.workloads.reconciler import StartReplica
+from beemesh.workloads.reconciler import STARTING_MAX, StartReplica
 from beemesh.workloads.record import Constraints, Strategy, Workload
 from beemesh.workloads.revising import undone
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.samples import WALL_MS, card, cordon_record, membership_intent, record, revision, workload
-from tests.unit.scheduling.world import World
+from tests.unit.scheduling.world import World, WorldNode
 
 ONE_BY_ONE = Strategy(max_surge=0, max_unavailable=1)
+FULL = ResourcesObserved(4000, 4096, 50_000, 0.1, 10, 40_000)
+
+UNTAKEN_S = TASK_LIFETIME_MS / 1000 + MARGIN_S + 2 * POLL_BUSY_S
+"""How long a task that nobody takes keeps its slot, until its steward has noticed."""
 
 
 def daemon_set(*numbers: int, **changes: Any) -> Workload:
@@ -44,6 +53,11 @@ def where(world: World) -> dict[str, list[int]]:
 def everywhere(world: World, number: int = 1) -> bool:
     """Whether each node that is on runs exactly one, of that revision."""
     return where(world) == {name: [number] for name, node in world.nodes.items() if not node.dead}
+
+
+def by_ordinal(world: World) -> list[WorldNode]:
+    """The nodes in the order in which their daemons start."""
+    return sorted(world.nodes.values(), key=lambda node: ordinal_of(node.node_id))
 
 
 def recard(world: World, name: str, **changes: Any) -> None:
@@ -194,6 +208,63 @@ def test_a_bad_revision_is_taken_back() -> None:
     world.run(60)
     assert {each.revision for each in world.pods()} <= {1, 3}
     assert len(world.pods()) == 2
+
+
+def test_nodes_without_room_keep_no_other_from_its_own() -> None:
+    """More of them than are asked at once: the others have their turn next, also under a steward that takes over."""
+    world = World([f"n{number}" for number in range(STARTING_MAX + 4)])
+    nodes = by_ordinal(world)
+    for node in nodes[: STARTING_MAX + 1]:
+        node.set_resources(FULL)
+    wanted = daemon_set()
+    world.apply(wanted)
+    world.run(20)
+    assert not where(world)
+
+    holder = world.nodes_by_id[world.leases.held[steward_key(wanted.workload_id)][0]]
+    holder.kill()
+    free = [node for node in nodes[STARTING_MAX + 1 :] if node is not holder]
+    world.run_until(lambda: all(node.runtime for node in free), 2 * UNTAKEN_S)
+
+
+def test_a_daemon_comes_back_although_others_cannot() -> None:
+    """As many repairs as are begun at once find no room; one that could run again has its turn after them."""
+    world = World([f"n{number}" for number in range(PARALLEL_MAX + 2)])
+    world.apply(daemon_set())
+    world.run_until(lambda: everywhere(world))
+    world.run(10)
+    nodes = by_ordinal(world)
+    for node in nodes[:PARALLEL_MAX]:
+        node.set_resources(FULL)
+        node.runtime.clear()
+        node.look()
+    world.run(60)
+    nodes[-1].runtime.clear()
+    nodes[-1].look()
+    world.run_until(lambda: bool(nodes[-1].runtime), UNTAKEN_S)
+
+
+def test_only_what_the_record_has_is_remembered() -> None:
+    """A member that publishes tasks for slots that there are not fills nobody's memory; another record starts anew."""
+    wanted = daemon_set()
+    hosted = Hosted(wanted.workload_id, wanted, record(wanted)[1])
+    hosted.daemons = {ordinal_of(ONE.node_id): "one"}
+    mine = (1, ordinal_of(ONE.node_id))
+    hosted.in_vain = {mine: 5.0, (1, 7): 5.0, (2, mine[1]): 5.0}
+    assert hosted.observed((), lambda _: True, 0.0).in_vain == hosted.in_vain == {mine: 5.0}
+    hosted.renew(wanted, record(wanted)[1], 0.0)
+    assert not hosted.in_vain
+
+
+@pytest.mark.parametrize("status", ["Deployed", "Failed", "Cancelled"])
+def test_what_somebody_took_was_not_in_vain(status: EventStatus) -> None:
+    """Its next start has its ordinary turn. A steward's last word about a failed rollout says no such thing."""
+    wanted = daemon_set()
+    hosted = Hosted(wanted.workload_id, wanted, record(wanted)[1], in_vain={(1, 7): 5.0})
+    hosted.told_of(Event("e", ONE.node_id, "Failed", WALL_MS, revision=1, replica=7, details={FINAL: "true"}), 6.0)
+    assert hosted.in_vain
+    hosted.told_of(Event("e", ONE.node_id, status, WALL_MS, revision=1, replica=7), 6.0)
+    assert not hosted.in_vain
 
 
 def test_deleting_it_ends_all() -> None:

@@ -206,6 +206,27 @@ def test_starts_are_bounded() -> None:
     assert len(starts(steps(wanted(1_000), starting=frozenset((1, n) for n in range(30))))) == 2
 
 
+def test_what_was_tried_in_vain_goes_last() -> None:
+    """So many that nobody takes as are placed at once keep none from its turn; among them, the longest ago is first."""
+    in_vain = {(1, ordinal): 900.0 - ordinal for ordinal in range(32)}
+    got = starts(steps(wanted(40), in_vain=in_vain))
+    assert got == [(1, ordinal) for ordinal in (*range(32, 40), *reversed(range(8, 32)))]
+
+
+def test_what_nobody_takes_holds_up_no_rollout() -> None:
+    """Missing replicas go before those that are to be replaced, unless they were tried in vain; and they have their
+    turn again while the revision fails elsewhere."""
+    new, olds = wanted(40, revision=2), [report(ordinal) for ordinal in range(2)]
+    assert starts(steps(new, *olds))[0] == (2, 2)
+    in_vain = {(2, ordinal): 900.0 for ordinal in range(2, 40)}
+    assert starts(steps(new, *olds, in_vain=in_vain))[:3] == [(2, 0), (2, 1), (2, 2)]
+
+    failures = {(2, 0): Failures(1, NOW_S)}
+    got = steps(new, *olds, in_vain=in_vain, failures=failures)
+    assert isinstance(got[0], Wait)
+    assert starts(got) == [(2, ordinal) for ordinal in range(2, 34)]
+
+
 class Twin:
     """A dumb world: it does what it is told, late and in any order, and breaks things meanwhile."""
 
