@@ -50,7 +50,6 @@ from beemesh.wire.relay import RelayedRequest
 log = logging.getLogger("beemesh.daemon")
 
 RESOURCES_EVERY_S = 5.0
-LEAF_CHECK_EVERY_S = 600.0
 OVERRUN_TEXT = "doubtful datagrams lost unread, since more came than could be looked at"
 RUNTIME_RETRY_S = 10.0
 """An engine that cannot be made ready is tried again so often; the agent serves and keeps shares meanwhile."""
@@ -195,7 +194,7 @@ class Agent:
         self._tasks = [
             asyncio.create_task(self._prepare_runtime()),
             asyncio.create_task(self._watch_resources()),
-            asyncio.create_task(self._renew_leaf()),
+            asyncio.create_task(self._tls.stay_valid()),
         ]
         heap.settle()
         log.info("agent of node %s is up", self._files.membership.name)
@@ -259,12 +258,6 @@ class Agent:
 
     def _look_at_resources(self) -> None:
         self._shell.event(resources.observe(self._data))
-
-    async def _renew_leaf(self) -> None:
-        while True:
-            await asyncio.sleep(LEAF_CHECK_EVERY_S)
-            if self._tls.is_due:
-                self._tls.renew()
 
     async def _close(self, api: ApiServer, udp: UdpSocket) -> None:
         if os.environ.get("BEEMESH_LEAVE"):

@@ -6,6 +6,7 @@ the peer's leaf must verify under the signing key in the membership of the node 
 
 from __future__ import annotations
 
+import asyncio
 import encodings.idna  # noqa: F401 - every handshake needs it: not to be loaded when the first one is urgent
 import os
 import ssl
@@ -22,6 +23,9 @@ LEAF_LIFETIME_MS = 24 * 3_600_000
 LEAF_RENEW_MS = 8 * 3_600_000
 """A third of its life: two renewals may fail before anybody notices."""
 
+LOOK_EVERY_S = 1.0
+"""The loop's clock stands still while a machine is suspended, and a wall clock may be set at any time: a look reads one
+clock, and until then no peer accepts us."""
 
 NO_CHECK_TIME = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python does not name: between nodes, times are held against the node's own
@@ -74,8 +78,16 @@ class TlsIdentity:
 
     @property
     def is_due(self) -> bool:
-        """Whether the leaf should be renewed now."""
-        return self._wall_ms() - self._issued_ms >= LEAF_RENEW_MS
+        """Whether the leaf should be renewed now: it grows old, or the clock was ahead when it was issued, so that for
+        others its time is still to come."""
+        return not 0 <= self._wall_ms() - self._issued_ms < LEAF_RENEW_MS
+
+    async def stay_valid(self) -> None:
+        """Renew the leaf whenever that is due, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self.is_due:
+                self.renew()
 
     def dns_name(self, node_name: str) -> str:
         """The name that a client asks for in the handshake with a node."""

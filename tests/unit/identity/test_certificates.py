@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ssl
 from typing import Literal
@@ -12,6 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.transport import tls
+from agent.transport.tls import LEAF_RENEW_MS, TlsIdentity
 from beemesh.crypto_native import NativeCrypto
 from beemesh.errors import InvalidInput, Untrusted
 from beemesh.identity import certificates
@@ -311,3 +314,88 @@ def test_the_algorithm_outside_the_signature_is_the_one_inside() -> None:
         certificates.peer_of(
             LEAF[:place] + bytes.fromhex("06032b6571") + LEAF[place + 5 :], MESH, roster("n1"), WALL_MS
         )
+
+
+HOUR_MS = 3_600_000
+
+
+class Machine:
+    """A node's end of TLS under a clock of its own, `off_ms` from the right one."""
+
+    def __init__(self, name: str, off_ms: int = 0) -> None:
+        self.off_ms = off_ms
+        self.name = name
+        self.tls = TlsIdentity(
+            mesh=MESH,
+            name=name,
+            crypto=keys(name),
+            ca_pem=CA_PEM,
+            issuing_pem=issuing("node", name),
+            roster=roster("n1", "n2", operators=("op",)),
+            wall_ms=lambda: WALL_MS + self.off_ms,
+        )
+
+    def look(self) -> bool:
+        """What the agent does again and again; whether a leaf was issued."""
+        due = self.tls.is_due
+        if due:
+            self.tls.renew()
+        return due
+
+    def meets(self, other: Machine) -> None:
+        """Shake hands with another node, called and calling, and with an operator; raises what one of them raises."""
+        for client, server in ((self.tls, other.tls), (other.tls, self.tls)):
+            served, asked = shake(client.client, server.streams_server, server.dns_name(server.name))
+            certificates.peer_of(served, MESH, roster("n1", "n2"), WALL_MS + other.off_ms)
+            certificates.peer_of(asked, MESH, roster("n1", "n2"), WALL_MS + other.off_ms)
+        operator = context(CA_PEM, leaf("operator", "op"), server=False)
+        shake(operator, self.tls.api_server, self.tls.dns_name(self.name))
+
+
+@pytest.mark.parametrize("ahead_ms", [2 * HOUR_MS, 10 * HOUR_MS, 20 * DAY_MS])
+def test_a_clock_that_was_ahead_shuts_nobody_out_once_it_is_right(ahead_ms: int) -> None:
+    """A leaf from a time that is still to come is issued anew: every context of the running agent shows it at once."""
+    machine, other = Machine("n1", ahead_ms), Machine("n2")
+    machine.off_ms = 60_000
+    with pytest.raises((Untrusted, ssl.SSLError), match=r"not valid yet|not yet valid"):
+        machine.meets(other)
+
+    assert machine.look()
+
+    machine.meets(other)
+    assert not machine.look()
+
+
+def test_a_clock_that_is_set_back_a_little_costs_at_most_one_leaf() -> None:
+    """Corrections while it runs renew nothing, and one right after a renewal renews once more; after that, no more
+    before a third of the leaf's life is over. Peers whose clocks are minutes behind accept it from the start."""
+    machine, behind = Machine("n1"), Machine("n2", -8 * 60_000)
+    looks = []
+    for off_ms in (-5, 995, 990, 1_990, 1_000, HOUR_MS, HOUR_MS - 2_000, LEAF_RENEW_MS - 6, LEAF_RENEW_MS - 5):
+        machine.off_ms = off_ms
+        looks.append(machine.look())
+        behind.off_ms = off_ms - 8 * 60_000
+        behind.tls.renew()
+        if off_ms < HOUR_MS:
+            machine.meets(behind)
+
+    assert looks == [True, *[False] * 7, True]
+
+
+def test_a_machine_that_slept_for_days_has_a_fresh_leaf_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's clock does not count the time asleep: whatever was left of its wait is waited for after waking."""
+    machine, waits_s = Machine("n1"), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        """Friday evening is in the middle of the first wait, and Monday morning too."""
+        if waits_s:
+            raise asyncio.CancelledError
+        waits_s.append(seconds)
+        machine.off_ms += 3 * DAY_MS
+
+    monkeypatch.setattr(tls.asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(machine.tls.stay_valid())
+
+    assert waits_s[0] <= 5
+    assert not machine.tls.is_due
