@@ -63,9 +63,11 @@ class Rollout:
         elif before.strategy != after.strategy or before.replicas != after.replicas:
             self._start_clock(now_s)
 
-    def take_over(self, now_s: float) -> None:
-        """We are to judge from now on: the one before us may have seen progress that we did not."""
+    def take_over(self, now_s: float, *, hears_all: bool = True) -> None:
+        """We are to judge from now on: the one before us may have seen progress that we did not. Unless we hear of each
+        rollout that is complete (`hears_all`), this one may have been so for long: only what runs tells."""
         self._start_clock(now_s)
+        self.begun &= hears_all
 
     def completed(self, revision: int, current: Revision) -> None:
         """Somebody whom we believe saw revision `revision` complete."""
@@ -128,8 +130,13 @@ class Rollout:
         return verdict.target if verdict.target and workload.revision(verdict.target) else workload.current.number
 
     def base(self, workload: Workload, replicas: Iterable[ReplicaReport]) -> int:
-        """The revision of which missing replicas are started while the rollout is paused; 0 for none."""
-        return workload.current.number if self.complete else self._older(workload, replicas)
+        """The revision of which missing replicas are started while the rollout is paused; 0 for none. Where we did not
+        see it begin, and nothing but the current one runs, it began before and was complete."""
+        current, found = workload.current, tuple(replicas)
+        alone = any(each.ready for each in found) and all(current.covers(each.revision) for each in found)
+        if self.complete or (alone and not self.begun and self.verdict is None):
+            return current.number
+        return self._older(workload, found)
 
     def _older(self, workload: Workload, replicas: Iterable[ReplicaReport]) -> int:
         """The last revision that was complete; where nobody knows, the newest that works, else the one before."""

@@ -265,7 +265,7 @@ class Steward:
     def _taken_over(self, hosted: Hosted, now: Now) -> Effects:
         """Hear what runs before anything is decided; of a new record decide at once, and hear for safety's sake."""
         fresh, hosted.fresh = hosted.fresh, False
-        hosted.rollout.take_over(now.boot_s)
+        hosted.rollout.take_over(now.boot_s, hears_all=fresh or not self._view.is_large)
         if not fresh:
             told = self._told_before(hosted.workload_id)
             hosted.take_over(told, now.boot_s)

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from typing import Any
+
 import msgspec
 import pytest
 
+from beemesh.effects import Answered, Effects, Notify, Request, TimerFired
 from beemesh.errors import Untrusted
+from beemesh.events import EmitEvent, IntentChanged, LeaseGranted, PublishTask
 from beemesh.identity.signing import sign_statement
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.orders import objection_to
 from beemesh.scheduling.line import CANDIDATES, stewards_in_line
 from beemesh.scheduling.messages import LEASE_KIND, TASK_KIND, Event, Lease, LeaseProof
 from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.stewardship.ledger import TaskLedger
-from beemesh.workloads.observation import ReplicaReport, StopReplica
+from beemesh.scheduling.stewardship.steward import Steward
+from beemesh.scheduling.stewardship.upkeep import Upkeep
+from beemesh.workloads.observation import ReplicaList, ReplicaReport, StopReplica
+from beemesh.workloads.record import Strategy
 from simulator.crypto import FakeCrypto
-from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent, record, workload
+from tests.unit.scheduling.large import Large
+from tests.unit.scheduling.samples import (
+    CA,
+    MESH,
+    WALL_MS,
+    card,
+    membership_intent,
+    record,
+    revision,
+    settings,
+    workload,
+)
 from tests.unit.scheduling.test_eligibility import task
 
 ONE, TWO = (NodeId(bytes([number]) * 32) for number in (1, 2))
@@ -141,3 +162,62 @@ def test_the_ledger_follows_a_task() -> None:
     assert ledger.find(second.task_id)
     ledger.told(Event("e", ONE, "Failed", 0, second.task_id), 3.0)
     assert list(ledger.of(first.workload_id)) == []
+
+
+class Successor:
+    """The node `n0` of a large mesh, which saw a record's second revision come, and takes the steward lease over later
+    without having been told of a rollout. Its replicas run, all but the last."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        revisions = (revision(2), revision(1))
+        self.mesh = mesh = Large(replicas=3, strategy=strategy)
+        upkeep = Upkeep(mesh.roster, lambda prefix: (), Disruption(lambda prefix: ()))
+        tools = (mesh.crypto["n0"], random.Random(1), settings("n0"), lambda: [mesh.record], upkeep)
+        self.steward = Steward(mesh.ids["n0"], mesh.roster, mesh.view, *tools, itertools.count(1).__next__)
+        self.steward.start(mesh.now)
+        wanted = workload(replicas=3, strategy=strategy, revisions=revisions)
+        after = record(wanted, 2)
+        self.steward.handle(IntentChanged(*after, mesh.record[0]), mesh.now)
+        self.reports = {
+            mesh.ids[f"n{number}"]: msgspec.structs.replace(
+                REPORT, revision=2, replica=number, node_id=mesh.ids[f"n{number}"], ready=True, task_id=f"{number}"
+            )
+            for number in range(2)
+        }
+
+    def host(self, seconds: int) -> list[Any]:
+        """It holds the lease for so long, and asks who runs what; the notifications of that time."""
+        mesh = self.mesh
+        effects = self.steward.handle(LeaseGranted(KEY, proof(mesh.ids["n0"]), 1, 1e9, renewed=False), mesh.now)
+        told = self._answered(effects)
+        for _ in range(seconds):
+            mesh.later(1.0)
+            told += self._answered(self.steward.handle(TimerFired(("steward", "step", ORDER.workload_id)), mesh.now))
+        return told
+
+    def _answered(self, effects: Effects) -> list[Any]:
+        told = []
+        for effect in effects:
+            if isinstance(effect, Notify):
+                told.append(effect.event)
+            elif isinstance(effect, Request):
+                found = ReplicaList(effect.to, tuple(filter(None, [self.reports.get(effect.to)])))
+                answer = Answered(effect.request_id, effect.to, found)
+                told += self._answered(self.steward.handle(answer, self.mesh.now))
+        return told
+
+
+def test_a_steward_that_was_never_told_takes_back_nothing_that_was_complete() -> None:
+    """Few hear in a large mesh that a rollout is complete. Whoever follows when they are lost repairs what is missing,
+    however long it takes."""
+    told = Successor(Strategy(progress_deadline_s=60)).host(200)
+
+    assert {each.task.revision for each in told if isinstance(each, PublishTask)} == {2}
+    assert not [each for each in told if isinstance(each, EmitEvent) and each.event.status == "RolledBack"]
+
+
+def test_a_steward_that_was_never_told_repairs_what_is_paused_as_it_runs() -> None:
+    """Nor does it start another revision than the one that all run."""
+    told = Successor(Strategy(paused=True)).host(5)
+
+    assert {each.task.revision for each in told if isinstance(each, PublishTask)} == {2}

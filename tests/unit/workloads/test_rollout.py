@@ -136,6 +136,28 @@ def test_nothing_is_judged_that_was_complete_or_is_paused_or_was_not_seen_to_beg
     assert rollout.judge(paused, failed, 10_000.0, ATTEMPTS) is None
 
 
+def test_who_takes_over_without_hearing_all_judges_only_by_what_runs() -> None:
+    """That we saw the record come says nothing, for we may not have been told that it was complete; where all is told
+    it means that it was not."""
+    failed = {(2, 0): Failures(9, 0.0)}
+    for hears_all, replicas, judged in ((True, (), True), (False, (pod(2, 1),), False), (False, (pod(1, 1),), True)):
+        workload, rollout = begun(2, 1)
+        rollout.take_over(101.0, hears_all=hears_all)
+        rollout.observe(workload, Observed(replicas, failures=failed), 102.0)
+        verdict = rollout.judge(workload, Observed(replicas, failures=failed), 10_000.0, ATTEMPTS)
+        assert (verdict is not None) == judged
+
+
+def test_what_is_missing_while_paused_starts_as_it_was() -> None:
+    """Of the revision that was complete; where nobody saw the current one begin and it runs alone, of that one."""
+    paused, started = begun(2, 1, strategy=Strategy(paused=True))
+    assert started.base(paused, (pod(2, 0),)) == 1
+    assert Rollout(complete=True).base(paused, ()) == 2
+    for replicas, base in (((pod(2, 0),), 2), ((pod(2, 0), pod(1, 1, ready=False)), 1), ((pod(2, 0, ready=False),), 1)):
+        assert Rollout().base(paused, replicas) == base
+    assert Rollout().base(wanted(1, strategy=Strategy(paused=True)), ()) == 0
+
+
 def test_an_unfinished_rollout_is_recognised_by_what_runs() -> None:
     """A steward that knows nothing takes a ready replica of an older revision for the sign of one."""
     rollout = Rollout()
