@@ -148,7 +148,7 @@ class _Arrangement:
         """Those with whom nothing was begun."""
         gentle = starts_first(self.declared, tolerant=self.terms.tolerant)
         surge = max(1, self.declared.strategy.max_surge)
-        for report, leave in waiting:
+        for report, leave in sorted(waiting, key=lambda pair: self._turn_of(pair[0])):
             if leave.stranded or not gentle:
                 forced = leave.force or not (leave.stranded or self.declared.kind in FORCED_KINDS)
                 if forced and not leave.towards and self._may_go(report):
@@ -166,6 +166,9 @@ class _Arrangement:
             return False
         self.healthy -= 1 if ready else 0
         return True
+
+    def _turn_of(self, report: ReplicaReport) -> float:
+        return self.observed.turn_of((report.revision, report.replica))
 
     def _must_wait(self, slot: Slot) -> bool:
         failures = self.observed.failures.get(slot)

@@ -90,8 +90,8 @@ class Acting:
         calm_s = POLL_SILENT_S if hosted.silent else POLL_SETTLED_S
         wake_s = now.boot_s + (calm_s if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
-        steps = (*arranged.actions, *steps)
-        for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id)):
+        steps = (*steps, *arranged.actions)  # what is missing goes before what only moves
+        for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id), observed):
             match action:
                 case StartReplica(replica=replica) if over_quota and replica >= most:
                     effects += self._over_quota(hosted, action, over_quota, now)

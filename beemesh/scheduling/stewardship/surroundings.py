@@ -7,7 +7,7 @@ the copy that is to be replaced does not count for its successor.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId
@@ -17,7 +17,7 @@ from beemesh.scheduling.neighbours import selected
 from beemesh.scheduling.stewardship.ledger import Outstanding
 from beemesh.workloads.node_keys import FIELD_NAME, LABEL_HOSTNAME
 from beemesh.workloads.observation import ReplicaReport
-from beemesh.workloads.reconciler import Action, StartReplica
+from beemesh.workloads.reconciler import Action, Observed, StartReplica
 from beemesh.workloads.record import Constraints, PodTerm, Workload
 
 VALUES_MAX = 64
@@ -36,17 +36,18 @@ def takes_turns(constraints: Constraints, pod_labels: Mapping[str, str]) -> bool
 
 
 def in_turn(
-    actions: Iterable[Action], workload: Workload | None, outstanding: Iterable[Outstanding]
-) -> Iterator[Action]:
-    """The actions, with starts held back until it is known where the one before went."""
-    turns = workload is not None and takes_turns(workload.constraints, workload.pod_labels)
-    busy = turns and any(each.holder is None for each in outstanding)
-    for action in actions:
-        if turns and isinstance(action, StartReplica):
-            if busy:
-                continue
-            busy = True
-        yield action
+    actions: Sequence[Action], workload: Workload | None, outstanding: Iterable[Outstanding], observed: Observed
+) -> list[Action]:
+    """The actions, with starts held back until it is known where the one before went. One that nobody took lets the
+    others have their turn."""
+    if workload is None or not takes_turns(workload.constraints, workload.pod_labels):
+        return list(actions)
+    starts = [each for each in actions if isinstance(each, StartReplica)]
+    if any(each.holder is None for each in outstanding):
+        first = None
+    else:
+        first = min(starts, key=lambda each: observed.turn_of((each.revision, each.replica)), default=None)
+    return [each for each in actions if each is first or not isinstance(each, StartReplica)]
 
 
 def occupancy(

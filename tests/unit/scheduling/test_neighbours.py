@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from beemesh.scheduling.stewardship.surroundings import VALUES_MAX, in_turn, occ
 from beemesh.scheduling.tasks import make_task
 from beemesh.workloads.node_keys import LABEL_HOSTNAME, LABEL_ORG, LABEL_ZONE
 from beemesh.workloads.observation import ReplicaReport
-from beemesh.workloads.reconciler import StartReplica
+from beemesh.workloads.reconciler import Action, Observed, StartReplica
 from beemesh.workloads.record import Constraints, Expression, PodTerm, Preference, Workload
 from tests.unit.scheduling.samples import WALL_MS, card, record, workload
 
@@ -142,15 +143,21 @@ def test_replicas_that_depend_on_each_other_take_turns() -> None:
     wanted = web(ZONES)
     starts = [StartReplica(1, ordinal) for ordinal in range(3)]
     ledger = TaskLedger()
-    assert list(in_turn(starts, wanted, ledger.of(wanted.workload_id))) == starts[:1]
+
+    def let_through(starts: list[StartReplica], **observed: Any) -> list[Action]:
+        return in_turn(starts, wanted, ledger.of(wanted.workload_id), Observed(**observed))
+
+    assert let_through(starts) == starts[:1]
+    assert let_through(starts, in_vain={(1, 0): 9.0, (1, 2): 8.0}) == starts[1:2], "what was not tried yet is first"
+    assert let_through(starts, in_vain={(1, 0): 9.0, (1, 1): 9.0, (1, 2): 8.0}) == starts[2:]
 
     task = make_task(wanted, record(wanted)[1], starts[0], WALL_MS, random.Random(1))
     ledger.heard(task, record(wanted)[1], 0.0)
-    assert list(in_turn(starts[1:], wanted, ledger.of(wanted.workload_id))) == []
+    assert let_through(starts[1:]) == []
     ledger.told(Event("e", CARDS[0].node_id, "Scheduled", WALL_MS, task_id=task.task_id), 1.0)
-    assert list(in_turn(starts[1:], wanted, ledger.of(wanted.workload_id))) == starts[1:2]
+    assert let_through(starts[1:]) == starts[1:2]
     assert occupancy(wanted, 1, (), ledger.of(wanted.workload_id), CARDS)[0].counts == {"x": 1}
-    assert list(in_turn(starts, web(), iter(()))) == starts
+    assert in_turn(starts, web(), (), Observed()) == starts
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 
+from beemesh.intents.record import Cordon, Drain
 from beemesh.workloads.node_keys import LABEL_ZONE
 from beemesh.workloads.record import Constraints, Expression, PodTerm, Workload
-from tests.unit.scheduling.samples import card, membership_intent, workload
+from tests.unit.scheduling.samples import card, cordon_record, membership_intent, workload
 from tests.unit.scheduling.world import World
 
 ZONES = {"one": "x", "two": "x", "three": "x", "four": "y"}
 WEB = (Expression("app", "In", ("web",)),)
 
 
-def zoned(seed: int) -> World:
-    """Four nodes in two zones."""
-    world = World(list(ZONES), seed=seed)
+def zoned(seed: int, zones: Mapping[str, str] = MappingProxyType(ZONES)) -> World:
+    """These nodes in their zones; else four in two."""
+    world = World(list(zones), seed=seed)
     for node in world.nodes.values():
-        for name, zone in ZONES.items():
+        for name, zone in zones.items():
             node.roster.apply(membership_intent(card(name, zone=zone)))
     return world
 
@@ -70,3 +74,23 @@ def test_together_in_one_zone() -> None:
     world.run_until(lambda: len(world.pods()) == 3, 10)
 
     assert sorted(by_zone(world).values()) == [0, 3]
+
+
+def test_a_move_that_cannot_be_keeps_no_replica_waiting() -> None:
+    """The only node of a zone is drained, and its replica cannot leave the zone: new ones of the other zones start all
+    the same, and the one that has no place is told of."""
+    world = zoned(1, {"a": "x", "b": "y", "c": "y", "d": "z", "e": "z"})
+    spread = PodTerm("spread", LABEL_ZONE, WEB, 0, 1)
+    world.apply(web(spread, 3))
+    world.run_until(lambda: len(world.pods()) == 3, 20)
+    world.put(*cordon_record(Cordon("a", True, drain=Drain()), 1, world.now.wall_ms))
+    world.run(20)
+    assert world.slots() == [(1, 0), (1, 1), (1, 2)]
+
+    world.apply(web(spread, 6), seq=2)
+    world.run_until(lambda: len(world.pods()) == 5, 10)
+    world.run(40)
+    assert world.slots() == [(1, ordinal) for ordinal in range(5)]
+    assert any(event.replica == 5 for event in world.events("Pending"))
+    moves = [task for at_s, task in world.tasks() if task.replica < 3 and at_s > 1_030]
+    assert moves, "the move has its turn again"

@@ -64,6 +64,14 @@ def test_a_ready_successor_lets_the_old_one_go() -> None:
     assert arranged.observed.replicas == (new,)
 
 
+def test_a_move_that_nobody_takes_lets_the_next_one_try() -> None:
+    """As many move at once as the surge allows; those that were tried in vain wait for the others."""
+    reports = [report(ordinal, HERE) for ordinal in range(3)]
+    assert look(*reports, replicas=3).actions == (StartReplica(1, 0, 1, (HERE,)),)
+    tried = {(1, 0): 9.0, (1, 1): 8.0}
+    assert look(*reports, replicas=3, in_vain=tried).actions == (StartReplica(1, 2, 1, (HERE,)),)
+
+
 def test_a_budget_counts_the_successor() -> None:
     """All must stay available: the old one still may go, since its successor is ready; not while a sibling is not."""
     pair, sibling = (report(0, HERE), report(0, THERE)), report(1, ELSEWHERE)
