@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from agent.locks import LockTimeout
@@ -42,6 +40,7 @@ from agent.runtime.health import podman_findings
 from agent.runtime.hub import EventHub, PidWatch, differences
 from agent.runtime.images import ImageStore
 from agent.runtime.logfile import read_log
+from agent.runtime.podman_removal import PodmanRemoval
 from agent.runtime.podman_setup import NETWORK_NAME, PodmanSettings, PodmanSetup
 from agent.runtime.podman_state import (
     LABEL_ENGINE,
@@ -52,7 +51,7 @@ from agent.runtime.podman_state import (
     start_failure,
 )
 from agent.runtime.podman_table import PodmanTable
-from agent.runtime.podspec import VolumePlaces, decided, empty_dirs, kube_document, problems, published_ports
+from agent.runtime.podspec import decided, empty_dirs, kube_document, problems, published_ports
 from agent.runtime.ports import PortPicker
 from agent.runtime.usage import usage_of
 from agent.runtime.volumes import write_files
@@ -63,9 +62,6 @@ SLOW_LOOK_S = 30.0  # how often podman is asked when no process ended; some 30 m
 DEBOUNCE_S = 0.05  # the containers of a pod that is stopped end together
 RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after an end whose restart is still to come
 LOCK_TIMEOUT_S = 120.0  # a load of a large image comes first
-CONMON_END_S = 2.0  # for conmon's own clean-up after a container's end, which takes some 100 ms
-CONMON_POLL_S = 0.02
-CLEAN_AGAIN_S = (0.2, 1.0)  # a start that was killed half-way may hold a container for a moment longer
 PORT_ATTEMPTS = 5  # for ports of our choosing that somebody else took meanwhile
 
 
@@ -85,15 +81,15 @@ class PodmanRuntime:
         self._pids = PidWatch(self._process_ended)
         self._wake = asyncio.Event()
         self._refreshing = asyncio.Lock()
+        self._removal = PodmanRemoval(self.setup, self._podman, settings.call_timeout_s)
         self._table = PodmanTable(
-            self._podman, settings.call_timeout_s, self.setup.root / "restarts", self._ends_are_over
+            self._podman, settings.call_timeout_s, self.setup.root / "restarts", self._removal.ends_are_over
         )
         self._pods: dict[str, PodStatus] = {}
         self._looked_at_s = -FRESH_S
         self._ended_since_look = True
         self._starting: set[str] = set()
         self._touched: set[str] = set()
-        self._dirty: set[str] = set()
         self._watcher: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -187,8 +183,8 @@ class PodmanRuntime:
         """See `Runtime.stop`."""
         await self.status(pod_id)
         grace = int(DEFAULT_GRACE_S if grace_s is None else max(grace_s, 0))
-        self._stopped_marks.mkdir(mode=0o700, exist_ok=True)
-        (self._stopped_marks / pod_id).touch()
+        self.setup.stopped_marks.mkdir(mode=0o700, exist_ok=True)
+        (self.setup.stopped_marks / pod_id).touch()
         # `podman pod stop` would end the pod's network at the same moment, under requests that are still answered.
         members = [item.container_id for item in self._table.members(pod_id).values()]
         for words in (["stop", "-t", str(grace), *members], ["pod", "stop", "-t", "0", pod_id])[0 if members else 1 :]:
@@ -213,7 +209,7 @@ class PodmanRuntime:
 
     async def remove(self, pod_id: str) -> None:
         """See `Runtime.remove`."""
-        await self._clean_up(pod_id)
+        await self._removal.remove(pod_id)
         self._touched.add(pod_id)
         gone = self._pods.pop(pod_id, None)
         self._table.drop(pod_id)
@@ -247,7 +243,7 @@ class PodmanRuntime:
         """See `Runtime.teardown`. Works after a crash, too, and without `prepare`."""
         await self.close()
         if self.setup.graph.exists():
-            await self._remove_pods("-a")
+            await self._removal.remove_pods("-a")
         await self.setup.destroy()
 
     # starting
@@ -278,7 +274,7 @@ class PodmanRuntime:
         self, spec: PodSpec, images: Mapping[str, str], ports: Sequence[PortStatus], timeout_s: float
     ) -> PodStatus:
         labels = {**spec.labels, LABEL_POD: spec.pod_id, LABEL_ENGINE: note_of(spec, ports).encode()}
-        places = self._places(spec.pod_id)
+        places = self.setup.places(spec.pod_id)
         done = False
         try:
             write_files(spec, places, empty_dirs(spec, places))
@@ -304,7 +300,7 @@ class PodmanRuntime:
             ) from error
         finally:
             if not done:
-                await self._finish(self._clean_up(spec.pod_id))
+                await self._finish(self._removal.remove(spec.pod_id))
         status = self._started(spec, labels, ports)
         self._ended_since_look = True
         self._wake.set()
@@ -328,37 +324,6 @@ class PodmanRuntime:
         self._touched.add(spec.pod_id)
         self._hub.publish(RuntimeEvent(EventKind.STARTED, spec.pod_id, status))
         return status
-
-    async def _clean_up(self, pod_id: str) -> None:
-        """Remove a pod and its files, whatever there is of it; what cannot be removed now is tried again later."""
-        self._dirty.add(pod_id)
-        for pause_s in (*CLEAN_AGAIN_S, None):
-            result = await self._remove_pods(pod_id)
-            if not result.exit_code or "no such pod" in result.error_text:
-                break
-            if pause_s is None:
-                raise start_failure(pod_id, result.error_text)
-            await asyncio.sleep(pause_s)
-        places = self._places(pod_id)
-        await asyncio.to_thread(_delete, places.files, places.memory, places.disk)
-        (self._stopped_marks / pod_id).unlink(missing_ok=True)
-        self._dirty.discard(pod_id)
-
-    async def _remove_pods(self, which: str) -> CallResult:
-        """Kill and remove one pod, or all with `-a`. Stopped first, because that is three seconds faster."""
-        timeout_s = self.settings.call_timeout_s
-        stopped = await self._podman(["pod", "stop", "-t", "0", which], timeout_s=timeout_s)
-        if "no such pod" in stopped.error_text:
-            return stopped
-        await self._ends_are_over()
-        return await self._podman(["pod", "rm", "-f", "-t", "0", which], timeout_s=timeout_s)
-
-    async def _ends_are_over(self) -> None:
-        """Wait, with a bound, until every conmon has cleaned up after its container."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CONMON_END_S):
-                while self.setup.is_finishing():  # noqa: ASYNC110 - files of other programs raise no event
-                    await asyncio.sleep(CONMON_POLL_S)
 
     async def _finish(self, cleaning: Any) -> None:
         """Clean up to the end even if whoever waits for it is cancelled; its own failure never hides the first one."""
@@ -414,7 +379,7 @@ class PodmanRuntime:
                 async with asyncio.timeout(wait_s):
                     woken = await self._wake.wait()
             self._wake.clear()
-            if not woken and not self._pods and not self._dirty:
+            if not woken and not self._pods and not self._removal.dirty:
                 continue
             if woken:
                 self._ended_since_look = True
@@ -422,25 +387,21 @@ class PodmanRuntime:
             rechecks = RECHECK_S if woken else rechecks[1:]
             with suppress(RuntimeFailure):
                 await self._refresh()
-                await self._clean_dirty()
+                await self._removal.remove_dirty(self._starting)
                 if await self._table.tend(self._left_alone):
                     self._wake.set()
             if not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
                 rechecks = ()
-
-    async def _clean_dirty(self) -> None:
-        for pod_id in tuple(self._dirty - self._starting):
-            await self._clean_up(pod_id)
 
     async def _sweep(self) -> None:
         """Remove pods that never came to run whole because their agent was killed while it started them."""
         result = await self._podman(["pod", "ps", "--format", "json"], timeout_s=self.settings.call_timeout_s)
         for name in parse_pods(result.stdout) if not result.exit_code else []:
             if name not in self._pods or not self._is_whole(name):
-                await self._clean_up(name)
+                await self._removal.remove(name)
         for leftover in self.setup.files.iterdir():
             if leftover.name not in self._pods:
-                await self._clean_up(leftover.name)
+                await self._removal.remove(leftover.name)
         await self._refresh()
 
     # helpers
@@ -469,27 +430,12 @@ class PodmanRuntime:
         created = any(item.reason == "Created" for item in self._pods[pod_id].containers)
         return not created and len(members) >= len(note.images)
 
-    def _places(self, pod_id: str) -> VolumePlaces:
-        return VolumePlaces(
-            files=self.setup.files / pod_id,
-            disk=self.setup.disk_volumes / pod_id,
-            memory=self.setup.memory_volumes / pod_id,
-        )
-
     def _left_alone(self) -> set[str]:
         return self._stopped() | self._starting
 
-    @property
-    def _stopped_marks(self) -> Path:
-        return self.setup.root / "stopped"
-
     def _stopped(self) -> set[str]:
-        return {mark.name for mark in self._stopped_marks.iterdir()} if self._stopped_marks.is_dir() else set()
-
-
-def _delete(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        marks = self.setup.stopped_marks
+        return {mark.name for mark in marks.iterdir()} if marks.is_dir() else set()
 
 
 def _not_found(pod_id: str) -> RuntimeFailure:

@@ -24,6 +24,7 @@ from agent.locks import HostLock
 from agent.runtime.contract import FailureReason, RuntimeFailure, StorageState
 from agent.runtime.mounts import ensure_tmpfs, unmount_all
 from agent.runtime.odd import ODD_SHAPE
+from agent.runtime.podspec import VolumePlaces
 from agent.runtime.ports import DEFAULT_PORT_RANGE
 
 MAX_RUNROOT_CHARS = 50  # podman refuses a longer one, in the call by which conmon reports a container's end
@@ -98,6 +99,17 @@ class PodmanSetup:
     def mark(self) -> tuple[str, str]:
         """The variable by which a call of podman for this store is told from all others on the host."""
         return "CONTAINERS_STORAGE_CONF", str(self._conf / "storage.conf")
+
+    @property
+    def stopped_marks(self) -> Path:
+        """The folder with an empty file for each pod that was asked to stop."""
+        return self.root / "stopped"
+
+    def places(self, pod_id: str) -> VolumePlaces:
+        """Where the pod's volumes are."""
+        return VolumePlaces(
+            files=self.files / pod_id, disk=self.disk_volumes / pod_id, memory=self.memory_volumes / pod_id
+        )
 
     async def make(self, infra_image: str) -> None:
         """Mount the store if need be, and write the configuration. Running pods do not notice."""
