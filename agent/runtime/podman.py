@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -91,6 +91,7 @@ class PodmanRuntime:
         self._starting: set[str] = set()
         self._touched: set[str] = set()
         self._watcher: asyncio.Task[None] | None = None
+        self._removing: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     async def prepare(self) -> None:
@@ -104,8 +105,7 @@ class PodmanRuntime:
         self._table.read_restarts()
         await self._refresh()
         await self._sweep()
-        if self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch(), name="podman-watch")
+        self._begin_watch()
 
     def validate(self, spec: PodSpec) -> Problems:
         """See `Runtime.validate`."""
@@ -120,12 +120,15 @@ class PodmanRuntime:
         """See `Runtime.deploy`. `timeout_s` bounds the start itself; a pull has its own deadline."""
         if found := self.validate(spec):
             raise RuntimeFailure(FailureReason.INVALID_SPEC, f"pod {spec.pod_id}: " + "; ".join(found))
-        if spec.pod_id in self._pods or spec.pod_id in self._starting:
+        is_here = spec.pod_id in self._pods and spec.pod_id not in self._removal.dirty
+        if is_here or spec.pod_id in self._starting:
             raise RuntimeFailure(FailureReason.POD_EXISTS, f"pod {spec.pod_id} is already here")
         self._starting.add(spec.pod_id)
         self._touched.add(spec.pod_id)
         try:
             async with self._slots:
+                if spec.pod_id in self._removal.dirty:  # or its removal, tried again, would end the new pod
+                    await self.remove(spec.pod_id)
                 images = await self.images.obtain(spec, progress)
                 spec.require_right()
                 return await self._start(spec, images, progress, timeout_s or self.settings.start_timeout_s)
@@ -332,10 +335,13 @@ class PodmanRuntime:
             with suppress(RuntimeFailure):
                 await cleaning
 
-        task = asyncio.create_task(run())
+        await asyncio.shield(self._beside(run()))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        await asyncio.shield(task)
+        return task
 
     # watching
 
@@ -370,6 +376,10 @@ class PodmanRuntime:
             self._looked_at_s = before
             self._pids.watch(item.pid for item in found if item.state == "running" and not item.infra)
 
+    def _begin_watch(self) -> None:
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch(), name="podman-watch")
+
     async def _watch(self) -> None:
         rechecks: Sequence[float] = ()
         while True:
@@ -387,11 +397,16 @@ class PodmanRuntime:
             rechecks = RECHECK_S if woken else rechecks[1:]
             with suppress(RuntimeFailure):
                 await self._refresh()
-                await self._removal.remove_dirty(self._starting)
                 if await self._table.tend(self._left_alone):
                     self._wake.set()
+            self._remove_dirty()
             if not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
                 rechecks = ()
+
+    def _remove_dirty(self) -> None:
+        """Try again what could not be removed, beside the watch: it may take a minute, and nothing waits for it."""
+        if self._removal.dirty and (self._removing is None or self._removing.done()):
+            self._removing = self._beside(self._removal.remove_dirty(lambda: self._starting))
 
     async def _sweep(self) -> None:
         """Remove pods that never came to run whole because their agent was killed while it started them."""

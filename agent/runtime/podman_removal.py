@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from agent.runtime.command import CallResult
+from agent.runtime.contract import RuntimeFailure
 from agent.runtime.podman_setup import PodmanSetup
 from agent.runtime.podman_state import start_failure
 from agent.runtime.podman_table import PodmanCall
@@ -28,10 +30,30 @@ class PodmanRemoval:
         self._setup = setup
         self._podman = podman
         self._timeout_s = timeout_s
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def remove(self, pod_id: str) -> None:
         """Remove a pod and its files, whatever there is of it; what cannot be removed now is tried again later."""
         self.dirty.add(pod_id)
+        async with self._turn(pod_id):
+            await self._remove(pod_id)
+
+    async def remove_dirty(self, left_alone: Callable[[], Set[str]]) -> None:
+        """Try again what could not be removed, without the pods `left_alone`, which are being started.
+
+        One that still cannot be removed keeps no other from going.
+        """
+        for pod_id in sorted(self.dirty):
+            async with self._turn(pod_id):
+                if pod_id in self.dirty and pod_id not in left_alone():
+                    with suppress(RuntimeFailure, OSError):
+                        await self._remove(pod_id)
+
+    def _turn(self, pod_id: str) -> asyncio.Lock:
+        """One removal of a pod at a time: a second one that went on for longer would end the pod's successor."""
+        return self._turns.setdefault(pod_id, asyncio.Lock())
+
+    async def _remove(self, pod_id: str) -> None:
         for pause_s in (*CLEAN_AGAIN_S, None):
             result = await self.remove_pods(pod_id)
             if not result.exit_code or "no such pod" in result.error_text:
@@ -43,11 +65,6 @@ class PodmanRemoval:
         await asyncio.to_thread(_delete, places.files, places.memory, places.disk)
         (self._setup.stopped_marks / pod_id).unlink(missing_ok=True)
         self.dirty.discard(pod_id)
-
-    async def remove_dirty(self, left_alone: Set[str]) -> None:
-        """Try again what could not be removed, without the pods `left_alone`, which are being started."""
-        for pod_id in tuple(self.dirty - left_alone):
-            await self.remove(pod_id)
 
     async def remove_pods(self, which: str) -> CallResult:
         """Kill and remove one pod, or all with `-a`. Stopped first, because that is three seconds faster."""

@@ -1,0 +1,165 @@
+"""How the podman engine keeps its pods running although podman or the machine fails it, over a podman in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from agent.runtime.command import CallResult
+from agent.runtime.contract import FailureReason, PodSpec, RuntimeFailure
+from agent.runtime.podman import PodmanRuntime
+from agent.runtime.podman_setup import PodmanSettings
+
+pytestmark = pytest.mark.asyncio
+
+DONE = CallResult(0, b"", b"")
+BUSY = CallResult(125, b"", b"Error: cannot kill: device or resource busy")
+TIMED_OUT = RuntimeFailure(FailureReason.TIMEOUT, "'podman' did not end and was killed")
+
+
+class Images:
+    """Every image is here."""
+
+    async def obtain(self, spec: PodSpec, _progress: object) -> Mapping[str, str]:
+        """As `ImageStore.obtain`."""
+        return {str(item["name"]): "img" for item in spec.pod["spec"]["containers"]}
+
+
+class Podman(PodmanRuntime):
+    """The engine over a podman whose containers are entries of a dictionary, and which fails as `answer` says."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(PodmanSettings(Path(base / "s"), base / "d", base / "i", base / "l"))
+        for folder in (self.setup.files, self.setup.memory_volumes, self.setup.disk_volumes):
+            folder.mkdir(parents=True)
+        self.images = Images()  # type: ignore[assignment]
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.words: list[str] = []
+        self.answer: Callable[[str], CallResult | None] = lambda _words: None
+        self.stuck: tuple[str, ...] = ()
+        """How the calls begin that never end."""
+        self._heard = asyncio.Condition()
+
+    def begin(self) -> None:
+        """What `prepare` does last."""
+        self._begin_watch()
+
+    async def _podman(self, words: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CallResult:
+        self.words.append(" ".join(words))
+        async with self._heard:
+            self._heard.notify_all()
+        if self.words[-1].startswith(self.stuck):
+            await asyncio.Event().wait()
+        return self.answer(self.words[-1]) or self._do(list(words), stdin)
+
+    def _do(self, words: list[str], stdin: bytes) -> CallResult:
+        if words[0] == "ps":
+            return CallResult(0, json.dumps(list(self.containers.values())).encode(), b"")
+        if words[:2] == ["kube", "play"]:
+            metadata = json.loads(stdin)["metadata"]
+            name = metadata["name"]
+            entry = {"Id": f"c-{name}", "Pod": name, "Names": [f"{name}-main"], "Labels": metadata["labels"]}
+            self.containers[f"c-{name}"] = {**entry, "State": "running"}
+        if words[0] == "start":
+            self.containers[words[1]]["State"] = "running"
+        if words[:2] == ["pod", "rm"]:
+            self.containers.pop(f"c-{words[-1]}", None)
+        return DONE
+
+    def end(self, pod_id: str) -> None:
+        """The pod's container ends, and its pidfd tells."""
+        self.containers[f"c-{pod_id}"].update(State="exited", ExitCode=1)
+        self._process_ended(0)
+
+    async def until(self, words: str, times: int = 1) -> None:
+        """Wait for calls of podman."""
+        async with asyncio.timeout(5), self._heard:
+            await self._heard.wait_for(lambda: sum(each.startswith(words) for each in self.words) >= times)
+
+
+@pytest_asyncio.fixture
+async def podman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Podman]:
+    """An engine that watches nothing yet, and tries a removal once."""
+    monkeypatch.setattr("agent.runtime.podman_removal.CLEAN_AGAIN_S", ())
+    made = Podman(tmp_path)
+    yield made
+    await made.close()
+
+
+def pod(pod_id: str) -> PodSpec:
+    """A pod of one container named `main`."""
+    return PodSpec(pod_id, {}, {"spec": {"containers": [{"name": "main", "image": "img", "command": ["x"]}]}})
+
+
+async def test_a_pod_that_cannot_be_removed_keeps_no_other_from_being_started_again(podman: Podman) -> None:
+    """Neither by its failure nor by the time that each attempt takes."""
+    podman.begin()
+    for pod_id in ("bad", "good", "fine"):
+        await podman.deploy(pod(pod_id))
+    podman.answer = lambda words: BUSY if words.startswith("pod") and words.endswith("bad") else None
+    with pytest.raises(RuntimeFailure, match="busy"):
+        await podman.remove("bad")
+    podman.end("good")
+    await podman.until("start c-good")
+    podman.stuck = ("pod stop -t 0 bad",)
+    podman.words.clear()
+    podman._process_ended(0)
+    await podman.until("pod stop -t 0 bad")
+    podman.end("fine")
+    await podman.until("start c-fine")
+
+
+async def test_what_could_not_be_removed_is_removed_later(podman: Podman) -> None:
+    """The watch tries again, one pod after the other, whichever of them fails."""
+    for pod_id in ("a", "b"):
+        await podman.deploy(pod(pod_id))
+    podman.answer = lambda words: BUSY if words.startswith("pod") else None
+    for pod_id in ("a", "b"):
+        with pytest.raises(RuntimeFailure):
+            await podman.remove(pod_id)
+    podman.words.clear()
+    podman.answer = lambda words: BUSY if words.startswith("pod") and words.endswith("a") else None
+    podman.begin()
+    await podman.until("pod rm -f -t 0 b")
+
+
+async def test_a_start_that_left_something_behind_ends_no_later_start_of_the_same_pod(podman: Podman) -> None:
+    """What is left is removed before the new start, not after it; if that fails, the start says why."""
+
+    def hang(words: str) -> CallResult | None:
+        if words.startswith(("kube play", "pod")):
+            raise TIMED_OUT
+        return None
+
+    podman.answer = hang
+    for _ in range(2):
+        with pytest.raises(RuntimeFailure) as caught:
+            await podman.deploy(pod("web"))
+        assert caught.value.reason is FailureReason.TIMEOUT
+    assert sum(words.startswith("kube play") for words in podman.words) == 1, "nothing starts beside a leftover"
+
+    podman.answer = lambda _words: None
+    await podman.deploy(pod("web"))
+    podman.words.clear()
+    podman.begin()
+    podman.end("web")
+    await podman.until("start c-web")
+    assert not [words for words in podman.words if words.startswith("pod")]
+
+
+async def test_a_pod_whose_removal_failed_may_be_deployed_anew(podman: Podman) -> None:
+    """It is listed still, but nobody wants it any more."""
+    await podman.deploy(pod("web"))
+    podman.answer = lambda words: BUSY if words.startswith("pod") else None
+    with pytest.raises(RuntimeFailure):
+        await podman.remove("web")
+    podman.answer = lambda _words: None
+    podman.words.clear()
+    await podman.deploy(pod("web"))
+    assert [words.split()[0] for words in podman.words] == ["pod", "pod", "kube"]
