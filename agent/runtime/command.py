@@ -44,7 +44,8 @@ async def call(
     env: Mapping[str, str] | None = None,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
 ) -> CallResult:
-    """Run `argv` to its end. Raises `Timeout` after `timeout_s` and `EngineMissing` when there is no such program.
+    """Run `argv` to its end. Raises `Timeout` after `timeout_s`, `EngineMissing` when there is no such program, and
+    `EngineError` when the machine cannot run it now.
 
     A program that runs out of time, and every call that is cancelled, is killed with all of its process group.
     """
@@ -62,6 +63,12 @@ async def call(
             FailureReason.ENGINE_MISSING,
             f"cannot run {argv[0]!r}: {error.strerror or error}",
             hint=f"install {argv[0].rpartition('/')[2]}, or choose another runtime.engine in node.yaml",
+        ) from error
+    except OSError as error:  # no memory, process or descriptor is left, or an argument is too long
+        raise RuntimeFailure(
+            FailureReason.ENGINE_ERROR,
+            f"cannot run {_shown(argv)}: {error.strerror or error}",
+            hint="look at the machine's memory, processes and open files (free -m, ps -e, ulimit -a), then try again",
         ) from error
     finished = False
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 
 from agent.runtime.contract import ContainerState, EventKind, PodStatus, RuntimeEvent
+
+log = logging.getLogger("beemesh.runtime")
 
 MAX_WAITING_EVENTS = 1024  # per listener; beyond it the oldest are lost, and `list` tells the state anyway
 
@@ -51,6 +54,18 @@ def _put(queue: asyncio.Queue[RuntimeEvent | None], event: RuntimeEvent | None) 
     queue.put_nowait(event)
 
 
+def start_watch(watch: Coroutine[None, None, None], engine: str) -> asyncio.Task[None]:
+    """Run an engine's watch for as long as the engine; if it ends before, the log says why."""
+    task = asyncio.create_task(watch, name=f"{engine}-watch")
+    task.add_done_callback(lambda ended: _tell_end(ended, engine))
+    return task
+
+
+def _tell_end(ended: asyncio.Task[None], engine: str) -> None:
+    if not ended.cancelled():
+        log.error("the watch of the %s engine ended: nothing is started again", engine, exc_info=ended.exception())
+
+
 class PidWatch:
     """Calls back when one of the watched processes ends; costs nothing while they live."""
 
@@ -77,6 +92,8 @@ class PidWatch:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             loop.call_soon(self._on_exit, pid)
+            return
+        except OSError:  # no descriptor is left: the next call of `watch` tries again
             return
         self._descriptors[pid] = descriptor
         loop.add_reader(descriptor, self._ended, pid)

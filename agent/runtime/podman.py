@@ -37,7 +37,7 @@ from agent.runtime.contract import (
     StorageState,
 )
 from agent.runtime.health import podman_findings
-from agent.runtime.hub import EventHub, PidWatch, differences
+from agent.runtime.hub import EventHub, PidWatch, differences, start_watch
 from agent.runtime.images import ImageStore
 from agent.runtime.logfile import read_log
 from agent.runtime.podman_removal import PodmanRemoval
@@ -378,7 +378,7 @@ class PodmanRuntime:
 
     def _begin_watch(self) -> None:
         if self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch(), name="podman-watch")
+            self._watcher = start_watch(self._watch(), self.name)
 
     async def _watch(self) -> None:
         rechecks: Sequence[float] = ()
@@ -395,7 +395,7 @@ class PodmanRuntime:
                 self._ended_since_look = True
                 await asyncio.sleep(DEBOUNCE_S)
             rechecks = RECHECK_S if woken else rechecks[1:]
-            with suppress(RuntimeFailure):
+            with suppress(RuntimeFailure, OSError):
                 await self._refresh()
                 if await self._table.tend(self._left_alone):
                     self._wake.set()

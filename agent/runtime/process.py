@@ -41,7 +41,7 @@ from agent.runtime.contract import (
     Severity,
 )
 from agent.runtime.health import swap_findings
-from agent.runtime.hub import EventHub, PidWatch, differences
+from agent.runtime.hub import EventHub, PidWatch, differences, start_watch
 from agent.runtime.logfile import read_log
 from agent.runtime.mounts import ensure_tmpfs, filesystem_of, unmount_all
 from agent.runtime.podman_state import LABEL_ENGINE, RESTARTING, RESTING, EngineNote, note_of, phase_of
@@ -128,7 +128,7 @@ class ProcessRuntime:
                 await self.remove(place.name)
         self._refresh()
         if self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch(), name="process-watch")
+            self._watcher = start_watch(self._watch(), self.name)
 
     def validate(self, spec: PodSpec) -> Problems:
         """See `Runtime.validate`."""
@@ -468,7 +468,8 @@ class ProcessRuntime:
                     await self._wake.wait()
                     await asyncio.sleep(POLL_S)  # the monitor writes down what it saw
             self._wake.clear()
-            self._refresh()
+            with suppress(OSError):  # no descriptor is left to read with: the next look comes
+                self._refresh()
 
     def _places(self, pod_id: str) -> VolumePlaces:
         home = self._pods_dir / pod_id

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from agent.runtime.command import CallResult
+from agent.runtime.command import CallResult, call
 from agent.runtime.contract import FailureReason, PodSpec, RuntimeFailure
+from agent.runtime.hub import PidWatch, start_watch
 from agent.runtime.podman import PodmanRuntime
 from agent.runtime.podman_setup import PodmanSettings
 
@@ -163,3 +166,47 @@ async def test_a_pod_whose_removal_failed_may_be_deployed_anew(podman: Podman) -
     podman.words.clear()
     await podman.deploy(pod("web"))
     assert [words.split()[0] for words in podman.words] == ["pod", "pod", "kube"]
+
+
+async def test_a_call_that_the_machine_cannot_make_is_a_failure_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the contract says: `RuntimeFailure` and nothing else."""
+
+    async def fail(*_argv: str, **_how: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", fail)
+    with pytest.raises(RuntimeFailure, match="temporarily unavailable") as caught:
+        await call(["podman", "ps"], timeout_s=1)
+    assert caught.value.reason is FailureReason.ENGINE_ERROR
+
+
+async def test_a_process_for_which_no_descriptor_is_left_is_watched_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither taken for gone, nor does the caller fail."""
+    ended: list[int] = []
+    watch = PidWatch(ended.append)
+    with monkeypatch.context() as poor:
+        poor.setattr(os, "pidfd_open", _no_descriptor)
+        watch.watch([os.getpid()])
+    await asyncio.sleep(0)
+    assert not watch._descriptors
+    watch.watch([os.getpid()])
+    assert list(watch._descriptors) == [os.getpid()]
+    assert not ended
+    watch.close()
+
+
+def _no_descriptor(_pid: int) -> int:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def test_a_watch_that_ends_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    """One that is cancelled, as every engine's is in the end, says nothing."""
+
+    async def fail() -> None:
+        raise ValueError("odd")
+
+    failed, cancelled = start_watch(fail(), "x"), start_watch(asyncio.Event().wait(), "y")  # type: ignore[arg-type]
+    cancelled.cancel()
+    await asyncio.wait([failed, cancelled])
+    assert ["watch of the x engine" in record.getMessage() for record in caplog.records] == [True]
+    assert "odd" in caplog.text
