@@ -60,7 +60,7 @@ FRESH_S = 0.5  # how old an answer of `list` may be
 START_WORDS = ("kube", "play")
 SLOW_LOOK_S = 30.0  # how often podman is asked when no process ended; some 30 ms of a core each time
 DEBOUNCE_S = 0.05  # the containers of a pod that is stopped end together
-RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after an end whose restart is still to come
+RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after a failure, or an end whose restart is still to come
 LOCK_TIMEOUT_S = 120.0  # a load of a large image comes first
 PORT_ATTEMPTS = 5  # for ports of our choosing that somebody else took meanwhile
 
@@ -382,8 +382,11 @@ class PodmanRuntime:
 
     async def _watch(self) -> None:
         rechecks: Sequence[float] = ()
+        works = True
         while True:
-            wait_s = min(rechecks[0] if rechecks else SLOW_LOOK_S, self._table.next_start_s())
+            wait_s = rechecks[0] if rechecks else SLOW_LOOK_S
+            if works:  # or what is due would ask a podman that fails again and again
+                wait_s = min(wait_s, self._table.next_start_s())
             woken = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -395,13 +398,22 @@ class PodmanRuntime:
                 self._ended_since_look = True
                 await asyncio.sleep(DEBOUNCE_S)
             rechecks = RECHECK_S if woken else rechecks[1:]
-            with suppress(RuntimeFailure, OSError):
-                await self._refresh()
-                if await self._table.tend(self._left_alone):
-                    self._wake.set()
+            works = await self._tend()
             self._remove_dirty()
-            if not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
+            if not works:
+                rechecks = rechecks or RECHECK_S
+            elif not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
                 rechecks = ()
+
+    async def _tend(self) -> bool:
+        """Look, and start again what is due; False if podman or the machine failed."""
+        try:
+            await self._refresh()
+            if await self._table.tend(self._left_alone):
+                self._wake.set()
+        except (RuntimeFailure, OSError):
+            return False
+        return True
 
     def _remove_dirty(self) -> None:
         """Try again what could not be removed, beside the watch: it may take a minute, and nothing waits for it."""

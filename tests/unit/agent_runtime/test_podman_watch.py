@@ -168,6 +168,40 @@ async def test_a_pod_whose_removal_failed_may_be_deployed_anew(podman: Podman) -
     assert [words.split()[0] for words in podman.words] == ["pod", "pod", "kube"]
 
 
+async def test_a_machine_that_cannot_fork_now_does_not_end_the_watch(podman: Podman) -> None:
+    """The container is started again by the next attempt."""
+    errors = [OSError(errno.ENOMEM, "Cannot allocate memory"), TIMED_OUT]
+
+    def fail(words: str) -> CallResult | None:
+        if errors and words.startswith("ps"):
+            raise errors.pop()
+        return None
+
+    await podman.deploy(pod("web"))
+    podman.answer = fail
+    podman.begin()
+    podman.end("web")
+    await podman.until("start c-web")
+
+
+async def test_a_podman_that_fails_is_asked_again_after_a_pause(
+    podman: Podman, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a restart has been due."""
+    monkeypatch.setattr("agent.runtime.podman.RECHECK_S", (0.05, 3600.0))
+    await podman.deploy(pod("web"))
+    podman.end("web")
+    await podman._refresh()
+    assert podman._table.next_start_s() == 0
+    podman.words.clear()
+    podman.answer = lambda words: BUSY if words.startswith("ps") else None
+    podman.begin()
+    await podman.until("ps", times=2)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await podman.until("ps", times=3)
+
+
 async def test_a_call_that_the_machine_cannot_make_is_a_failure_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the contract says: `RuntimeFailure` and nothing else."""
 
