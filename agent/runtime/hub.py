@@ -128,3 +128,5 @@ def differences(before: Mapping[str, PodStatus], after: Mapping[str, PodStatus])
                 yield RuntimeEvent(EventKind.RESTARTED, pod_id, new, container.name)
             elif was.state is ContainerState.RUNNING and container.state is not ContainerState.RUNNING:
                 yield RuntimeEvent(EventKind.EXITED, pod_id, new, container.name)
+            elif was.state is ContainerState.WAITING and container.state is ContainerState.RUNNING:
+                yield RuntimeEvent(EventKind.STARTED, pod_id, new, container.name)  # its restart was told before it ran

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from agent.runtime.command import CallResult, call
-from agent.runtime.contract import FailureReason, PodSpec, RuntimeFailure
+from agent.runtime.contract import ContainerState, EventKind, FailureReason, PodSpec, RuntimeFailure
 from agent.runtime.hub import PidWatch, start_watch
 from agent.runtime.podman import PodmanRuntime
 from agent.runtime.podman_setup import PodmanSettings
@@ -244,3 +244,25 @@ async def test_a_watch_that_ends_says_why(caplog: pytest.LogCaptureFixture) -> N
     await asyncio.wait([failed, cancelled])
     assert ["watch of the x engine" in record.getMessage() for record in caplog.records] == [True]
     assert "odd" in caplog.text
+
+
+async def test_a_restart_that_was_seen_before_the_container_ran_is_told_when_it_runs(podman: Podman) -> None:
+    """A look during `podman start` counts the restart already; listeners must hear of the end of the wait, too."""
+    events = podman.events()
+    await podman.deploy(pod("web"))
+    podman.begin()
+    podman.stuck = ("start",)
+    podman.end("web")
+    await podman.until("start c-web")
+    await podman._refresh()
+    podman.containers["c-web"]["State"] = "running"
+    await podman._refresh()
+    async with asyncio.timeout(5):
+        heard = [await anext(events) for _ in range(4)]
+    told = [(event.kind, event.status.containers[0].state) for event in heard]
+    assert told == [
+        (EventKind.STARTED, ContainerState.RUNNING),
+        (EventKind.EXITED, ContainerState.WAITING),
+        (EventKind.RESTARTED, ContainerState.WAITING),
+        (EventKind.STARTED, ContainerState.RUNNING),
+    ]
