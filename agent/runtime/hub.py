@@ -73,13 +73,20 @@ class PidWatch:
         """`on_exit` is called in the event loop, once for each process that ended."""
         self._on_exit = on_exit
         self._descriptors: dict[int, int] = {}
+        self._gone: set[int] = set()
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether a process was gone already when it was to be watched: whoever lists it is not up to date."""
+        return bool(self._gone)
 
     def watch(self, pids: Iterable[int]) -> None:
-        """Watch exactly these processes from now on; one that is gone already is reported at once."""
+        """Watch exactly these processes from now on; one that is gone already is reported once."""
         wanted = {pid for pid in pids if pid > 0}
         for pid in self._descriptors.keys() - wanted:
             self._forget(pid)
-        for pid in wanted - self._descriptors.keys():
+        self._gone &= wanted
+        for pid in wanted - self._descriptors.keys() - self._gone:
             self._add(pid)
 
     def close(self) -> None:
@@ -91,6 +98,7 @@ class PidWatch:
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
+            self._gone.add(pid)
             loop.call_soon(self._on_exit, pid)
             return
         except OSError:  # no descriptor is left: the next call of `watch` tries again

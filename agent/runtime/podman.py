@@ -44,6 +44,7 @@ from agent.runtime.podman_removal import PodmanRemoval
 from agent.runtime.podman_setup import NETWORK_NAME, PodmanSettings, PodmanSetup
 from agent.runtime.podman_state import (
     LABEL_ENGINE,
+    RESTARTING,
     EngineNote,
     PodmanContainer,
     note_of,
@@ -360,6 +361,9 @@ class PodmanRuntime:
             self._ended_since_look = False
             before = time.monotonic()
             self._touched.clear()
+            for item in self._table.containers.values():
+                if item.state == "running" and item.pid:
+                    self.setup.end_abandoned(item.container_id, item.pid)
             try:
                 found = await self._table.look(self._left_alone())
             except RuntimeFailure:
@@ -402,8 +406,13 @@ class PodmanRuntime:
             self._remove_dirty()
             if not works:
                 rechecks = rechecks or RECHECK_S
-            elif not any(item.reason == "Restarting" for pod in self._pods.values() for item in pod.containers):
+            elif not self._is_unsettled():
                 rechecks = ()
+
+    def _is_unsettled(self) -> bool:
+        """Whether something is about to change of which no process will tell."""
+        listed = (item for pod in self._pods.values() for item in pod.containers)
+        return self._pids.has_gone or any(item.reason == RESTARTING for item in listed)
 
     async def _tend(self) -> bool:
         """Look, and start again what is due; False if podman or the machine failed."""

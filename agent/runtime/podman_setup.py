@@ -32,6 +32,7 @@ NETWORK_NAME = "beemesh"
 SUBNET_POOL = "10.96.0.0/12"  # cut into /24: 4,096 agents per host; away from podman's 10.88.0.0/16
 SUBNET_PREFIX = 24
 LOCK_TIMEOUT_S = 15.0
+KILLED_EXIT_CODE = 137  # of a container whose end nobody saw
 OWNER_FILES = "networks"  # beside the host's lock: which agent took which subnet
 
 
@@ -157,6 +158,24 @@ class PodmanSetup:
             if conmon and not process:
                 return True
         return False
+
+    def end_abandoned(self, container_id: str, pid: int) -> None:
+        """Write down the end of a container whose process `pid` and conmon are gone, if conmon did not.
+
+        A conmon that was killed leaves no exit code behind: podman would take its container for running for ever. Only
+        for one that podman has listed as running since its last start.
+        """
+        place = self.runroot / "overlay-containers" / container_id / "userdata"
+        with suppress(OSError):  # it was removed meanwhile, ended as it should, or there is no room: the next look
+            is_this_run = (place / "pidfile").read_text().strip() == str(pid)
+            watched = not (place / "conmon.pid").exists() or _pid_in(place / "conmon.pid")
+            if is_this_run and not watched and not _pid_in(place / "pidfile"):
+                draft = self.tmp / f".{container_id}.draft"
+                draft.write_text(str(KILLED_EXIT_CODE))
+                try:
+                    (self.tmp / "exits" / container_id).hardlink_to(draft)  # never over conmon's own
+                finally:
+                    draft.unlink()
 
     def _storage_conf(self) -> str:
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -235,3 +236,20 @@ async def test_a_container_that_fails_at_once_is_slowed_down(rig: Rig) -> None:
     assert podman(rig, "inspect", "crash-1-0-main", "--format", "{{.RestartCount}}") == "0"
     await rig.runtime.stop("crash-1-0", 0)
     assert (await rig.runtime.status("crash-1-0")).phase is PodPhase.FAILED
+
+
+async def test_a_container_whose_conmon_was_killed_is_started_again(rig: Rig) -> None:
+    """Podman would list it as running for ever; its end is written down instead, and its pod goes when told."""
+    await rig.runtime.deploy(pod("lost-1-0"))
+    container_id = podman(rig, "inspect", "lost-1-0-main", "--format", "{{.Id}}")
+    place = rig.settings.storage_dir / "run/overlay-containers" / container_id / "userdata"
+    await rig.runtime.stats("lost-1-0")
+    for name in ("conmon.pid", "pidfile"):
+        os.kill(int((place / name).read_text()), signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while (status := (await rig.runtime.status("lost-1-0")).containers[0]).restarts == 0 or not status.pid:
+            await asyncio.sleep(0.1)
+    assert status.exit_code == 137
+    started = time.monotonic()
+    await rig.runtime.remove("lost-1-0")
+    assert time.monotonic() - started < 5

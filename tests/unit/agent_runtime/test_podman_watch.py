@@ -23,6 +23,8 @@ pytestmark = pytest.mark.asyncio
 
 DONE = CallResult(0, b"", b"")
 BUSY = CallResult(125, b"", b"Error: cannot kill: device or resource busy")
+GONE_PID = 2**22 + 1
+"""More than Linux gives to any process."""
 TIMED_OUT = RuntimeFailure(FailureReason.TIMEOUT, "'podman' did not end and was killed")
 
 
@@ -266,3 +268,65 @@ async def test_a_restart_that_was_seen_before_the_container_ran_is_told_when_it_
         (EventKind.RESTARTED, ContainerState.WAITING),
         (EventKind.STARTED, ContainerState.RUNNING),
     ]
+
+
+async def test_a_process_that_is_gone_is_told_once(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While podman goes on listing it as running, it is asked again at the pace of the rechecks, not at once."""
+    monkeypatch.setattr("agent.runtime.podman.RECHECK_S", (0.05, 3600.0))
+    await podman.deploy(pod("web"))
+    podman.containers["c-web"]["Pid"] = GONE_PID
+    podman.begin()
+    await podman.until("ps", times=3)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await podman.until("ps", times=4)
+    assert podman._pids.has_gone
+
+
+async def test_a_removal_goes_on_when_the_stop_before_it_does_not_end(podman: Podman) -> None:
+    """As it does where conmon was killed: the stop only makes the removal faster."""
+
+    def hang(words: str) -> CallResult | None:
+        if words.startswith("pod stop"):
+            raise TIMED_OUT
+        return None
+
+    await podman.deploy(pod("web"))
+    podman.answer = hang
+    await podman.remove("web")
+    assert not podman.containers
+
+
+async def test_the_end_of_a_container_is_written_down_where_its_conmon_was_killed(podman: Podman) -> None:
+    """Conmon's own word is never replaced, and nothing is said of what runs, or runs anew."""
+    setup = podman.setup
+    place, exits = setup.runroot / "overlay-containers/c1/userdata", setup.tmp / "exits"
+    for folder in (place, exits):
+        folder.mkdir(parents=True)
+
+    def ends(conmon: int, process: int, listed: int = GONE_PID) -> list[str]:
+        (place / "conmon.pid").write_text(str(conmon))
+        (place / "pidfile").write_text(f"{process}\n")
+        setup.end_abandoned("c1", listed)
+        return [path.read_text() for path in exits.iterdir()]
+
+    assert ends(os.getpid(), GONE_PID) == [], "conmon is about to write it"
+    assert ends(GONE_PID, os.getpid(), os.getpid()) == [], "it runs on without its conmon"
+    assert ends(GONE_PID, GONE_PID + 1) == [], "another run than the one that was listed"
+    assert ends(GONE_PID, GONE_PID) == ["137"]
+    (exits / "c1").write_text("0")
+    assert ends(GONE_PID, GONE_PID) == ["0"]
+    setup.end_abandoned("removed meanwhile", GONE_PID)
+    assert not list(setup.tmp.glob(".*"))
+
+
+async def test_every_look_asks_for_ends_that_nobody_wrote_down(podman: Podman, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those containers that the look before listed as running."""
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(podman.setup, "end_abandoned", lambda container, pid: asked.append((container, pid)))
+    await podman.deploy(pod("web"))
+    podman.containers["c-web"]["Pid"] = GONE_PID
+    await podman._refresh()
+    assert asked == []
+    await podman._refresh()
+    assert asked == [("c-web", GONE_PID)]
