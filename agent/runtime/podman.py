@@ -131,7 +131,6 @@ class PodmanRuntime:
                 if spec.pod_id in self._removal.dirty:  # or its removal, tried again, would end the new pod
                     await self.remove(spec.pod_id)
                 images = await self.images.obtain(spec, progress)
-                spec.require_right()
                 return await self._start(spec, images, progress, timeout_s or self.settings.start_timeout_s)
         finally:
             self._starting.discard(spec.pod_id)
@@ -286,6 +285,7 @@ class PodmanRuntime:
                 spec, labels=labels, images=images, host_ports=[port.host_port for port in ports], places=places
             )
             async with self.settings.host_lock.shared(LOCK_TIMEOUT_S):
+                spec.require_right()  # only now: the wait for the lock may be long, and so may the tries before
                 result = await self._podman(
                     [*START_WORDS, "--network", NETWORK_NAME, "-"],
                     timeout_s=timeout_s,

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,33 @@ async def test_every_look_asks_for_ends_that_nobody_wrote_down(podman: Podman, m
     assert asked == []
     await podman._refresh()
     assert asked == [("c-web", GONE_PID)]
+
+
+async def test_the_right_to_start_is_asked_when_the_wait_for_the_host_is_over(podman: Podman) -> None:
+    """A load of an image may hold the host for longer than the right lasts."""
+    rights = [True]
+    async with podman.settings.host_lock.exclusive(1):
+        deployment = asyncio.create_task(podman.deploy(replace(pod("web"), may_start=lambda: rights[0])))
+        await asyncio.wait([deployment], timeout=0.05)
+        rights[0] = False
+    with pytest.raises(RuntimeFailure) as caught:
+        await deployment
+    assert caught.value.reason is FailureReason.NOT_PERMITTED
+    assert not [words for words in podman.words if words.startswith("kube play")]
+
+
+async def test_the_right_to_start_is_asked_before_each_try(podman: Podman) -> None:
+    """One that failed over a port may have taken all the time that there was."""
+    rights = [True]
+
+    def taken(words: str) -> CallResult | None:
+        rights[0] = False
+        return CallResult(125, b"", b"listen tcp4 :20001: bind: address already in use") if "kube" in words else None
+
+    podman.answer = taken
+    item = {"name": "main", "image": "img", "command": ["x"], "ports": [{"containerPort": 80, "hostPort": 0}]}
+    spec = PodSpec("web", {}, {"spec": {"containers": [item]}}, may_start=lambda: rights[0])
+    with pytest.raises(RuntimeFailure) as caught:
+        await podman.deploy(spec)
+    assert caught.value.reason is FailureReason.NOT_PERMITTED
+    assert sum(words.startswith("kube play") for words in podman.words) == 1
