@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from beemesh.custody.custodians import revisions_of
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
 from beemesh.errors import BeemeshError, NotFound, Unavailable, Unreachable
 from beemesh.events import Observed, Submit, Submitted
+from beemesh.identity.grants import Grant
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.entitlement import verify_intent
@@ -44,7 +45,9 @@ ASK_PATIENCE_S = 2.0
 LOW_DISK_MB = 512
 FULL_DISK_MB = 16
 EXPIRY_WARNING_MS = 8 * 30 * 86_400_000
-"""A third of a membership's life: from then on `doctor` speaks of it."""
+"""A third of a membership's or a grant's life: from then on `doctor` speaks of it."""
+
+RENEWAL_HINT = "run `beemeshctl bootstrap` again: it renews what is past half of its life"
 
 TAIL_LINES_MAX = 100_000
 DIGITS_MAX = 12
@@ -212,7 +215,13 @@ class Door:
 
     async def checks(self) -> list[dict[str, Any]]:
         """What `doctor` shows of this node; every failed check says how to mend it."""
-        findings = [*self._clock_checks(), *self._certificate_checks(), *self._disk_checks(), *self._mesh_checks()]
+        findings = [
+            *self._clock_checks(),
+            *self._certificate_checks(),
+            *grant_findings(self._composition.roster.grants(), self.wall_ms()),
+            *self._disk_checks(),
+            *self._mesh_checks(),
+        ]
         try:
             findings += await self._runtime.check()
         except BeemeshError as error:
@@ -237,7 +246,7 @@ class Door:
     def _certificate_checks(self) -> list[Finding]:
         left_ms = self._files.membership.not_after_ms - self.wall_ms()
         days = left_ms // 86_400_000
-        hint = "run `beemeshctl bootstrap` again: it renews what is past half of its life"
+        hint = RENEWAL_HINT
         if left_ms < 0:
             return [Finding("certificate", Severity.ERROR, f"the membership expired {-days} days ago; in grace", hint)]
         if left_ms < EXPIRY_WARNING_MS:
@@ -278,3 +287,17 @@ class Door:
             message = "beemesh_allow_same_host is set: agents on one machine count as separate custodians"
             findings.append(Finding("custody", Severity.WARNING, message, "for demos only: unset it in the inventory"))
         return findings
+
+
+def grant_findings(grants: Iterable[Grant], wall_ms: int) -> list[Finding]:
+    """What `doctor` says of operators whose grants have ended or soon will: then nobody may operate the mesh."""
+    findings = []
+    for grant in grants:
+        days = (grant.not_after_ms - wall_ms) // 86_400_000
+        if wall_ms > grant.not_after_ms:
+            message = f"the grant of operator {grant.name} expired {-days} days ago"
+            findings.append(Finding("grant", Severity.WARNING, message, f"{RENEWAL_HINT}; or revoke the operator"))
+        elif grant.not_after_ms - wall_ms < EXPIRY_WARNING_MS:
+            message = f"the grant of operator {grant.name} expires in {days} days"
+            findings.append(Finding("grant", Severity.WARNING, message, RENEWAL_HINT))
+    return findings or [Finding("grant", Severity.OK, "no operator's grant ends soon")]

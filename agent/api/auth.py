@@ -28,18 +28,24 @@ class Gate:
         self._wall_ms = wall_ms
         self._nonces = NonceCache()
 
-    async def operator(self, request: Request) -> Grant:
-        """The grant under which the request stands; raises `Untrusted` or `NotAllowed`."""
+    async def operator(self, request: Request, *, may_have_expired: bool = False) -> Grant:
+        """The grant under which the request stands; raises `Untrusted` or `NotAllowed`. With `may_have_expired` the
+        caller looks at its end."""
         body = await bounded_body(request)
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return self.check(request.method, target, dict(request.headers), body)
+        headers = dict(request.headers)
+        return self.check(request.method, target, headers, body, may_have_expired=may_have_expired)
 
-    def check(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Grant:
+    def check(
+        self, method: str, target: str, headers: dict[str, str], body: bytes, *, may_have_expired: bool = False
+    ) -> Grant:
         """The same for a request in parts."""
         wall_ms = self._wall_ms()
         claim = read_claim(headers)
         grant = self._roster.grant(claim.operator_id)
-        verified = verify_request(self._crypto, claim, grant, method, target, body, wall_ms)
+        verified = verify_request(
+            self._crypto, claim, grant, method, target, body, wall_ms, may_have_expired=may_have_expired
+        )
         self._nonces.enter(claim, wall_ms)
         return verified
 

@@ -15,9 +15,10 @@ from agent.api.auth import bounded_body
 from agent.api.relay import HEADER_RELAYED
 from agent.api.seam import Backend, ReadingBody, SubmissionBody
 from beemesh.errors import InvalidInput, NotAllowed, Unreachable
+from beemesh.identity.requests import require_current
 from beemesh.identity.signing import decode_body
 from beemesh.intents.entitlement import namespace_of
-from beemesh.intents.record import Intent
+from beemesh.intents.record import CA_KINDS, Intent
 from beemesh.undecodable import UNDECODABLE
 
 TRANSFER_TYPE = "application/msgpack"
@@ -57,10 +58,14 @@ async def roster(api: Backend, request: Request) -> Response:
 
 
 async def submissions(api: Backend, request: Request) -> Response:
-    """Accept a signed record, with what it seals."""
-    grant = await api.gate.operator(request)
+    """Accept a signed record, with what it seals.
+
+    What only the CA may sign needs nobody's right: an operator whose grant has ended must be able to bring the next."""
+    grant = await api.gate.operator(request, may_have_expired=True)
     body = await _decoded(request, SubmissionBody)
     intent = decode_body(body.record, Intent)
+    if intent.kind not in CA_KINDS:
+        require_current(grant, api.door.wall_ms())
     namespace = namespace_of(intent.key)
     if grant.role == "viewer" or (namespace and not grant.may_write(namespace)):
         raise NotAllowed(f"operator {grant.name} ({grant.role}) may not write {intent.key}")

@@ -72,9 +72,18 @@ def read_claim(headers: Mapping[str, str]) -> RequestClaim:
 
 
 def verify_request(
-    verifier: Verifier, claim: RequestClaim, grant: Grant | None, method: str, target: str, body: bytes, wall_ms: int
+    verifier: Verifier,
+    claim: RequestClaim,
+    grant: Grant | None,
+    method: str,
+    target: str,
+    body: bytes,
+    wall_ms: int,
+    *,
+    may_have_expired: bool = False,
 ) -> Grant:
-    """The grant under which the request stands; raises `Untrusted` or `NotAllowed`, saying which check failed."""
+    """The grant under which the request stands; raises `Untrusted` or `NotAllowed`, saying which check failed. With
+    `may_have_expired` the caller looks at its end, when it knows what is asked."""
     if grant is None:
         raise Untrusted(f"operator {to_text(claim.operator_id)[:10]} has no grant in this mesh, or it was revoked")
     payload = _payload(method, target, body, claim.wall_ms, claim.nonce)
@@ -88,9 +97,16 @@ def verify_request(
             f"({CLOCK_SKEW_MS // 1000} s are allowed)",
             hint="set the clock of your machine, or of the agent's, with NTP",
         )
-    if wall_ms > grant.not_after_ms:
-        raise NotAllowed(f"the grant of operator {grant.name} has expired", hint="ask an admin for a new one")
+    if not may_have_expired:
+        require_current(grant, wall_ms)
     return grant
+
+
+def require_current(grant: Grant, wall_ms: int) -> None:
+    """Raise `NotAllowed` when a grant has ended."""
+    if wall_ms > grant.not_after_ms:
+        hint = "run `beemeshctl bootstrap` again, with the home that holds the mesh's CA: it renews the grant"
+        raise NotAllowed(f"the grant of operator {grant.name} has expired", hint=hint)
 
 
 def _payload(method: str, target: str, body: bytes, wall_ms: int, nonce: bytes) -> bytes:

@@ -96,7 +96,7 @@ class Authority:
     def create(self, mesh: str, operator: str, now_ms: int) -> bool:
         """Make CA, work root, gossip key, fingerprint key and operator of a new mesh; False when they are all there.
 
-        An interrupted creation goes on with the keys that it already made.
+        An interrupted creation goes on with the keys that it already made. The operator's grant is renewed here.
         """
         home = self._home
         home.prepare()
@@ -113,8 +113,7 @@ class Authority:
         if not home.ca_pem_file.exists():
             write_private(home.ca_pem_file, certificates.ca_certificate(self.signer, mesh, now_ms))
         create_work_root(home, mesh, now_ms)
-        if not home.operator_pem_file.exists():
-            self._certify_operator(mesh, operator, now_ms)
+        self._certify_operator(mesh, operator, now_ms)
         if home.exists():
             return False
         home.save_context(Context(mesh=mesh, operator=operator))
@@ -228,25 +227,33 @@ class Authority:
         return self._passphrase.for_old_keys() if is_encrypted(self._home.ca_key_file) else ""
 
     def _certify_operator(self, mesh: str, operator: str, now_ms: int) -> None:
-        keys = self._home.operator()
+        """The operator's issuing certificate and grant; the old ones while they are young enough. A renewed grant keeps
+        its name, whoever runs this: it stands in the place of the former one."""
+        home = self._home
+        former = _body(_stored(home.grant_file), Grant)
+        if former is not None and home.operator_pem_file.is_file() and not _half_over(former.not_after_ms, now_ms):
+            return
+        name, serial = (operator, 1) if former is None else (former.name, former.serial + 1)
+        keys = home.operator()
         not_after_ms = now_ms + MEMBERSHIP_LIFETIME_MS
+        pem = certificates.issuing_certificate(
+            self.signer, home.ca_pem(), mesh, "operator", name, keys.sign_key, now_ms, not_after_ms
+        )
+        # The grant, whose age decides, comes last: a run that is cut off in between leaves both to the next one.
+        write_private(home.operator_pem_file, pem)
         grant = Grant(
             mesh=mesh,
             operator_id=OperatorId(keys.signer_id),
-            name=operator,
+            name=name,
             sign_key=keys.sign_key,
             open_key=keys.open_key,
             role="admin",
-            serial=1,
+            serial=serial,
             signed_at_ms=now_ms,
             not_after_ms=not_after_ms,
         )
-        signed = self._intent("grant", operator_key(operator), mesh, 1, grant, now_ms)
-        write_private(self._home.grant_file, msgspec.msgpack.encode(signed))
-        pem = certificates.issuing_certificate(
-            self.signer, self._home.ca_pem(), mesh, "operator", operator, keys.sign_key, now_ms, not_after_ms
-        )
-        write_private(self._home.operator_pem_file, pem)
+        signed = self._intent("grant", operator_key(name), mesh, serial, grant, now_ms)
+        write_private(home.grant_file, msgspec.msgpack.encode(signed))
 
     def _membership(self, folder: Path, card: Membership, renewed: list[str], now_ms: int) -> Signed:
         path = folder / "membership.card"

@@ -5,24 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agent.api import records
+from agent.api.auth import Gate
 from agent.api.relay import serve_relayed
+from agent.api.seam import AgentDoor, Backend, SubmissionBody
 from agent.api.server import tcp_listener
+from agent.door import grant_findings
+from agent.runtime.contract import Severity
 from agent.transport.connection import Connection
 from agent.transport.streams import Streams
+from beemesh.crypto_native import NativeCrypto
+from beemesh.errors import NotAllowed
+from beemesh.events import Submitted
+from beemesh.identity.membership_card import MEMBERSHIP_LIFETIME_MS
+from beemesh.identity.requests import sign_request
+from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
+from beemesh.intents.record import IntentKind, operator_key, quota_key, sign_intent
 from beemesh.scheduling.messages import GetLease
 from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
 from beemesh.wire.registry import encode_message
 from beemesh.wire.relay import RelayedHead, RelayedRequest
-from tests.unit.identity.cast import roster
+from beemesh.workloads.policies import Quota
+from tests.unit.identity.cast import CA, MESH, NOW_MS, grant, keys, roster
 
 PEER = NodeId(bytes(32))
 
@@ -155,3 +169,70 @@ def test_answers_on_a_kept_connection_do_not_wait_for_an_acknowledgement() -> No
             server.close()
 
     assert asyncio.run(accepted()) == 1
+
+
+ENDED_MS = NOW_MS + MEMBERSHIP_LIFETIME_MS + 86_400_000
+"""A day after the operator's grant has ended."""
+
+
+class Submissions:
+    """An agent's door that takes whatever is submitted."""
+
+    def __init__(self) -> None:
+        self.taken: list[Signed] = []
+
+    def wall_ms(self) -> int:
+        """The grant has ended."""
+        return ENDED_MS
+
+    async def submit(self, record: Signed, *_: Any) -> Submitted:
+        """Accept it."""
+        self.taken.append(record)
+        return Submitted(1, True, "")
+
+
+def submitted(door: Submissions, signer: NativeCrypto, kind: IntentKind, key: str, body: msgspec.Struct) -> int:
+    """The status of the answer to a record that operator `op` hands over; raises what refuses it."""
+    signed = sign_intent(signer, MESH, kind, key, body, 2, ENDED_MS)
+    content = msgspec.msgpack.encode(SubmissionBody(signed))
+    headers = sign_request(keys("op"), "POST", "/submissions", content, ENDED_MS, bytes(16))
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/submissions", "query_string": b"", "headers": raw}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    gate = Gate(roster("a", operators=("op",)), keys("a"), door.wall_ms)
+    backend = Backend(cast(Any, None), gate, cast(Any, None), cast(AgentDoor, door))
+    return asyncio.run(records.submissions(backend, Request(scope, receive))).status_code
+
+
+def test_an_operator_whose_grant_has_ended_can_bring_the_next_one_and_nothing_else() -> None:
+    """What the CA signed is its own right: else a mesh whose only operator came too late could never be operated."""
+    door, renewed = Submissions(), msgspec.structs.replace(grant("op"), serial=2, not_after_ms=ENDED_MS + 1)
+
+    assert submitted(door, CA, "grant", operator_key("op"), renewed) == 200
+    quota = Quota(namespace="n", name="q")
+    for signer in (keys("op"), CA):
+        with pytest.raises(NotAllowed, match="the grant of operator op has expired") as refused:
+            submitted(door, signer, "quota", quota_key("n", "q"), quota)
+        assert "beemeshctl bootstrap" in refused.value.hint
+    assert len(door.taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("left_days", "severity", "text"),
+    [
+        (400, Severity.OK, "no operator's grant ends soon"),
+        (59, Severity.WARNING, "the grant of operator op expires in 59 days"),
+        (-3, Severity.WARNING, "the grant of operator op expired 3 days ago"),
+    ],
+)
+def test_doctor_tells_of_a_grant_before_it_ends(left_days: int, severity: Severity, text: str) -> None:
+    """As of memberships: there are months left to run bootstrap again, which it says."""
+    wall_ms = grant("op").not_after_ms - left_days * 86_400_000
+
+    (finding,) = grant_findings(roster("a", operators=("op",)).grants(), wall_ms)
+
+    assert (finding.severity, finding.message) == (severity, text)
+    assert ("beemeshctl bootstrap" in finding.hint) is (severity is not Severity.OK)

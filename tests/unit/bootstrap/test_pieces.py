@@ -12,13 +12,19 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
+from cryptography import x509
 
 from beemesh.errors import Conflict, ExitCode, InvalidInput, NotAllowed
+from beemesh.identity.certificates import ISSUING_GRACE_MS
+from beemesh.identity.grants import Grant
+from beemesh.identity.signing import decode_body
+from beemesh.intents.record import Intent
 from beemeshctl import bundle, keyfile, main
-from beemeshctl.bootstrap import rendering
+from beemeshctl.bootstrap import rendering, signing
 from beemeshctl.bootstrap.remote import source
-from beemeshctl.bootstrap.signing import choose_seeds, taint_of
+from beemeshctl.bootstrap.signing import Authority, choose_seeds, taint_of
 from beemeshctl.bundle import BundleFailed, Target
 from beemeshctl.commands import COMMANDS
 from beemeshctl.context import AgentEntry, Context, Home, find_home
@@ -101,6 +107,59 @@ def test_the_home_is_found_where_it_belongs(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / ".beemesh").mkdir()
     monkeypatch.chdir(tmp_path)
     assert find_home().path == tmp_path / ".beemesh"
+
+
+DAY_MS = 86_400_000
+BEGUN_MS = 1_800_000_000_000
+
+
+def _bootstrap(home: Home, day: int, operator: str = "ada") -> tuple[int, str, int, int]:
+    """Run bootstrap's first step on some day; the grant's number, name and last day, and the certificate's last day."""
+    Authority(home, Passphrase(none=True)).create("m", operator, BEGUN_MS + day * DAY_MS)
+    intent = decode_body(home.grant(), Intent)
+    grant = msgspec.msgpack.decode(intent.body, type=Grant)
+    assert (intent.key, intent.seq) == (f"operator/{grant.name}", grant.serial)
+    ends_ms = x509.load_pem_x509_certificate(home.operator_pem()).not_valid_after_utc.timestamp() * 1000
+    days = ((grant.not_after_ms - BEGUN_MS) // DAY_MS, int(ends_ms - ISSUING_GRACE_MS - BEGUN_MS) // DAY_MS)
+    return grant.serial, grant.name, *days
+
+
+def test_the_operators_grant_is_renewed_past_half_of_its_life_also_when_it_has_ended(tmp_path: Path) -> None:
+    """Each is later than the former one and stands under its name, whoever runs this; a young one stays as it is."""
+    home = Home(tmp_path)
+
+    assert _bootstrap(home, 0) == (1, "ada", 730, 730)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert _bootstrap(home, 364) == (1, "ada", 730, 730)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert _bootstrap(home, 366, "bob") == (2, "ada", 1096, 1096)
+    assert _bootstrap(home, 1500) == (3, "ada", 2230, 2230)
+    home.operator_pem_file.unlink()
+    assert _bootstrap(home, 1501) == (4, "ada", 2231, 2231)
+
+
+def test_a_renewal_of_the_operator_that_was_cut_off_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grant and certificate end together: the next run makes both, wherever the last one was cut off."""
+    home, write = Home(tmp_path), signing.write_private
+    _bootstrap(home, 0)
+
+    for written in (0, 1):
+        left = list(range(written))
+
+        def cut_off(path: Path, content: bytes, left: list[int] = left) -> None:
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            write(path, content)
+
+        monkeypatch.setattr(signing, "write_private", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            _bootstrap(home, 400)
+    monkeypatch.setattr(signing, "write_private", write)
+
+    assert _bootstrap(home, 401) == (2, "ada", 1131, 1131)
 
 
 def test_a_target_lists_the_platforms_whose_wheels_run_there() -> None:

@@ -214,6 +214,21 @@ def test_a_joiner_nobody_was_told_about_is_announced_by_a_later_run(play: Playgr
     assert (play.home.path / "announced.json").exists()
 
 
+def test_a_renewed_grant_is_told_to_the_running_mesh_once(play: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes the way of the renewed cards, before them: under it stands what the operator signs from then on."""
+    play.bootstrap()
+    now_ms = run_module.wall_ms() + 800 * 86_400_000
+    monkeypatch.setattr(run_module, "wall_ms", lambda: now_ms)
+    report = play.bootstrap()
+    assert [host.warnings[1:] for host in report.hosts] == [[], []]
+    announced = json.loads((play.home.path / "announced.json").read_bytes())
+    assert decode_body(play.home.grant(), Intent).seq == 2
+    assert play.home.grant().signature.hex() in announced
+    told = _submissions(play)
+    play.bootstrap()
+    assert _submissions(play) == told
+
+
 def test_a_run_with_a_limit_keeps_what_the_context_knew(play: Playground) -> None:
     """Agents out of a run's sight stay in the context."""
     play.bootstrap()
