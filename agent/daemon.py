@@ -206,7 +206,7 @@ class Agent:
         now = self._clock.now()
         # The CA's records first: they entitle what operators signed.
         for record in (self._files.membership_record,):
-            self._composition.intents.merge(record)
+            self._composition.intents.merge(record, now)
         for table in self._composition.node.tables():
             self._composition.node.restore(table, list(self._store.rows(table)), now)
 

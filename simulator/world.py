@@ -161,7 +161,7 @@ class World:
             BootId(self.random.randbytes(BOOT_ID_BYTES)),
         )
         machine.composition = composition
-        composition.intents.merge(machine.card)
+        composition.intents.merge(machine.card, self.now_of(machine))
         for table in composition.node.tables():
             rows = [(key, value) for (space, key), value in sorted(machine.disk.items()) if space == table]
             composition.node.restore(table, rows, self.now_of(machine))

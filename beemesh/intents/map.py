@@ -57,8 +57,12 @@ class _Entry:
     version: IntentVersion
 
 
-class _Keyed(msgspec.Struct, frozen=True):
+class _Head(msgspec.Struct, frozen=True):
+    """As much of a record as is read before its signature is checked."""
+
     key: str
+    kind: str
+    issued_ms: int
 
 
 class IntentMap:
@@ -124,17 +128,22 @@ class IntentMap:
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    def merge(self, signed: Signed) -> Merged:
-        """Take a record if it is entitled and wins; never raises for what somebody else made."""
-        known = self._known(signed)
-        if known is not None:  # gossip repeats itself: no signature is checked twice
-            return Merged(True, False, [], intent=known)
+    def merge(self, signed: Signed, now: Now) -> Merged:
+        """Take a record if it is entitled and wins; never raises for what somebody else made.
+
+        A removal that is no longer remembered is refused where nothing stands: nodes forget each at its own hour, and
+        would hand it back to each other for ever. Where something stands it still removes that."""
+        head = _head_of(signed)
+        entry = self._entries.get(head.key) if head is not None else None
+        if entry is not None and entry.signed == signed:  # gossip repeats itself: no signature is checked twice
+            return Merged(True, False, [], intent=entry.intent)
+        if head is not None and entry is None and self._is_forgotten(head, signed.signer, now):
+            return Merged(False, False, [], f"{head.key} was removed so long ago that the removal is forgotten")
         try:
             intent = verify_intent(self._verifier, self._roster, signed)
         except Untrusted as error:
             return Merged(False, False, [Notify(Observed("intents_refused"))], error.message)
         version = version_of(intent, signed)
-        entry = self._entries.get(intent.key)
         if entry is not None and version <= entry.version:
             return self._lost(intent, version, entry)
         if entry is None and (full := self._why_full(intent)):
@@ -156,15 +165,6 @@ class IntentMap:
         if self._of_author[intent.author] >= AUTHOR_RECORDS_MAX:
             return f"one operator may keep {AUTHOR_RECORDS_MAX} records, and its are all used"
         return ""
-
-    def _known(self, signed: Signed) -> Intent | None:
-        """The record that stands, if it is this very one."""
-        try:
-            key = msgspec.msgpack.decode(signed.body, type=_Keyed).key
-        except UNDECODABLE:
-            return None
-        entry = self._entries.get(key)
-        return entry.intent if entry is not None and entry.signed == signed else None
 
     def _lost(self, intent: Intent, version: IntentVersion, entry: _Entry) -> Merged:
         if version == entry.version:
@@ -224,12 +224,20 @@ class IntentMap:
 
     def forget_old_tombstones(self, now: Now) -> Effects:
         """Drop removals that every node has long heard of."""
-        old = [
-            key
-            for key, entry in self._entries.items()
-            if entry.intent.kind == "tombstone" and now.wall_ms - entry.intent.issued_ms > TOMBSTONE_KEPT_MS
-        ]
-        return self.drop(old)
+        entries = self._entries.items()
+        return self.drop([key for key, entry in entries if self._is_forgotten(entry.intent, entry.signed.signer, now)])
+
+    def _is_forgotten(self, record: _Head | Intent, signer: bytes, now: Now) -> bool:
+        """Whether it is a removal that every node has long heard of; those that the CA signed are remembered."""
+        is_old = record.kind == "tombstone" and now.wall_ms - record.issued_ms > TOMBSTONE_KEPT_MS
+        return is_old and signer != self._roster.ca_id
+
+
+def _head_of(signed: Signed) -> _Head | None:
+    try:
+        return msgspec.msgpack.decode(signed.body, type=_Head)
+    except UNDECODABLE:
+        return None
 
 
 def bucket_of(key: str) -> int:

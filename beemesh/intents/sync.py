@@ -154,6 +154,8 @@ class IntentSync:
         """Whether this node cannot tell yet which of its records still stand."""
         self._away_since_ms = 0
         """When it was last in touch, if that is longer ago than removals are remembered, else 0."""
+        self._in_touch = Now(0.0, 0)
+        """When it was last in touch, by both clocks: the first runs on while the machine sleeps and never jumps."""
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back the map, and when this node was last in touch."""
@@ -163,8 +165,9 @@ class IntentSync:
         last_ms = max(
             (int(value) for _, value in rows if value.isdigit() and len(value) <= WALL_MS_DIGITS_MAX), default=0
         )
-        self._doubtful = now.wall_ms - last_ms > TOMBSTONE_KEPT_MS
-        self._away_since_ms = last_ms if self._doubtful else 0
+        self._in_touch = Now(now.boot_s - (now.wall_ms - last_ms) / 1000, last_ms)
+        self._doubtful = False
+        self._doubt_after_absence(now)
 
     def start(self, now: Now) -> Effects:
         """Begin to compare."""
@@ -177,11 +180,12 @@ class IntentSync:
 
     def handle(self, event: Any, now: Now) -> Effects:
         """See `beemesh.effects.StateMachine`."""
+        self._doubt_after_absence(now)
         match event:
             case PutIntent():
                 return self._put(event, now)
             case SeedIntents(records=records):
-                return self._merge_all(records)
+                return self._merge_all(records, now)
             case IntentLost(loser=loser, winner=winner):
                 return self._report_conflict(loser, winner, now)
             case Delivered(topic=topic, message=IntentNews() as news, relay=relay) if topic == TOPIC_INTENTS:
@@ -191,7 +195,7 @@ class IntentSync:
             case CompareWanted(node_id=node_id):
                 return self._compare_soon(node_id, now)
             case Asked(sender=sender, token=token, message=message):
-                return self._asked(sender, token, message)
+                return self._asked(sender, token, message, now)
             case Answered(peer=peer, message=message):
                 return self._answered(peer, message, now)
             case TimerFired(key=key):
@@ -203,7 +207,7 @@ class IntentSync:
     # --- news -----------------------------------------------------------------------------------------------------
 
     def _put(self, event: PutIntent, now: Now) -> Effects:
-        merged = self.intents.merge(event.signed)
+        merged = self.intents.merge(event.signed, now)
         effects = list(merged.effects)
         if merged.changed and merged.intent is not None:
             rare = merged.intent.kind != "membership" or self._cards_told.take(b"", now.boot_s)
@@ -242,7 +246,7 @@ class IntentSync:
         if not self._is_newer(news.entry):
             return []
         if news.record is not None:
-            return self._merge_all((news.record,))
+            return self._merge_all((news.record,), now)
         missing = self._missing.get(news.entry.key)
         if missing is not None and missing.entry.version >= news.entry.version:
             return []
@@ -268,13 +272,13 @@ class IntentSync:
         here = self.intents.version(entry.key)
         return here is None or entry.version > here
 
-    def _merge_all(self, records: Iterable[Signed]) -> Effects:
+    def _merge_all(self, records: Iterable[Signed], now: Now) -> Effects:
         """Merge in two rounds: what the CA signed may entitle what operators signed."""
         effects: Effects = []
         for wanted in (True, False):
             for signed in records:
                 if (signed.signer == self._roster.ca_id) is wanted:
-                    effects += self.intents.merge(signed).effects
+                    effects += self.intents.merge(signed, now).effects
         return effects
 
     def _tell_on(self, effects: Effects) -> Effects:
@@ -328,7 +332,15 @@ class IntentSync:
         alone = len(self._roster.members()) <= 1
         if not alone and (self._doubtful or len(self._view.alive()) < 2):
             return []
+        self._in_touch = now
         return [Save(CONTACT_TABLE, CONTACT_KEY, str(now.wall_ms).encode())]
+
+    def _doubt_after_absence(self, now: Now) -> None:
+        """Doubt what stands here once this node was out of touch for longer than removals are remembered: it was off,
+        or cut off, or the machine slept. Looked at before anything is done: the first event after a long sleep may be
+        a comparison, and who is there is not known yet."""
+        if not self._doubtful and now.boot_s - self._in_touch.boot_s > TOMBSTONE_KEPT_MS / 1000:
+            self._doubtful, self._away_since_ms = True, self._in_touch.wall_ms
 
     def _compare(self, peer: NodeId) -> Effects:
         return self._ask(peer, SyncIntents(self.intents.bucket_hashes()))
@@ -339,7 +351,7 @@ class IntentSync:
     def _answered(self, peer: NodeId, message: msgspec.Struct | None, now: Now) -> Effects:
         match message:
             case IntentRecords(records=records):
-                effects = self._merge_all(records)
+                effects = self._merge_all(records, now)
                 news = self._tell_on(effects)
                 # An answer is bounded: whatever it left out is asked for until both are equal.
                 more = any(isinstance(effect, Save) for effect in effects)
@@ -380,7 +392,7 @@ class IntentSync:
         most = 2 * len(self._view.alive()) > len(self._roster.members())
         if not self._doubtful or (digests.doubtful and not most):
             return []
-        self._doubtful, self._away_since_ms = False, 0
+        self._doubtful, self._away_since_ms, self._in_touch = False, 0, now
         return self._note_contact(now)
 
     def _is_from_before(self, key: str) -> bool:
@@ -406,7 +418,7 @@ class IntentSync:
 
     # --- answering ------------------------------------------------------------------------------------------------
 
-    def _asked(self, sender: NodeId, token: int, message: msgspec.Struct) -> Effects:
+    def _asked(self, sender: NodeId, token: int, message: msgspec.Struct, now: Now) -> Effects:
         match message:
             case FetchIntents(keys=keys):
                 pieces = self._pieces(keys[:KEYS_PER_FETCH_MAX])
@@ -416,18 +428,18 @@ class IntentSync:
                 pieces = self._pieces([node_key(card.name) for card in cards if card is not None])
                 return [Reply(token, IntentRecords(pieces[0] if pieces else ()))]
             case PushIntents(records=records):
-                return self._pushed(token, records)
+                return self._pushed(token, records, now)
             case SyncIntents(buckets=buckets):
                 return [Reply(token, self._digests(buckets))]
         return []
 
-    def _pushed(self, token: int, records: tuple[Signed, ...]) -> Effects:
+    def _pushed(self, token: int, records: tuple[Signed, ...], now: Now) -> Effects:
         effects: Effects = []
         saved: list[IntentEntry] = []
         refused: list[str] = []
         ordered = sorted(records, key=lambda signed: signed.signer != self._roster.ca_id)
         for signed in ordered:
-            merged = self.intents.merge(signed)
+            merged = self.intents.merge(signed, now)
             effects += merged.effects
             entry = self.intents.entry(merged.intent.key) if merged.intent is not None else None
             if entry is not None:

@@ -107,7 +107,7 @@ class Victim:
         self.now = Now(1_000.0, world.wall_ms)
         self._asked: list[Ask] = []
         for record in world.records:
-            self.composition.intents.merge(record)
+            self.composition.intents.merge(record, self.now)
         for table in self.node.tables():
             self.node.restore(table, self._rows.get(table, []), self.now)
         self._carry(self.node.start(self.now))
@@ -221,8 +221,8 @@ def _restore() -> Call:
             world.random,
             BootId(bytes(16)),
         )
-        composition.intents.merge(machine.card)
         now = Now(1_000.0, world.wall_ms)
+        composition.intents.merge(machine.card, now)
         for name in composition.node.tables():
             kept = rows.get(name, [])
             if name == table:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from beemesh.composition import decode_body
 from beemesh.custody.sealing import SealedContent, decode_content
+from beemesh.effects import Now
 from beemesh.errors import BeemeshError, InvalidInput, Untrusted
 from beemesh.identity import key_rotation
 from beemesh.identity.certificates import (
@@ -209,7 +210,7 @@ def _intent() -> Call:
         signed = _signed(data)
         if signed is not None:
             known = roster("a", operators=("ops",))
-            IntentMap(crypto, known).merge(signed)
+            IntentMap(crypto, known).merge(signed, Now(0.0, 0))
             known.apply(verify_intent(crypto, roster("b", operators=("ops",)), signed))
 
     return call

@@ -125,7 +125,7 @@ def test_a_replica_that_comes_later_gets_what_it_should_keep(seed: int) -> None:
 
 def _merge(intents: IntentMap, event: SeedIntents) -> None:
     for record in event.records:
-        intents.merge(record)
+        intents.merge(record, Now(0.0, 0))
 
 
 def members_plane(size: int) -> tuple[Plane, list[NodeId], World]:
@@ -138,7 +138,7 @@ def members_plane(size: int) -> tuple[Plane, list[NodeId], World]:
         intents = IntentMap(machine.crypto, roster)
         view = View(machine.membership.node_id, roster)
         for record in [world.records[0], world.records[-1]] if last else world.records:
-            intents.merge(record)
+            intents.merge(record, Now(0.0, 0))
         for card in roster.members():
             view.set_status(card.node_id, "alive")
 

@@ -26,7 +26,7 @@ from beemesh.membership.roster import Roster
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Revision, SealedObject, Sealing, Workload
 from simulator.crypto import FakeCrypto
-from tests.unit.membership.cast import CA, FAR_MS, MESH, WALL_MS, card
+from tests.unit.membership.cast import CA, FAR_MS, MESH, WALL_MS, at, card
 
 ADMIN, DEPLOYER, VIEWER, OLD, OUTSIDER = (FakeCrypto(name) for name in (b"adm", b"dep", b"view", b"old", b"out"))
 REVISION = Revision(1, Digest(bytes(32)), 10, Sealing("shamir", 2, 3, (), b""), (), b"f")
@@ -117,5 +117,5 @@ def intent_map(*records: Signed) -> IntentMap:
     """A map that holds the grants, and these."""
     made = IntentMap(CA, Roster(MESH, CA.sign_key))
     for each in (*grants(), *records):
-        assert made.merge(each).stands
+        assert made.merge(each, at(0)).stands
     return made

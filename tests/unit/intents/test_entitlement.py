@@ -40,7 +40,7 @@ from tests.unit.intents.cast import (
     tombstone,
     workload,
 )
-from tests.unit.membership.cast import CA, KEYS, MESH, WALL_MS, card
+from tests.unit.membership.cast import CA, KEYS, MESH, WALL_MS, at, card
 
 SIGNERS = {"ca": CA, "admin": ADMIN, "deployer": DEPLOYER, "viewer": VIEWER, "outsider": OUTSIDER, "node": KEYS[1]}
 
@@ -71,11 +71,11 @@ def test_the_table_of_rights(what: str, signer: str) -> None:
     """Each record stands if, and only if, its signer may make it."""
     make, allowed = RIGHTS[what]
 
-    assert intent_map().merge(make(SIGNERS[signer])).stands is (signer in allowed)
+    assert intent_map().merge(make(SIGNERS[signer]), at(0)).stands is (signer in allowed)
 
 
 def _refused(signed: Signed, because: str, *known: Signed) -> None:
-    merged = intent_map(*known).merge(signed)
+    merged = intent_map(*known).merge(signed, at(0))
 
     assert not merged.stands
     assert because in merged.reason
@@ -134,7 +134,7 @@ def test_an_altered_record_is_refused(place: int, change: int) -> None:
     good = workload(CA)
     body = bytearray(good.body)
     body[place % len(body)] ^= change
-    merged = intent_map().merge(msgspec.structs.replace(good, body=bytes(body)))
+    merged = intent_map().merge(msgspec.structs.replace(good, body=bytes(body)), at(0))
 
     assert not merged.stands
 
@@ -151,7 +151,7 @@ def test_a_grant_covers_its_time() -> None:
     short["not_after_ms"] = WALL_MS
     signed = record(CA, "grant", operator_key("old"), msgspec.msgpack.encode(short))
 
-    assert intent_map(signed).merge(workload(OLD)).stands
+    assert intent_map(signed).merge(workload(OLD), at(0)).stands
     _refused(workload(OLD, issued_ms=WALL_MS + 1), "expired", signed)
 
 
@@ -160,7 +160,7 @@ def test_a_revoked_operator_signs_nothing_more_and_its_work_goes_on() -> None:
     known = (grant(OLD, "old", "admin"), revocation(OLD, "old", WALL_MS))
 
     _refused(workload(OLD), "was revoked", *known)
-    assert intent_map(*known).merge(workload(OLD, issued_ms=WALL_MS - 1)).stands
+    assert intent_map(*known).merge(workload(OLD, issued_ms=WALL_MS - 1), at(0)).stands
 
 
 def test_the_verdict_is_an_untrusted_error_with_a_reason() -> None:
@@ -174,5 +174,5 @@ def test_the_verdict_is_an_untrusted_error_with_a_reason() -> None:
 
 def test_the_example_card_is_sound() -> None:
     """The helper's card passes, so the refusals above are for their own reasons."""
-    assert intent_map(member(1)).merge(member(1)).stands
+    assert intent_map(member(1)).merge(member(1), at(0)).stands
     assert card(1).mesh == MESH

@@ -28,7 +28,7 @@ from tests.unit.intents.cast import (
     tombstone,
     workload,
 )
-from tests.unit.membership.cast import CA, IDS, MESH, WALL_MS
+from tests.unit.membership.cast import CA, IDS, MESH, WALL_MS, at
 
 WEB = "workload/deployment/default/web"
 
@@ -75,9 +75,9 @@ def test_any_order_and_any_repetition_gives_the_same_map(order: list[Signed], ag
     """Maps that heard the same records are equal, hashes included, and equal to the dumb twin's."""
     first, second = intent_map(), intent_map()
     for signed in POOL:
-        first.merge(signed)
+        first.merge(signed, at(0))
     for signed in (*order, *again):
-        second.merge(signed)
+        second.merge(signed, at(0))
 
     held = {intent.key: signed.body for intent, signed in second.items()}
     assert held == _dumb_twin(POOL)
@@ -91,7 +91,7 @@ def test_hashes_that_are_kept_are_those_of_a_fresh_look(steps: list[tuple[Signed
     known = intent_map()
     for signed, dropped in steps:
         known.bucket_hashes()
-        known.merge(signed)
+        known.merge(signed, at(0))
         if dropped:
             known.drop([_decoded(signed).key])
     fresh = intent_map(*(signed for _, signed in known.items()))
@@ -107,7 +107,7 @@ def test_hashes_that_are_kept_are_those_of_a_fresh_look(steps: list[tuple[Signed
 def test_a_record_is_saved_before_anybody_is_told() -> None:
     """The effects are a save, then the news; and what was saved restores the same map."""
     known = intent_map()
-    effects = known.merge(workload()).effects
+    effects = known.merge(workload(), at(0)).effects
 
     assert isinstance(effects[0], Save)
     assert (effects[0].table, effects[0].key) == (TABLE, WEB.encode())
@@ -140,7 +140,7 @@ def test_what_a_broken_disk_garbled_is_dropped() -> None:
 def test_the_same_record_again_stands_and_changes_nothing() -> None:
     """Gossip repeats itself; repeating costs no save, no news and no signature check."""
     known = intent_map(workload())
-    merged = known.merge(workload())
+    merged = known.merge(workload(), at(0))
 
     assert (merged.stands, merged.changed, merged.effects) == (True, False, [])
 
@@ -150,12 +150,12 @@ def test_a_known_body_with_another_signature_is_still_checked() -> None:
     known = intent_map(workload())
     forged = msgspec.structs.replace(workload(), signature=bytes(64))
 
-    assert not known.merge(forged).stands
+    assert not known.merge(forged, at(0)).stands
 
 
 def test_an_older_record_does_not_stand() -> None:
     """Its author is told what stands."""
-    merged = intent_map(workload(seq=3)).merge(workload(seq=2))
+    merged = intent_map(workload(seq=3)).merge(workload(seq=2), at(0))
 
     assert not merged.stands
     assert "(0, 3)" in merged.reason
@@ -168,7 +168,7 @@ def test_two_records_of_one_number_report_the_loser() -> None:
     low, high = sorted((one, two), key=lambda signed: version_of(_decoded(signed), signed))
     for first, second in ((low, high), (high, low)):
         known = intent_map(first)
-        lost = [event for event in _told(known.merge(second).effects) if isinstance(event, IntentLost)]
+        lost = [event for event in _told(known.merge(second, at(0)).effects) if isinstance(event, IntentLost)]
 
         assert [(event.loser, event.winner) for event in lost] == [(_decoded(low), _decoded(high))]
         assert known.get(WEB) == (_decoded(high), high)
@@ -177,22 +177,22 @@ def test_two_records_of_one_number_report_the_loser() -> None:
 def test_a_removal_competes_by_number() -> None:
     """A tombstone beats what is older and loses to what is newer."""
     known = intent_map(workload(seq=1))
-    assert known.merge(tombstone(ADMIN, WEB, seq=2)).changed
+    assert known.merge(tombstone(ADMIN, WEB, seq=2), at(0)).changed
     assert known.get(WEB)[0].kind == "tombstone"  # type: ignore[index]
-    assert not known.merge(workload(seq=1)).stands
-    assert known.merge(workload(seq=3)).changed
+    assert not known.merge(workload(seq=1), at(0)).stands
+    assert known.merge(workload(seq=3), at(0)).changed
 
 
 def test_the_roster_follows_the_map() -> None:
     """Cards, grants and revocations that win are in the roster at once."""
     roster = Roster(MESH, CA.sign_key)
     known = IntentMap(CA, roster)
-    known.merge(member(1))
-    known.merge(grant(ADMIN, "adm", "admin"))
+    known.merge(member(1), at(0))
+    known.merge(grant(ADMIN, "adm", "admin"), at(0))
     assert roster.member(IDS[1]) is not None
     assert roster.grant(ADMIN.signer_id) is not None
 
-    known.merge(revocation(ADMIN, "adm", WALL_MS))
+    known.merge(revocation(ADMIN, "adm", WALL_MS), at(0))
     assert roster.grant(ADMIN.signer_id) is None
 
 
@@ -219,14 +219,28 @@ def test_removals_are_remembered_for_ninety_days() -> None:
     assert known.bucket_hashes() == intent_map(workload(name="kept")).bucket_hashes()
 
 
+def test_a_forgotten_removal_is_not_taken_back() -> None:
+    """Where nothing stands there is nothing to remove; where something does, the oldest removal still counts, and what
+    the CA removed stays removed for ever."""
+    late = Now(0, WALL_MS + TOMBSTONE_KEPT_MS + 1)
+    removal = tombstone(ADMIN, WEB)
+
+    merged = intent_map().merge(removal, late)
+    assert (merged.stands, merged.changed, merged.effects) == (False, False, [])
+    assert "forgotten" in merged.reason
+    assert intent_map().merge(removal, Now(0, WALL_MS + TOMBSTONE_KEPT_MS)).changed
+    assert intent_map(workload()).merge(removal, late).changed
+    assert intent_map().merge(tombstone(CA, "node/n1"), late).changed
+
+
 def test_a_full_map_takes_no_new_keys_and_still_changes(monkeypatch: Any) -> None:
     """The number of keys is bounded; what is there can be changed and removed."""
     known = intent_map(workload())
     monkeypatch.setattr(map_module, "RECORDS_MAX", len(known))
-    assert known.merge(member(1)).changed
+    assert known.merge(member(1), at(0)).changed
 
-    assert "takes no more" in known.merge(workload(name="another")).reason
-    assert known.merge(workload(seq=2)).changed
+    assert "takes no more" in known.merge(workload(name="another"), at(0)).reason
+    assert known.merge(workload(seq=2), at(0)).changed
 
 
 def test_one_operator_cannot_fill_the_map_for_all(monkeypatch: Any) -> None:
@@ -234,11 +248,11 @@ def test_one_operator_cannot_fill_the_map_for_all(monkeypatch: Any) -> None:
     monkeypatch.setattr(map_module, "AUTHOR_RECORDS_MAX", 2)
     known = intent_map(workload(name="a"), workload(name="b"), grant(DEPLOYER, "dep", "admin", seq=2))
 
-    assert "are all used" in known.merge(workload(name="c")).reason
-    assert known.merge(workload(DEPLOYER, name="c")).changed
-    assert known.merge(workload(DEPLOYER, name="a", seq=2)).changed
-    assert known.merge(workload(name="d")).changed
-    assert known.merge(member(1)).changed
+    assert "are all used" in known.merge(workload(name="c"), at(0)).reason
+    assert known.merge(workload(DEPLOYER, name="c"), at(0)).changed
+    assert known.merge(workload(DEPLOYER, name="a", seq=2), at(0)).changed
+    assert known.merge(workload(name="d"), at(0)).changed
+    assert known.merge(member(1), at(0)).changed
 
 
 def test_nothing_that_the_ca_signed_is_ever_dropped() -> None:

@@ -16,6 +16,7 @@ from beemesh.effects import (
     Effects,
     Erase,
     Notify,
+    Now,
     Reply,
     Request,
     Save,
@@ -60,7 +61,7 @@ class Place:
         view = View(self.node_id, roster)
         self.map = IntentMap(CA, roster)
         for record in (*BASE, *records):
-            self.map.merge(record)
+            self.map.merge(record, at(0))
         for other in alive:
             view.set_status(IDS[other], "alive")
         self.sync = IntentSync(self.node_id, self.map, roster, view, random.Random(index), itertools.count(1).__next__)
@@ -142,9 +143,9 @@ def test_a_node_that_was_away_gets_everything_in_pieces() -> None:
 def test_refused_records_do_not_make_it_ask_for_ever() -> None:
     """A peer that holds what we may not take is asked, and then left in peace until the next time."""
     one, two = Place(0), Place(1)
-    two.map.merge(grant(DEPLOYER, "dep", "admin", seq=2))
-    two.map.merge(workload(DEPLOYER))
-    one.map.merge(grant(DEPLOYER, "dep", "viewer", seq=3))
+    two.map.merge(grant(DEPLOYER, "dep", "admin", seq=2), at(0))
+    two.map.merge(workload(DEPLOYER), at(0))
+    one.map.merge(grant(DEPLOYER, "dep", "viewer", seq=3), at(0))
     requests = _compare(one, two)
 
     assert requests < 10
@@ -369,6 +370,53 @@ def test_doubts_end_when_maps_are_equal() -> None:
         (reply,) = place.sync.handle(Asked(IDS[1], 1, SyncIntents(())), at(LONG_S))
         assert isinstance(reply, Reply)
         assert reply.message.doubtful is doubts  # type: ignore[attr-defined]
+
+
+def test_a_removal_is_forgotten_by_all_although_each_forgets_at_its_own_hour() -> None:
+    """Comparisons with those who have not forgotten it yet, whichever asks, bring it back to nobody."""
+    places = [_steady(index, tombstone(ADMIN, WEB)) for index in range(3)]
+    for place in places:
+        place.sync.handle(TimerFired(("intents", "housekeeping")), at(LONG_S))
+        for asker, answerer in itertools.permutations(places, 2):
+            _compare(asker, answerer, LONG_S)
+
+    assert [place.map.get(WEB) for place in places] == [None] * 3
+
+
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_an_agent_that_was_cut_off_for_long_brings_nothing_back(sleeps: bool) -> None:
+    """It ran on alone, or slept and knows nothing of it: its first comparison is one of a node that was away."""
+    cut_off, mesh = Place(0, workload()), Place(1)
+    for place in (cut_off, mesh):
+        place.sync.restore(CONTACT_TABLE, [(CONTACT_KEY, str(WALL_MS).encode())], at(0))
+    cut_off.sync.handle(TimerFired(("intents", "housekeeping")), at(3_600))
+    if not sleeps:
+        cut_off.sync._view.set_status(IDS[1], "dead")
+    for hours in range(2, int(LONG_S // 3_600) + 3):
+        mesh.sync.handle(TimerFired(("intents", "housekeeping")), at(hours * 3_600))
+        if not sleeps:
+            cut_off.sync.handle(TimerFired(("intents", "housekeeping")), at(hours * 3_600))
+    back_s = LONG_S + 3_700
+    cut_off.sync._view.set_status(IDS[1], "alive")
+    cut_off.sync.handle(TimerFired(("intents", "compare")), at(back_s))
+    _compare(cut_off, mesh, back_s)
+
+    assert cut_off.held() == mesh.held()
+    assert mesh.map.get(WEB) is None
+    (reply,) = cut_off.sync.handle(Asked(IDS[1], 1, SyncIntents(())), at(back_s))
+    assert isinstance(reply, Reply)
+    assert reply.message.doubtful is False  # type: ignore[attr-defined]
+
+
+def test_a_clock_that_is_set_right_is_no_absence() -> None:
+    """Who is in touch all the time takes a jump of the wall clock for what it is."""
+    place = Place(0)
+    place.sync.restore(CONTACT_TABLE, [(CONTACT_KEY, str(WALL_MS).encode())], at(0))
+    later = Now(60, WALL_MS + 2 * TOMBSTONE_KEPT_MS)
+    (reply,) = place.sync.handle(Asked(IDS[1], 1, SyncIntents(())), later)
+
+    assert isinstance(reply, Reply)
+    assert reply.message.doubtful is False  # type: ignore[attr-defined]
 
 
 def test_contact_is_noted_so_that_an_absence_can_be_measured() -> None:
