@@ -16,12 +16,24 @@ class Rates:
         self._burst = burst
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
+    def is_empty(self, member: bytes, boot_s: float) -> bool:
+        """Whether the member has not one token now; takes none, and remembers nothing."""
+        return self._tokens(member, boot_s) < 1.0
+
     def take(self, member: bytes, boot_s: float, amount: float = 1.0) -> bool:
         """Whether the member may go on now; takes `amount` tokens if so."""
-        tokens, last_s = self._buckets.pop(member, (self._burst, boot_s))
-        tokens = min(self._burst, tokens + max(0.0, boot_s - last_s) * self._per_s)
+        tokens = self._tokens(member, boot_s)
         allowed = tokens >= amount
         self._buckets[member] = (tokens - amount if allowed else tokens, boot_s)
+        self._buckets.move_to_end(member)
         while len(self._buckets) > MEMBERS_MAX:
             self._buckets.popitem(last=False)
         return allowed
+
+    def forget(self, member: bytes) -> None:
+        """It is no member any more."""
+        self._buckets.pop(member, None)
+
+    def _tokens(self, member: bytes, boot_s: float) -> float:
+        tokens, last_s = self._buckets.get(member, (self._burst, boot_s))
+        return min(self._burst, tokens + max(0.0, boot_s - last_s) * self._per_s)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from beemesh.effects import Effects, Notify, Now, Randomness, Reply, Request, Schedule, Send
-from beemesh.events import PutIntent
+from beemesh.events import Observed, PutIntent
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.messages import FetchMembers, IntentRecords
@@ -198,8 +198,11 @@ class Exchange:
         effects: Effects = []
         unknown = False
         for claim in claims:
+            if self._members.desk.is_forger(relay, now):
+                effects.append(Notify(Observed("swim_claims_refused", {"reason": "relay"})))
+                break
             unknown = self._keep_stranger(claim, relay) or unknown
-            effects += self._members.take(claim, now)
+            effects += self._members.take(claim, now, relay)
         if not unknown or relay == self._members.self_id:
             return effects
         if over_stream:
@@ -257,5 +260,6 @@ class Exchange:
         """Take what strangers said before they were known."""
         effects: Effects = []
         for node_id in [known for known in self._strangers if self._members.roster.member(known)]:
-            effects += self._members.take(self._strangers.pop(node_id).claim, now)
+            stranger = self._strangers.pop(node_id)
+            effects += self._members.take(stranger.claim, now, stranger.relay)
         return effects

@@ -13,7 +13,7 @@ from itertools import islice
 from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Schedule, Send
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.ids import NodeId, short, ulid
-from beemesh.membership.claims import ClaimDesk, Statement, author_of, decode, size_of
+from beemesh.membership.claims import ClaimDesk, decode, size_of
 from beemesh.membership.ear import Ear
 from beemesh.membership.local_health import LocalHealth
 from beemesh.membership.messages import Alive, Claim, Claims, Leave, Suspect
@@ -23,8 +23,8 @@ from beemesh.membership.rumours import GOSSIP_BYTES_MAX, RENEWAL_RETOLD, Rumours
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.summaries import Summary, is_news
 from beemesh.membership.suspicion import (
+    ACCUSATION_BURST,
     CONFIRMATIONS_WANTED,
-    AccusationBudget,
     Suspicion,
     is_fresh,
     timeout_bounds_s,
@@ -32,6 +32,7 @@ from beemesh.membership.suspicion import (
 )
 from beemesh.membership.versions import PROTOCOL_VERSION
 from beemesh.membership.view import PRESENT, View
+from beemesh.rates import Rates
 from beemesh.scheduling.messages import Event, EventStatus
 
 PAST_BOOTS_KEPT = 4
@@ -85,7 +86,7 @@ class Members:
         self._begun: Mapping[NodeId, Member] = {}
         self._failing: dict[NodeId, None] = {}
         """Members whose row says that our own probes fail: so few that a verdict need not look at all rows."""
-        self._budget = AccusationBudget(refill_s=settings.probe_interval_s)
+        self._accusations = Rates(1 / settings.probe_interval_s, ACCUSATION_BURST)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -188,31 +189,29 @@ class Members:
 
     # --- claims ---------------------------------------------------------------------------------------------------
 
-    def take(self, claim: Claim, now: Now) -> Effects:
-        """Believe a claim where it is new and its author signed it; stale ones cost no signature check."""
+    def take(self, claim: Claim, now: Now, relay: NodeId | None = None) -> Effects:
+        """Believe a claim where it is new and its author signed it; stale ones cost no signature check. `relay` told of
+        it, and answers for a signature that is false."""
         statement = decode(claim)
         if statement is None:
             return [_count("swim_claims_refused", "shape")]
         match statement:
             case Summary():
-                return self._take_summary(statement, claim)
+                return self._take_summary(statement, claim, relay, now)
             case Alive():
-                return self._take_alive(statement, claim, now)
+                return self._take_alive(statement, claim, relay, now)
             case Suspect():
-                return self._take_suspect(statement, claim, now)
+                return self._take_suspect(statement, claim, relay, now)
             case Leave():
-                return self._take_leave(statement, claim, now)
+                return self._take_leave(statement, claim, relay, now)
 
-    def _is_signed(self, claim: Claim, statement: Statement) -> bool:
-        return self.desk.holds(claim, author_of(statement))
-
-    def _take_alive(self, alive: Alive, claim: Claim, now: Now) -> Effects:
+    def _take_alive(self, alive: Alive, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
         if alive.node_id == self.self_id:
-            return self._take_own_alive(alive, claim, now)
+            return self._take_own_alive(alive, claim, relay, now)
         member = self.get(alive.node_id)
         if member is None or alive.incarnation <= member.incarnation:
             return []
-        if not self._is_signed(claim, alive):
+        if not self.desk.holds(claim, alive, relay, now):
             return [_count("swim_claims_refused", "signature")]
         out = self._note_boot(member, alive, now)
         member.incarnation, member.alive, member.leave = alive.incarnation, claim, None
@@ -240,12 +239,12 @@ class Members:
         member.boot_id, member.echoed = alive.boot_id, member.echoed and member.boot_id is None
         return out
 
-    def _take_own_alive(self, alive: Alive, claim: Claim, now: Now) -> Effects:
+    def _take_own_alive(self, alive: Alive, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
         """Our own word from an earlier boot, or from a clone: ours must be the highest."""
         own = self.own
         if alive.boot_id == own.boot_id or alive.incarnation < own.incarnation or own.leaving:
             return []
-        if now.boot_s - own.foreign_answered_s < CLONE_ANSWER_S or not self._is_signed(claim, alive):
+        if now.boot_s - own.foreign_answered_s < CLONE_ANSWER_S or not self.desk.holds(claim, alive, relay, now):
             return []
         own.foreign_answered_s = now.boot_s
         own.foreign_seen += 1
@@ -260,13 +259,13 @@ class Members:
             self.event("IdentityCloned", now, f"two agents run at once with the keys of node {name}", node=name),
         ]
 
-    def _take_leave(self, leave: Leave, claim: Claim, now: Now) -> Effects:
+    def _take_leave(self, leave: Leave, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
         if leave.node_id == self.self_id:
-            return self._outlive_own_leave(leave, claim)
+            return self._outlive_own_leave(leave, claim, relay, now)
         member = self.get(leave.node_id)
         if member is None or leave.incarnation < member.incarnation or self.view.status(leave.node_id) == "left":
             return []
-        if not self._is_signed(claim, leave):
+        if not self.desk.holds(claim, leave, relay, now):
             return [_count("swim_claims_refused", "signature")]
         was = self.view.status(leave.node_id)
         member.incarnation, member.leave, member.alive = leave.incarnation, claim, None
@@ -276,21 +275,22 @@ class Members:
         self.rumours.add(("leave", leave.node_id, b""), claim)
         return [*out, Notify(MemberLeft(leave.node_id))] if was != "unknown" else out
 
-    def _outlive_own_leave(self, leave: Leave, claim: Claim) -> Effects:
-        if leave.incarnation >= self.own.incarnation and not self.own.leaving and self._is_signed(claim, leave):
+    def _outlive_own_leave(self, leave: Leave, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
+        matters = leave.incarnation >= self.own.incarnation and not self.own.leaving
+        if matters and self.desk.holds(claim, leave, relay, now):
             self.speak(leave.incarnation + 1)
         return []
 
-    def _take_summary(self, summary: Summary, claim: Claim) -> Effects:
+    def _take_summary(self, summary: Summary, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
         if summary.node_id == self.self_id:
-            if summary.seq > self.own.summary_seq and self._is_signed(claim, summary):  # of an earlier life
-                self.own.summary_seq = summary.seq
+            if summary.seq > self.own.summary_seq and self.desk.holds(claim, summary, relay, now):
+                self.own.summary_seq = summary.seq  # of an earlier life
             return []
         member = self.get(summary.node_id)
         known = self.view.summary(summary.node_id)
         if member is None or (known is not None and summary.seq <= known.seq):
             return []
-        if not self._is_signed(claim, summary):
+        if not self.desk.holds(claim, summary, relay, now):
             return [_count("swim_claims_refused", "signature")]
         member.summary = claim
         self.view.set_summary(summary)
@@ -301,26 +301,28 @@ class Members:
 
     # --- suspicion ------------------------------------------------------------------------------------------------
 
-    def _take_suspect(self, suspect: Suspect, claim: Claim, now: Now) -> Effects:
+    def _take_suspect(self, suspect: Suspect, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
         if suspect.accused == self.self_id:
-            return self._refute(suspect, claim)
-        member = self.get(suspect.accused)
-        if member is None or suspect.accuser == self.self_id or suspect.incarnation != member.incarnation:
+            return self._refute(suspect, claim, relay, now)
+        member, accuser = self.get(suspect.accused), self.get(suspect.accuser)
+        if member is None or accuser is None or suspect.incarnation != member.incarnation:
             return []
         known = member.suspicion
         if self.view.status(suspect.accused) not in PRESENT or not is_fresh(suspect, now):
             return []
         if known and (suspect.accuser in known.accusers or known.is_settled):
             return []
-        if not self._budget.spend(suspect.accuser, now.boot_s):
+        if self._accusations.is_empty(suspect.accuser, now.boot_s):
             return [_count("swim_claims_refused", "budget")]
-        if not self._is_signed(claim, suspect):
+        if not self.desk.holds(claim, suspect, relay, now):
             return [_count("swim_claims_refused", "signature")]
+        self._accusations.take(suspect.accuser, now.boot_s)  # now that it is its own word
         return self._count_accuser(member, suspect.accuser, claim, now)
 
-    def _refute(self, suspect: Suspect, claim: Claim) -> Effects:
+    def _refute(self, suspect: Suspect, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
         """Nobody but us can say that we live: say it at the next incarnation."""
-        if suspect.incarnation != self.own.incarnation or self.own.leaving or not self._is_signed(claim, suspect):
+        current = suspect.incarnation == self.own.incarnation and not self.own.leaving
+        if not current or not self.desk.holds(claim, suspect, relay, now):
             return []
         self.health.was_suspected()
         self.speak(self.own.incarnation + 1)
@@ -481,7 +483,8 @@ class Members:
             out += self._clear_suspicion(member)
             for kind in ("alive", "leave", "summary"):
                 self.rumours.drop((kind, node_id, b""))
-            self._budget.forget(node_id)
+            self._accusations.forget(node_id)
+            self.desk.forget(node_id)
             self.view.forget(node_id)
             if member.incarnation or member.echoed:
                 out.append(Notify(MemberDown(node_id)))

@@ -29,8 +29,8 @@ SUSPICION_MULT = 4
 MAX_TIMEOUT_MULT = 6
 
 ACCUSATION_BURST = 8
-"""Accusations that one node may raise at once: some probes of a few seconds."""
-
+"""Accusations that one node may raise at once: some probes of a few seconds. No honest node fails more probes than it
+makes, so one comes back per probe interval."""
 
 ACCUSATION_AGE_MAX_MS = 120_000
 """Older accusations are history: they spread within seconds, and clocks differ by 30 s at most."""
@@ -149,24 +149,3 @@ def verdict(
     if self_id not in suspicion.accusers:
         return False
     return not any(now_s - failed_since.get(node, now_s) < suspicion.shortest_s for node in possible)
-
-
-class AccusationBudget:
-    """How many accusations each accuser may raise: no honest node fails more probes than it makes, so its budget
-    refills at one per probe interval."""
-
-    def __init__(self, refill_s: float, burst: int = ACCUSATION_BURST) -> None:
-        self._refill_s = refill_s
-        self._burst = float(burst)
-        self._tokens: dict[NodeId, tuple[float, float]] = {}
-
-    def spend(self, accuser: NodeId, now_s: float) -> bool:
-        """Take one accusation from the accuser's budget; False when it is used up."""
-        tokens, at_s = self._tokens.get(accuser, (self._burst, now_s))
-        tokens = min(self._burst, tokens + max(0.0, now_s - at_s) / self._refill_s)
-        self._tokens[accuser] = (tokens - 1, now_s) if tokens >= 1 else (tokens, now_s)
-        return tokens >= 1
-
-    def forget(self, accuser: NodeId) -> None:
-        """The accuser is no member any more."""
-        self._tokens.pop(accuser, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beemesh.effects import Effects, Schedule, Send
-from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp
+from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import ClaimDesk, size_of
 from beemesh.membership.members import ASKED_AROUND, STALL_S, Members
@@ -23,6 +23,7 @@ from tests.unit.membership.cast import (
     alive,
     at,
     leave,
+    membership,
     roster,
     suspect,
     table,
@@ -144,6 +145,41 @@ def test_an_accuser_has_a_budget() -> None:
             counted += members.view.status(IDS[accused]) == "suspect"
 
     assert counted == ACCUSATION_BURST
+
+
+def test_a_forged_accusation_costs_the_accuser_nothing() -> None:
+    """Whatever is said in its name, by whomever: what it signs itself counts, as often as it may accuse."""
+    members = _meshed(12)
+    for _ in range(10 * ACCUSATION_BURST):
+        members.take(suspect(1, 2, at_s=1, by=KEYS[3]), at(1), IDS[3])
+    for accused in range(2, 2 + ACCUSATION_BURST):
+        members.take(suspect(1, accused, at_s=1), at(1), IDS[1])
+
+    assert [members.view.status(IDS[index]) for index in range(2, 2 + ACCUSATION_BURST)] == ["suspect"] * 8
+
+
+def test_nothing_is_remembered_of_who_is_no_member() -> None:
+    """Accusations in the name of nobody known leave no trace: when its card comes, its accusations count."""
+    members = _meshed(4)
+    for number in range(10 * ACCUSATION_BURST):
+        members.take(suspect(6, 1 + number % 3, at_s=1), at(1), IDS[3])
+    members.roster.apply(membership(6))
+    members.take(suspect(6, 1, at_s=1), at(1), IDS[3])
+
+    assert members.view.status(IDS[1]) == "suspect"
+
+
+def test_an_accusation_heard_again_is_paid_for_once() -> None:
+    """Gossip brings each one through many members: it is charged once, and past the budget not verified."""
+    members = _meshed(12)
+    for accused in range(2, 2 + ACCUSATION_BURST):
+        for relay in range(1, 12):
+            members.take(suspect(1, accused, at_s=1), at(1), IDS[relay])
+    assert [members.view.status(IDS[index]) for index in range(2, 2 + ACCUSATION_BURST)] == ["suspect"] * 8
+
+    beyond = members.take(suspect(1, 11, at_s=1, by=KEYS[3]), at(1), IDS[3])
+
+    assert told(beyond) == [Observed("swim_claims_refused", {"reason": "budget"})]
 
 
 def test_contact_beats_accusations() -> None:

@@ -13,14 +13,8 @@ from beemesh.membership.claims import size_of
 from beemesh.membership.local_health import SCORE_MAX, LocalHealth
 from beemesh.membership.messages import Claim
 from beemesh.membership.rumours import GOSSIP_BYTES_MAX, RUMOURS_MAX, Rumours, retransmit_limit
-from beemesh.membership.suspicion import (
-    ACCUSATION_BURST,
-    AccusationBudget,
-    Suspicion,
-    timeout_bounds_s,
-    timeout_s,
-    verdict,
-)
+from beemesh.membership.suspicion import ACCUSATION_BURST, Suspicion, timeout_bounds_s, timeout_s, verdict
+from beemesh.rates import Rates
 
 CLAIM = Claim("suspect", b"x", b"y")
 ME, OTHER, THIRD = (NodeId(bytes([value]) * 32) for value in (1, 2, 3))
@@ -86,11 +80,12 @@ def test_a_lone_survivor_judges_alone() -> None:
 
 def test_the_budget_refills_at_the_pace_of_probes() -> None:
     """A burst, then one accusation per interval; every accuser has its own."""
-    budget = AccusationBudget(refill_s=1.0)
+    budget = Rates(1.0, ACCUSATION_BURST)
 
-    assert sum(budget.spend(ME, 0.0) for _ in range(100)) == ACCUSATION_BURST
-    assert budget.spend(OTHER, 0.0)
-    assert sum(budget.spend(ME, 3.0) for _ in range(100)) == 3
+    assert sum(budget.take(ME, 0.0) for _ in range(100)) == ACCUSATION_BURST
+    assert budget.is_empty(ME, 0.9)
+    assert budget.take(OTHER, 0.0)
+    assert sum(budget.take(ME, 3.0) for _ in range(100)) == 3
 
 
 @given(st.lists(st.sampled_from(["good", "bad", "nacked", "stall", "suspected"]), max_size=60))

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from beemesh.effects import Answered, Asked, Effects, Notify, Received, Reply, Request, Schedule, Send, TimerFired
-from beemesh.events import EmitEvent, FloorWanted, IntentChanged, LeaveMesh, MemberUp, PingEchoed, PutIntent
+from beemesh.events import EmitEvent, FloorWanted, IntentChanged, LeaveMesh, MemberUp, Observed, PingEchoed, PutIntent
 from beemesh.ids import BootId, NodeId
 from beemesh.intents.messages import FetchMembers, IntentRecords
-from beemesh.membership.claims import COUNTER_MAX, ClaimDesk, decode
+from beemesh.intents.record import Intent, node_key
+from beemesh.membership.claims import COUNTER_MAX, FORGERIES_BURST, ClaimDesk, decode
 from beemesh.membership.exchange import KNOWN_MAX
 from beemesh.membership.messages import (
     Ack,
@@ -33,7 +34,21 @@ from beemesh.membership.swim import Swim
 from beemesh.membership.view import View
 from beemesh.wire.datagram import BODY_BYTES_MAX
 from beemesh.wire.framing import FRAME_BYTES_MAX
-from tests.unit.membership.cast import IDS, KEYS, WALL_MS, alive, at, membership, roster, signed_card, suspect, told
+from tests.unit.membership.cast import (
+    CA,
+    IDS,
+    KEYS,
+    MESH,
+    WALL_MS,
+    alive,
+    at,
+    leave,
+    membership,
+    roster,
+    signed_card,
+    suspect,
+    told,
+)
 
 
 def _swim(size: int = 4, *, started: bool = True, self_index: int = 0) -> Swim:
@@ -293,6 +308,63 @@ def test_a_stranger_is_asked_for_again_but_not_for_ever() -> None:
 
     assert len(asked) == 5
     assert min(b - a for a, b in itertools.pairwise(asked)) >= 1.999
+
+
+def _refused(effects: Effects) -> list[str]:
+    """The reasons of all claims that were refused."""
+    observed = [
+        event for event in told(effects) if isinstance(event, Observed) and event.metric == "swim_claims_refused"
+    ]
+    return [event.labels["reason"] for event in observed]
+
+
+def _forgeries(count: int, *, at_s: float, by: int) -> Claims:
+    """Accusations, an Alive and a Leave in others' names, over and over."""
+    false = (suspect(1, 2, at_s=at_s, by=KEYS[by]), alive(2, 9, by=KEYS[by]), leave(1, 1, by=KEYS[by]))
+    return Claims(tuple(itertools.islice(itertools.cycle(false), count)))
+
+
+def test_who_tells_forgeries_is_not_listened_to_for_a_while() -> None:
+    """Each costs a verification, so a member may tell a few; others are heard meanwhile, and it is, too, later on."""
+    swim = _swim(6)
+    reasons = _refused(swim.handle(Received(IDS[3], _forgeries(1_000, at_s=1, by=3)), at(1)))
+    for tenth in range(50):
+        reasons += _refused(swim.handle(Received(IDS[3], _forgeries(5, at_s=1, by=3)), at(1 + tenth / 10)))
+    assert reasons.count("signature") == FORGERIES_BURST
+    assert set(reasons) == {"signature", "relay"}
+
+    true = suspect(1, 5, at_s=6)
+    swim.handle(Received(IDS[3], Claims((true,))), at(6))
+    assert swim.members.view.status(IDS[5]) == "alive"
+    swim.handle(Received(IDS[4], Claims((true,))), at(6))
+    assert swim.members.view.status(IDS[5]) == "suspect"
+
+    swim.handle(Received(IDS[3], Claims((suspect(1, 4, at_s=60),))), at(60))
+    assert swim.members.view.status(IDS[4]) == "suspect"
+
+
+def test_who_tells_of_whom_we_do_not_know_yet_is_listened_to() -> None:
+    """News of a member can be here before its card: that says nothing against whoever tells."""
+    swim = _swim(6)
+    accused = ((0, swim.members.own.incarnation), (5, 1))
+    unknown = (suspect(7, *each, at_s=1 + number / 10) for number in range(50) for each in accused)
+
+    swim.handle(Received(IDS[3], Claims((*unknown, suspect(1, 5, at_s=1)))), at(1))
+
+    assert swim.members.view.status(IDS[5]) == "suspect"
+
+
+def test_a_forger_that_was_removed_is_forgotten() -> None:
+    """Whoever comes back with a new card is a member like any other."""
+    swim = _swim(6)
+    swim.handle(Received(IDS[3], _forgeries(100, at_s=1, by=3)), at(1))
+    for record in (Intent(MESH, "tombstone", node_key("n3"), 2, CA.signer_id, 0), membership(3, seq=3)):
+        swim.members.roster.apply(record)
+        swim.handle(IntentChanged(record, signed_card(3), signed_card(3)), at(1))
+
+    swim.handle(Received(IDS[3], Claims((suspect(3, 5, at_s=1),))), at(1))
+
+    assert swim.members.view.status(IDS[5]) == "suspect"
 
 
 def test_a_lone_node_asks_whoever_it_learns_of_at_once() -> None:
