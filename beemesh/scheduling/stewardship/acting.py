@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from beemesh.crypto import Crypto
@@ -25,8 +25,8 @@ from beemesh.settings.model import NodeSettings
 from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.jobs import state_of
 from beemesh.workloads.observation import StopReplica
+from beemesh.workloads.reconciler import Action, StartReplica, StopReplicaAction, Wait, is_settled, plan
 from beemesh.workloads.reconciler import Observed as Observation
-from beemesh.workloads.reconciler import StartReplica, StopReplicaAction, Wait, is_settled, plan
 from beemesh.workloads.record import Workload
 from beemesh.workloads.rollout import mark_of
 
@@ -91,10 +91,10 @@ class Acting:
         wake_s = now.boot_s + (calm_s if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*steps, *arranged.actions)  # what is missing goes before what only moves
+        steps, refusals = self._within_quota(hosted, steps, most, over_quota, now)
+        effects += refusals
         for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id), observed):
             match action:
-                case StartReplica(replica=replica) if over_quota and replica >= most:
-                    effects += self._over_quota(hosted, action, over_quota, now)
                 case StartReplica() if self._may_begin(hosted, action, now):
                     effects += self._publish(hosted, action, now)
                 case StopReplicaAction():
@@ -223,9 +223,23 @@ class Acting:
         target = hosted.rollout.target(workload) if workload else 0
         return target if workload and target != workload.current.number else 0
 
+    def _within_quota(
+        self, hosted: Hosted, steps: Iterable[Action], most: int, why: str, now: Now
+    ) -> tuple[tuple[Action, ...], Effects]:
+        """The steps without starts that a quota leaves no room for, and a word about each of those."""
+        kept: list[Action] = []
+        told: Effects = []
+        for step in steps:
+            if why and isinstance(step, StartReplica) and step.replica >= most:
+                told += self._over_quota(hosted, step, why, now)
+            else:
+                kept.append(step)
+        return tuple(kept), told
+
     def _over_quota(self, hosted: Hosted, start: StartReplica, why: str, now: Now) -> Effects:
         """A quota leaves no room for a replica: it stays pending, and why is told when it is news."""
         slot = (start.revision, start.replica)
+        hosted.in_vain[slot] = now.boot_s
         if not hosted.should_tell(slot, why, now.boot_s):
             return []
         return [hosted.tell(self._tell, "Pending", slot, now, why, {})]

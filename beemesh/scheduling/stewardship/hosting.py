@@ -61,7 +61,7 @@ class Hosted:
     failures: dict[Slot, Failures] = field(default_factory=dict)
     finished: set[Slot] = field(default_factory=set)
     in_vain: dict[Slot, float] = field(default_factory=dict)
-    """Slots whose last task nobody took, and when it was published."""
+    """Slots whose last task nobody took, and when it was published, or that a quota refused, and when."""
     told: dict[Slot, tuple[str, float]] = field(default_factory=dict)
     """The reason that was last given for a pending slot, and when."""
     stops: dict[tuple[NodeId, str], float] = field(default_factory=dict)

@@ -10,9 +10,12 @@ import pytest
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.intents.record import SIGNED_KIND, Intent, IntentKind, priority_key, quota_key
 from beemesh.scheduling.quotas import Policies
+from beemesh.workloads.node_keys import LABEL_ZONE
 from beemesh.workloads.policies import PriorityClass, Quota
-from beemesh.workloads.record import Qos, Strategy, Workload
+from beemesh.workloads.reconciler import STARTING_MAX
+from beemesh.workloads.record import Constraints, PodTerm, Qos, Strategy, Workload
 from tests.unit.scheduling.samples import MESH, OPERATOR, WALL_MS, record, revision, workload
+from tests.unit.scheduling.test_zones import WEB, zoned
 from tests.unit.scheduling.world import World
 
 
@@ -94,3 +97,20 @@ def test_a_bad_update_that_a_quota_bounds_is_taken_back() -> None:
 
     assert world.events("RolledBack")
     assert world.slots() == [(1, 0), (1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("replicas", [4, STARTING_MAX + 8])
+@pytest.mark.parametrize("turns", [False, True])
+def test_what_a_quota_holds_back_holds_up_no_rollout(replicas: int, turns: bool) -> None:
+    """Replicas beyond it, however many, take no turns of those within it: these come to run the new revision."""
+    world = zoned(1)
+    terms = (PodTerm("spread", LABEL_ZONE, WEB, 0, 1),) if turns else ()
+    constraints = Constraints(pod_terms=terms)
+    asked = workload("web", replicas=replicas, pod_labels={"app": "web"}, constraints=constraints)
+    world.put(*pods_quota(3))
+    world.apply(asked)
+    world.run(20)
+    assert world.slots() == [(1, 0), (1, 1), (1, 2)]
+
+    world.apply(msgspec.structs.replace(asked, revisions=(revision(2), revision(1))), seq=2)
+    world.run_until(lambda: world.slots() == [(2, 0), (2, 1), (2, 2)], 30)
