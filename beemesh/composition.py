@@ -179,7 +179,7 @@ def _summary(shared: _Shared, swim: Swim, membership: Membership) -> SelfSummary
 
 def _journal(shared: _Shared) -> Journal:
     audience = Audience(shared.self_id, shared.roster, shared.view, shared.book.get)
-    return Journal(shared.self_id, shared.roster, shared.crypto, audience, shared.new_request_id)
+    return Journal(shared.self_id, shared.roster, shared.crypto, audience, shared.new_request_id, shared.intents.get)
 
 
 def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:

@@ -1,5 +1,6 @@
 """What happened lately, as nodes signed it: published on `scheduler-events`, kept for a bounded time by everybody. In a
 large mesh only those are told whom it concerns (`audience`), the steward by a question that is put until it answers.
+The oldest go first, but for those that a later steward depends on (`verdicts`).
 
 Any agent answers `events`, `explain` and `describe` from its journal. New events are saved in batches, so that no
 decision ever waits for the diary.
@@ -30,9 +31,10 @@ from beemesh.effects import (
     TimerFired,
 )
 from beemesh.errors import Untrusted
-from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
+from beemesh.events import Delivered, EmitEvent, EventHeard, IntentChanged, Observed
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import NodeId, is_ulid
+from beemesh.intents.record import workload_id_of
 from beemesh.membership.roster import Roster
 from beemesh.rates import Rates
 from beemesh.scheduling.audience import WATCH_MS_MAX, Audience
@@ -49,7 +51,8 @@ from beemesh.scheduling.messages import (
     SignedEventWatch,
 )
 from beemesh.scheduling.reading import EventsTold, EventsWatched
-from beemesh.scheduling.tasks import decoded, open_member_statement
+from beemesh.scheduling.tasks import IntentLookup, decoded, open_member_statement
+from beemesh.scheduling.verdicts import Verdicts
 from beemesh.undecodable import decoded_rows
 
 EVENTS_MAX = 1_000
@@ -78,7 +81,7 @@ class Journal:
 
     room = "journal"
     handles: tuple[type, ...] = (SignedEvent, ListEvents)
-    listens: tuple[type, ...] = (EmitEvent, Delivered, EventsWatched, EventsTold)
+    listens: tuple[type, ...] = (EmitEvent, Delivered, EventsWatched, EventsTold, IntentChanged)
     tables: tuple[str, ...] = (TABLE,)
 
     def __init__(
@@ -88,8 +91,10 @@ class Journal:
         crypto: Crypto,
         audience: Audience | None = None,
         new_request_id: Callable[[], int] = lambda: 0,
+        intent_for: IntentLookup = lambda _key: None,
     ) -> None:
-        """Without an `audience` everybody is told."""
+        """Without an `audience` everybody is told; where `intent_for` finds no record of a workload, nothing that was
+        told of it is spared."""
         self._audience = audience
         self._new_request_id = new_request_id
         self._self_id = self_id
@@ -102,6 +107,7 @@ class Journal:
         self._unsaved: set[str] = set()
         self._saved: set[str] = set()
         self._flushing = False
+        self._verdicts = Verdicts(intent_for)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back the events of before; they were verified when they came."""
@@ -112,7 +118,9 @@ class Journal:
                 self._events[event.event_id], self._originals[event.event_id] = event, signed
 
     def start(self, now: Now) -> Effects:
-        """Nothing to do until something happens."""
+        """All records are back: see what of the events of before is to be spared."""
+        for event in self._events.values():
+            self._verdicts.heard(event)
         return []
 
     def handle(self, event: Any, now: Now) -> Effects:
@@ -135,6 +143,9 @@ class Journal:
                 return self._watched(message, now)
             case EventsWatched():
                 return self._ask_for_events(event, now)
+            case IntentChanged(intent=intent) if workload_id := workload_id_of(intent.key):
+                about = (each for each in self._events.values() if each.workload_id == workload_id)
+                self._verdicts.changed(workload_id, about)
             case TimerFired():
                 return self._flush()
         return []
@@ -190,15 +201,18 @@ class Journal:
         return (None, []) if event.event_id in self._events else (event, self._keep(event, signed, now))
 
     def _listed(self, workload_ids: frozenset[str]) -> tuple[Signed, ...]:
-        fitting = [event.event_id for event in self.events() if event.workload_id in workload_ids]
-        return tuple(self._originals[event_id] for event_id in fitting[-LISTED_MAX:])
+        """The newest of these workloads, oldest first; what the journal spares is not left out for newer ones."""
+        fitting = [event for event in self.events() if event.workload_id in workload_ids]
+        chosen = {event.event_id for event in sorted(fitting, key=self._verdicts.spares)[-LISTED_MAX:]}
+        return tuple(self._originals[event.event_id] for event in fitting if event.event_id in chosen)
 
     def _keep(self, event: Event, signed: Signed, now: Now) -> Effects:
         self._events[event.event_id], self._originals[event.event_id] = event, signed
         self._unsaved.add(event.event_id)
+        self._verdicts.heard(event)
         while len(self._events) > EVENTS_MAX:
-            oldest, _ = self._events.popitem(last=False)
-            del self._originals[oldest]
+            oldest = next(key for key, each in self._events.items() if not self._verdicts.spares(each))
+            del self._events[oldest], self._originals[oldest]
             self._unsaved.discard(oldest)
         effects: Effects = []
         if not self._flushing:

@@ -6,6 +6,8 @@ from beemesh.effects import Notify, Now, Randomness
 from beemesh.events import EmitEvent
 from beemesh.ids import ULID_RANDOM_BYTES, NodeId, ulid
 from beemesh.scheduling.messages import Event, EventStatus, Task
+from beemesh.workloads.record import Revision, Workload
+from beemesh.workloads.rollout import mark_of
 
 REASON_CHARS_MAX = 1_000
 """A reason for a person; an engine's whole output belongs into its log."""
@@ -26,6 +28,12 @@ which a revision is told from another of its number; and the revision that takes
 
 ROLLOUT_EVENTS = ("RolledOut", "RolledBack", "Completed")
 """What stewards tell of a whole workload (`Completed`: of a Job): none of its replicas is meant."""
+
+
+def revision_told_of(event: Event, workload: Workload) -> Revision | None:
+    """The kept revision that a word of a whole workload is about; None for another of its number."""
+    revision = workload.covering(event.revision)
+    return revision if revision is not None and mark_of(revision).hex() == event.details.get(MANIFEST) else None
 
 
 class Teller:

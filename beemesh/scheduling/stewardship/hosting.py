@@ -12,7 +12,7 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
 from beemesh.scheduling.stewardship.surroundings import takes_turns
-from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, TARGET, Teller
+from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, TARGET, Teller, revision_told_of
 from beemesh.workloads.daemons import ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
@@ -199,10 +199,8 @@ class Hosted:
 
     def recall(self, event: Event) -> None:
         """Something that the steward of its time told of a rollout."""
-        if self.workload is None:
-            return
-        revision = self.workload.covering(event.revision)
-        if revision is None or mark_of(revision).hex() != event.details.get(MANIFEST):
+        revision = revision_told_of(event, self.workload) if self.workload is not None else None
+        if self.workload is None or revision is None:
             return
         if self.workload.kind == "Job":
             self.over = self.over or event.status

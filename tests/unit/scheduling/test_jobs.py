@@ -79,6 +79,32 @@ def test_the_next_steward_does_nothing_twice() -> None:
     assert len(world.events("Completed")) == 1
 
 
+def test_a_job_that_is_over_stays_over_whatever_was_told_since() -> None:
+    """Neither a power cut nor a restart of all agents in turn has one run again that succeeded, or that failed for
+    good, when its end is long past."""
+    for phase in ("Succeeded", "Failed"):
+        for power in (True, False):
+            world = World()
+            world.apply(job(2, JobTerms(parallelism=2, backoff_limit=0)))
+            world.run(5)
+            end_all(world, phase)
+            world.run(10)
+            for node in world.nodes.values():
+                node.hear_noise()
+            world.run(2)
+            if power:
+                world.power_cut()
+            for node in world.nodes.values():
+                if not power:
+                    node.kill()
+                    world.run(3)
+                node.boot()
+                world.run(20)
+            world.run(60)
+
+            assert sum(len(node.started) for node in world.nodes.values()) == 2, (phase, power)
+
+
 def test_a_deadline_stops_what_runs() -> None:
     """What is active too long ends, and the job has failed."""
     world = World()

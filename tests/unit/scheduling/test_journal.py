@@ -19,12 +19,13 @@ from beemesh.effects import (
     Schedule,
     TimerFired,
 )
-from beemesh.events import Delivered, EmitEvent, EventHeard, Observed
-from beemesh.identity.signing import sign_statement
+from beemesh.events import Delivered, EmitEvent, EventHeard, IntentChanged, Observed
+from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import NodeId, ulid
+from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.audience import Audience
-from beemesh.scheduling.journal import EVENTS_BURST, EVENTS_MAX, TABLE, Journal
+from beemesh.scheduling.journal import EVENTS_BURST, EVENTS_MAX, LISTED_MAX, TABLE, Journal
 from beemesh.scheduling.messages import (
     EVENT_KIND,
     EVENT_WATCH_KIND,
@@ -40,26 +41,40 @@ from beemesh.scheduling.messages import (
 )
 from beemesh.scheduling.reading import EventsTold, EventsWatched
 from beemesh.scheduling.taskbook import Entry
+from beemesh.scheduling.telling import MANIFEST
+from beemesh.scheduling.verdicts import VERDICTS_MAX
+from beemesh.workloads.record import Workload
+from beemesh.workloads.rollout import mark_of
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.large import Large, sends
-from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent
+from tests.unit.scheduling.samples import (
+    CA,
+    MESH,
+    WALL_MS,
+    card,
+    membership_intent,
+    record,
+    revision,
+    tombstone,
+    workload,
+)
 
 NOW = Now(10.0, WALL_MS)
 ONE, TWO = FakeCrypto(b"one"), FakeCrypto(b"two")
 
 
-def journal() -> Journal:
-    """The journal of `one`, in a mesh with `two`."""
+def journal(records: dict[str, tuple[Intent, Signed]] | None = None) -> Journal:
+    """The journal of `one`, in a mesh with `two`; these records stand."""
     roster = Roster(MESH, CA.sign_key)
     for name in ("one", "two"):
         roster.apply(membership_intent(card(name)))
-    return Journal(NodeId(ONE.signer_id), roster, ONE)
+    return Journal(NodeId(ONE.signer_id), roster, ONE, intent_for=({} if records is None else records).get)
 
 
 def event(number: int, status: EventStatus = "Deployed", by: FakeCrypto = TWO, **more: Any) -> Event:
     """An event of node `two`."""
     event_id = ulid(WALL_MS + number, number.to_bytes(10, "big"))
-    return Event(event_id, NodeId(by.signer_id), status, WALL_MS + number, workload_id="w", **more)
+    return Event(event_id, NodeId(by.signer_id), status, WALL_MS + number, **{"workload_id": "w", **more})
 
 
 def hear(book: Journal, told: Event, by: FakeCrypto = TWO, now: Now = NOW) -> Effects:
@@ -168,6 +183,142 @@ def test_why_a_replica_is_pending() -> None:
     assert book.pending("w", 0, 0) is None
     hear(book, event(3, "Failed", replica=0, reason="Timeout"))
     assert book.pending("w", 0, 0) is not None
+
+
+class Kept:
+    """A journal with its disk, and the records that stand."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, tuple[Intent, Signed]] = {}
+        self.disk: dict[bytes, bytes] = {}
+        self.told = 0
+        self.boot()
+
+    def boot(self) -> None:
+        """The agent starts (again)."""
+        self.journal = journal(self.records)
+        self.journal.restore(TABLE, self.disk.items(), NOW)
+        self.journal.start(NOW)
+
+    def put(self, found: tuple[Intent, Signed]) -> None:
+        """A record stands from now on."""
+        before = self.records.get(found[0].key)
+        self.records[found[0].key] = found
+        self.journal.handle(IntentChanged(*found, before[0] if before else None), NOW)
+
+    def hear(self, told: Event) -> Event:
+        """An event comes, and is saved."""
+        hear(self.journal, told, now=Now(10.0 + self.told, WALL_MS))
+        for write in self.journal.handle(TimerFired(("journal", "flush")), NOW):
+            if isinstance(write, Save):
+                self.disk[write.key] = write.value
+            elif isinstance(write, Erase):
+                del self.disk[write.key]
+        return told
+
+    def next(self, status: EventStatus = "Pending", **more: Any) -> Event:
+        """The next event."""
+        self.told += 1
+        return self.hear(event(self.told, status, **more))
+
+    def end(self, wanted: Workload, status: EventStatus, number: int = 0) -> Event:
+        """What a steward tells of a revision, the current one unless `number` says another."""
+        about = wanted.revision(number) or wanted.current
+        details = {MANIFEST: mark_of(about).hex()}
+        return self.next(status, workload_id=wanted.workload_id, revision=about.number, details=details)
+
+    def fill(self) -> None:
+        """As many events come as are ever kept."""
+        for _ in range(EVENTS_MAX):
+            self.next()
+
+    def left(self, *told: Event) -> list[bool]:
+        """Which of them are still known, in memory and on disk alike."""
+        assert len(self.journal.events()) == len(self.disk) <= EVENTS_MAX
+        assert {each.event_id.encode() for each in self.journal.events()} == self.disk.keys()
+        return [each in self.journal.events() for each in told]
+
+
+def test_what_later_stewards_depend_on_is_not_pushed_out() -> None:
+    """The end of a Job, the failure of a revision and which one was complete before it stay, with the bound that holds
+    for all, however much is told of others, and over restarts."""
+    kept = Kept()
+    done, failed = workload("done", kind="Job"), workload("failed", kind="Job")
+    back = workload("back", revisions=(revision(2), revision(1)))
+    for each in (done, failed, back):
+        kept.put(record(each))
+    last = [
+        kept.end(done, "Completed"),
+        kept.end(failed, "Failed"),
+        kept.end(back, "RolledOut", 1),
+        kept.end(back, "RolledBack"),
+    ]
+    passing = kept.next()
+    for _ in range(2):
+        kept.fill()
+        assert kept.left(*last, passing) == [True] * 4 + [False]
+        kept.boot()
+    assert len(kept.disk) == EVENTS_MAX
+
+
+def test_what_is_spared_ages_once_no_record_asks_for_it() -> None:
+    """A deleted workload, another revision, a newer word: what was said before goes with the rest."""
+    kept = Kept()
+    deleted, renewed, repeated = (workload(name) for name in ("deleted", "renewed", "repeated"))
+    for each in (deleted, renewed, repeated):
+        kept.put(record(each))
+    old = [kept.end(each, "RolledBack") for each in (deleted, renewed, repeated)]
+    kept.put(tombstone(deleted))
+    kept.put(record(workload("renewed", revisions=(revision(2), revision(1))), 2))
+    new = kept.end(repeated, "RolledBack")
+    kept.fill()
+    assert kept.left(*old, new) == [False, False, False, True]
+
+
+def test_only_what_an_operator_signed_is_spared() -> None:
+    """Words on a workload that never was, or on another revision of that number, age like any other; one that came
+    before its record counts from then on; one that comes late does not count for more than a newer one."""
+    kept = Kept()
+    known, late, clash = (workload(name) for name in ("known", "late", "clash"))
+    kept.put(record(known))
+    kept.put(record(clash))
+    made_up = kept.end(workload("unknown"), "RolledBack")
+    other = kept.next("RolledBack", workload_id=clash.workload_id, revision=1, details={MANIFEST: "00"})
+    early = kept.end(late, "Completed")
+    kept.put(record(late))
+    newest = kept.end(known, "RolledBack")
+    before = kept.hear(msgspec.structs.replace(newest, event_id=ulid(WALL_MS, bytes(10)), issued_ms=WALL_MS))
+    kept.fill()
+    assert kept.left(made_up, other, early, newest, before) == [False, False, True, True, False]
+
+
+def test_what_is_spared_is_bounded_too() -> None:
+    """However many workloads end, others are told of as well; complete rollouts go first, then the oldest end."""
+    kept = Kept()
+    jobs = [workload(f"job-{number}", kind="Job") for number in range(VERDICTS_MAX + 10)]
+    complete = workload("complete")
+    for each in (complete, *jobs):
+        kept.put(record(each))
+    ends = [kept.end(each, "Completed") for each in jobs[:VERDICTS_MAX]]
+    rolled_out = kept.end(complete, "RolledOut")
+    ends += [kept.end(each, "Completed") for each in jobs[VERDICTS_MAX:]]
+    kept.fill()
+    assert kept.left(rolled_out, *ends) == [False] * 11 + [True] * VERDICTS_MAX
+    assert kept.left(kept.next()) == [True]
+
+
+def test_what_others_depend_on_is_not_left_out_of_an_answer() -> None:
+    """Whoever asks for what was told of a workload gets the last word on it, however much was told since."""
+    kept = Kept()
+    ended = workload("ended", kind="Job")
+    kept.put(record(ended))
+    last = kept.end(ended, "Completed")
+    newer = [kept.next(workload_id=ended.workload_id) for _ in range(LISTED_MAX)]
+    (reply,) = kept.journal.handle(Asked(NodeId(TWO.signer_id), 5, ListEvents((ended.workload_id,))), NOW)
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.message, EventList)
+    told = tuple(sign_statement(TWO, EVENT_KIND, each) for each in (last, *newer[1:]))
+    assert reply.message.events == told
 
 
 class LargeJournal(Large):

@@ -121,6 +121,54 @@ def test_the_next_steward_does_not_try_it_again() -> None:
     assert len(world.events("RolledBack")) == 1
 
 
+def test_a_verdict_stands_whatever_was_told_since() -> None:
+    """All agents are restarted in turn, long after: the bad revision is not tried again, and nothing stops for it."""
+    strategy = Strategy(max_surge=0, max_unavailable=1)
+    world = settled(strategy)
+    world.bad = dict(BAD)
+    world.apply(second(strategy), seq=2)
+    world.run(120)
+    tried = len([task for _, task in world.tasks() if task.revision == 2])
+    fewest: list[int] = []
+    world.watch = lambda: fewest.append(len(world.pods()))
+    for node in world.nodes.values():
+        node.hear_noise()
+    world.run(2)
+    for node in world.nodes.values():
+        node.kill()
+        world.run(3)
+        node.boot()
+        world.run(20)
+    world.run(120)
+
+    assert len([task for _, task in world.tasks() if task.revision == 2]) == tried
+    assert min(fewest) == 3
+
+
+def test_what_was_complete_last_is_known_whatever_was_told_since() -> None:
+    """Replicas of a paused workload whose steward dies with one of them come back as they were, not as they were a
+    revision before."""
+    world = settled()
+    world.apply(second(), seq=2)
+    world.run_until(lambda: world.slots() == [(2, 0), (2, 1), (2, 2)], 60)
+    world.apply(with_paused(second(), paused=True), seq=3)
+    world.run(5)
+    for node in world.nodes.values():
+        node.hear_noise()
+    world.run(2)
+    for node in world.nodes.values():
+        node.kill()
+        node.boot(sees=False)
+    ran = next(name for name, node in world.nodes.items() if node.runtime)
+    world.nodes[ran].kill(power=True)
+    for node in world.nodes.values():
+        if not node.dead:
+            node.look()
+    world.run(60)
+
+    assert {revision for revision, _ in world.slots()} == {2}
+
+
 def test_a_restart_by_the_operator_tries_it_again() -> None:
     """What was wrong is mended: a restart is a new revision of the same manifest, and is rolled out."""
     world = settled()

@@ -40,6 +40,7 @@ from beemesh.events import (
     Claim,
     Delivered,
     DeployPod,
+    EmitEvent,
     IntentChanged,
     LeaseDenied,
     LeaseGranted,
@@ -55,7 +56,7 @@ from beemesh.events import (
     StopPod,
 )
 from beemesh.identity.signing import Signed, decode_body, sign_statement
-from beemesh.ids import NodeId
+from beemesh.ids import ULID_RANDOM_BYTES, NodeId, ulid
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
@@ -63,7 +64,7 @@ from beemesh.scheduling.auction.bidding import Bidder
 from beemesh.scheduling.auction.calling import Caller
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.executor import Executor
-from beemesh.scheduling.journal import Journal
+from beemesh.scheduling.journal import EVENTS_MAX, Journal
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import PLACEMENT_PREFIX
 from beemesh.scheduling.local_work import LocalWork
@@ -250,7 +251,7 @@ class WorldNode:
             lambda: next(counter),
         )
         self.bidder = Bidder(self.node_id, self.roster, self.view, self.crypto, rng, mine, judge, world.intents.get)
-        self.journal = Journal(self.node_id, self.roster, self.crypto)
+        self.journal = Journal(self.node_id, self.roster, self.crypto, intent_for=world.intents.get)
         self.steward = Steward(
             self.node_id,
             self.roster,
@@ -403,6 +404,16 @@ class WorldNode:
         self.dead = True
         self.epoch += 1
         self.stops.clear()
+
+    def hear_noise(self) -> None:
+        """Its journal gets as many events of other workloads as it ever keeps."""
+        for _ in range(EVENTS_MAX):
+            count = next(self.world.serial)
+            event_id = ulid(self.world.now.wall_ms, count.to_bytes(ULID_RANDOM_BYTES, "big"))
+            noise = Event(
+                event_id, self.node_id, "Pending", self.world.now.wall_ms, workload_id="deployment/default/huge"
+            )
+            self.carry(self.journal.handle(EmitEvent(noise), self.world.now))
 
     def set_resources(self, resources: ResourcesObserved) -> None:
         """The machine's own reading changes."""
