@@ -72,7 +72,7 @@ class AgentNetwork:
             found = await loop.getaddrinfo(host, None)
             if len(self._names) < NAMES_MAX:
                 self._names[host] = (str(found[0][4][0]), loop.time() + RESOLVED_S)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no resolver takes such a name
             log.debug("cannot resolve %s: %s", host, error)
         finally:
             self._resolving.discard(host)

@@ -197,7 +197,7 @@ class Streams:
                 ),
                 CONNECT_PATIENCE_S,
             )
-        except (OSError, TimeoutError, ssl.SSLError) as error:
+        except (OSError, ValueError, TimeoutError, ssl.SSLError) as error:  # ValueError: no resolver takes such a host
             text = str(error) or "no answer in time"
             raise Unreachable(f"cannot reach {member.name} at {address[0]}:{address[1]}: {text}") from error
         try:
@@ -250,6 +250,9 @@ class Streams:
             answer = await self.ask(peer, address, message, deadline_s)
         except BeemeshError as error:
             done(None, error.message)
+        except Exception as error:  # a bug of ours must not leave whoever asked waiting for ever
+            log.exception("a question to %s broke", self.name(peer))
+            done(None, f"the question broke: {error!r}")
         else:
             done(answer, "")
 

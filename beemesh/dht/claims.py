@@ -33,6 +33,10 @@ from beemesh.scheduling.messages import VERDICT_KIND, CasAnswer, CompareAndSwap,
 ROUND_S = 1.0
 """One round of questions: a third of the shortest lease, so that a renewal may fail twice."""
 
+ROUND_OVERDUE_S = 2.0
+"""A round is settled with the answers that came by then: each should have come, or failed, within `ROUND_S`, and a slow
+disk may hold the questions back a little."""
+
 ROUNDS_MAX = 4
 """Rounds of one claim: the first guesses, the second knows, the others are for races."""
 
@@ -189,7 +193,7 @@ class Claims:
         claim.rounds += 1
         current = claim.current = _Round(lease, sign_lease(self._crypto, lease), members, now.boot_s)
         question = CompareAndSwap(current.signed, known.version, kset_hash(members))
-        effects: Effects = []
+        effects: Effects = [Schedule(("claims", "overdue", wish.key), now.boot_s + ROUND_OVERDUE_S)]
         for member in members:
             request_id = self._new_request_id()
             self._questions[request_id] = wish.key
@@ -220,6 +224,8 @@ class Claims:
             return []
         current.waiting.discard(event.request_id)
         effects = self._count(claim, current, event)
+        if not current.waiting:
+            effects.append(Cancel(("claims", "overdue", claim.wish.key)))
         if claim.phase == "releasing":
             return effects if current.waiting else [*effects, *self._forget(claim)]
         if claim.phase == "pausing":
@@ -236,6 +242,14 @@ class Claims:
         if current.waiting and not taught and (claim.wish.tentative_ok or not current.silent):
             return effects  # what the others say tells how to go on, or is all that there will be
         return [*effects, *self._failed(claim, current, now)]
+
+    def _overdue(self, claim: _Claim, now: Now) -> Effects:
+        """Nobody waits for ever: who is still silent counts as a replica that failed to answer."""
+        effects: Effects = []
+        for request_id in sorted(claim.current.waiting) if claim.current is not None else ():
+            # The first may settle the round; what follows finds no question then.
+            effects += self._answered(Answered(request_id, self._self_id, None, "no answer in time"), now)
+        return effects
 
     def _count(self, claim: _Claim, current: _Round, event: Answered) -> Effects:
         answer = event.message
@@ -298,6 +312,7 @@ class Claims:
             self._questions.pop(request_id, None)
         claim.current = None
         return [
+            Cancel(("claims", "overdue", wish.key)),
             Schedule(("claims", "renew", wish.key), current.started_s + wish.renew_ms / 1000),
             Schedule(("claims", "expiry", wish.key), claim.expires_s),
             Notify(LeaseGranted(wish.key, proof, current.lease.fence, claim.expires_s, renewed=renewed)),
@@ -350,6 +365,8 @@ class Claims:
 
     def _timer(self, claim: _Claim, what: str, now: Now) -> Effects:
         key = claim.wish.key
+        if what == "overdue":
+            return self._overdue(claim, now)
         if what == "again" and claim.phase == "pausing":
             claim.phase = "claiming"
             return self._ask(claim, now)
@@ -367,7 +384,7 @@ class Claims:
             del self._claims[key]
         for request_id in claim.current.waiting if claim.current is not None else ():
             self._questions.pop(request_id, None)
-        return [Cancel(("claims", what, key)) for what in ("renew", "expiry", "again")]
+        return [Cancel(("claims", what, key)) for what in ("renew", "expiry", "again", "overdue")]
 
 
 def _opened_lease(standing: Signed | None, key: str) -> Lease | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from functools import lru_cache
 
 import msgspec
@@ -20,7 +22,13 @@ Statement = Alive | Leave | Suspect | Summary
 
 STATEMENTS: dict[str, type[Statement]] = {"alive": Alive, "leave": Leave, "suspect": Suspect, "summary": Summary}
 
-HOST_CHARACTERS_MAX = 255
+HOST_CHARACTERS_MAX = 253
+"""Of a DNS name, without the dot that may end it."""
+
+_DNS_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+"""An interface's name, as link-local IPv6 addresses carry it."""
+
 COUNTER_MAX = 1 << 62
 """Incarnations and sequence numbers: wall milliseconds fit a million times over, and they stay 64-bit integers."""
 
@@ -106,10 +114,27 @@ def _sane(statement: Statement) -> bool:
             and len(statement.boot_id) == BOOT_ID_BYTES
             and 0 < statement.incarnation < COUNTER_MAX
             and 0 <= statement.port < 65536
-            and len(statement.host) <= HOST_CHARACTERS_MAX
+            and _is_host(statement.host)
         )
     if isinstance(statement, Suspect):
         return len(statement.accuser) == len(statement.accused) == NODE_ID_BYTES
     if isinstance(statement, Summary):
         return len(statement.node_id) == NODE_ID_BYTES and 0 < statement.seq < COUNTER_MAX
     return len(statement.node_id) == NODE_ID_BYTES and 0 < statement.incarnation < COUNTER_MAX
+
+
+def _is_host(text: str) -> bool:
+    """Whether every resolver takes it: an IP address, a DNS name, or nothing (the card's). Others raise where it is
+    used, each in its own way."""
+    if len(text.removesuffix(".")) > HOST_CHARACTERS_MAX:
+        return False
+    if not text or _DNS_NAME.fullmatch(text):
+        return True
+    address, percent, zone = text.partition("%")
+    if percent and not _ZONE.fullmatch(zone):
+        return False
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return False
+    return True

@@ -203,3 +203,19 @@ def test_questions_that_nobody_awaits_end_with_their_stream() -> None:
     answers = posted(server, Side("n2", "n1", "n2"), 2)
 
     assert "ended before it answered" in answers[1][1]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "a\0b"])
+def test_questions_to_a_host_that_no_resolver_takes_are_answered(host: str) -> None:
+    """Whatever address a member says it has: whoever asks it hears that it cannot be reached."""
+    server, client = Side("n1", "n1", "n2"), Side("n2", "n1", "n2")
+
+    async def run() -> tuple[object, str]:
+        done: asyncio.Future[tuple[object, str]] = asyncio.get_running_loop().create_future()
+        client.streams.post(server.node_id, (host, 7946), FetchMembers(()), 5.0, lambda *words: done.set_result(words))
+        return await asyncio.wait_for(done, 10)
+
+    answer, why = asyncio.run(run())
+
+    assert answer is None
+    assert "cannot reach n1" in why

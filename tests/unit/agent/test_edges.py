@@ -116,6 +116,23 @@ def test_a_request_that_nobody_takes_is_answered_and_its_place_is_free() -> None
     assert len(frames) == 100
 
 
+def test_a_question_that_breaks_on_a_fault_of_ours_is_answered() -> None:
+    """Whoever put it waits for its end, whatever the reason that it cannot be put: here streams without any TLS."""
+
+    async def post() -> tuple[object, str]:
+        known = roster("a")
+        streams = Streams(None, known, lambda *_: None, lambda *_: None)  # type: ignore[arg-type]
+        done: asyncio.Future[tuple[object, str]] = asyncio.get_running_loop().create_future()
+        peer = known.members()[0].node_id
+        streams.post(peer, ("127.0.0.1", 1), GetLease("k"), 1.0, lambda *words: done.set_result(words))
+        return await asyncio.wait_for(done, 10)
+
+    answer, why = asyncio.run(post())
+
+    assert answer is None
+    assert "the question broke" in why
+
+
 async def hello(request: Request) -> Response:
     """Tells the headers that came."""
     return Response(json.dumps(sorted(request.headers)))

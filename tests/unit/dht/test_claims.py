@@ -8,6 +8,7 @@ import pytest
 
 from beemesh.events import Claim, LeaseDenied, LeaseGranted, LeaseLost, ReleaseLease
 from beemesh.identity.signing import decode_body
+from beemesh.outward import Ask
 from beemesh.scheduling.messages import Lease
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import world_of
@@ -319,3 +320,61 @@ def test_the_next_claim_goes_above_the_fence_of_one_that_was_given_up() -> None:
 
     assert world.run_until(lambda: any(isinstance(event, LeaseGranted) for _, _, event in world.events), 10)
     assert [event.fence for _, _, event in world.events if isinstance(event, LeaseGranted)] == [2]
+
+
+def _never_answered(monkeypatch: pytest.MonkeyPatch, world: World, index: int) -> None:
+    """From now on no question to a node gets an answer, or the word that there is none."""
+    silent, carry = world.machines[index].membership.node_id, world._carriers[Ask]
+    monkeypatch.setitem(world._carriers, Ask, lambda machine, ask: None if ask.peer == silent else carry(machine, ask))
+
+
+def test_a_question_that_is_never_answered_holds_no_claim_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge should say of each question how it ended. Where it does not for one, the others' answers decide in a
+    moment: the claim is denied while another node holds the key, and the next one is granted."""
+    world, claim = world_of(5), Claim("steward/deployment/default/db", TTL_MS, 1_000, workload_id="w")
+    _never_answered(monkeypatch, world, 4)
+    world.event(0, claim)
+    world.run_for(3)
+    world.event(1, claim)
+
+    assert world.run_until(
+        lambda: any(isinstance(event, LeaseDenied) and index == 1 for _, index, event in world.events), 3
+    )
+    world.kill(0)
+    world.run_for(TTL_MS / 1000 + 3)
+    world.event(1, claim)
+    assert world.run_until(
+        lambda: any(isinstance(event, LeaseGranted) and index == 1 for _, index, event in world.events), 3
+    )
+
+
+def test_a_holder_whose_questions_are_never_answered_keeps_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal of which nobody says anything has failed like any other: the next one is put before the lease ends."""
+    world, claim = world_of(5), Claim(LEASE, 10_000, 1_000, workload_id="w")
+    world.event(0, claim)
+    world.run_for(0.5)
+    with monkeypatch.context() as cut:
+        for index in range(1, 5):
+            _never_answered(cut, world, index)
+        world.run_for(2)
+    held = len(_held(world))
+
+    assert world.run_until(lambda: len(_held(world)) > held, 2)
+    world.run_for(20)
+    assert not any(isinstance(event, LeaseLost) for _, _, event in world.events)
+
+
+def test_a_round_that_was_answered_leaves_no_timer() -> None:
+    """Whether it was granted or denied: nothing is left to look at when its answers are all there."""
+    world = world_of(5)
+    _claim(world, 0)
+    world.run_for(0.5)
+    _claim(world, 1)
+    world.run_for(0.1)
+
+    assert [type(event) for _, _, event in world.events if type(event) in (LeaseGranted, LeaseDenied)] == [
+        LeaseGranted,
+        LeaseDenied,
+    ]
+    for machine in world.machines[:2]:
+        assert ("claims", "overdue", LEASE) not in machine.timers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beemesh.effects import Effects, Schedule, Send
+from beemesh.effects import Effects, Notify, Schedule, Send
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import ClaimDesk, size_of
@@ -68,6 +68,58 @@ def test_a_signed_alive_makes_a_member_alive() -> None:
     assert members.view.is_alive(IDS[1])
     assert members.view.address(IDS[1]) == ("192.168.7.7", 7946)
     assert members.rumours.get(("alive", IDS[1], b"")) is not None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "10.1.2.3",
+        "fd00::5",
+        "::ffff:10.1.2.3",
+        "fe80::1%eth0.100",
+        "node-1",
+        "node_1.lan.",
+        f"{'a' * 63}.example",
+        ".".join(["a" * 63] * 3 + ["a" * 61]),
+    ],
+)
+def test_a_member_says_itself_where_it_is_reached(host: str) -> None:
+    """By an IP address, also one of a link; by a name, up to the longest; or not at all, and its card tells."""
+    members = table()
+
+    assert told(members.take(alive(1, 1, host=host), at(0))) == [MemberUp(IDS[1])]
+    assert members.view.address(IDS[1]) == (host or "10.0.0.1", 7946)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..b",
+        ".a",
+        ".",
+        "a" * 64,
+        f"{'a' * 64}.example",
+        ".".join(["a" * 63] * 3 + ["a" * 62]),
+        "a\0b",
+        "a b",
+        "a\n",
+        "fe80::1%a\0b",
+        "fe80::1%",
+        "fe80::1%" + "a" * 16,
+        "[fd00::5]",
+        "10.1.2.3:7946",
+        "q\u00e4" * 60,
+    ],
+)
+def test_a_host_that_no_resolver_takes_is_not_believed(host: str) -> None:
+    """Looking it up would raise where the member is asked: the claim is refused, and its last address stays."""
+    members = _meshed()
+    before = members.view.address(IDS[1])
+    refused = Notify(Observed("swim_claims_refused", {"reason": "shape"}))
+
+    assert members.take(alive(1, 2, host=host), at(1)) == [refused]
+    assert members.view.address(IDS[1]) == before
 
 
 def test_nobody_speaks_for_another() -> None:
