@@ -177,7 +177,8 @@ class ProvidersFound:
 
 @dataclass(frozen=True, slots=True)
 class IntentChanged:
-    """The winning record of a key is now `intent`; `before` is what stood there. Already saved when this is told."""
+    """The winning record of a key is now `intent`; `before` is what stood there. Already saved when this is told.
+    Where a revocation emptied the key, `intent` is a tombstone that nobody signed (`IntentMap.note_comparison`)."""
 
     intent: Intent
     signed: Signed

@@ -80,12 +80,17 @@ def _grant(roster: Roster, intent: Intent) -> Grant:
     grant = roster.issued_grant(intent.author)
     if grant is None:
         raise Untrusted(f"{intent.key}: operator {to_text(intent.author)[:10]} has no grant in this mesh")
-    revocation = roster.revocation(intent.author)
-    if revocation is not None and intent.issued_ms >= revocation.revoked_at_ms:
+    if is_disowned(roster, intent):
         raise Untrusted(f"{intent.key}: operator {grant.name} was revoked before this was signed")
     if intent.issued_ms > grant.not_after_ms:
         raise Untrusted(f"{intent.key}: the grant of operator {grant.name} had expired when this was signed")
     return grant
+
+
+def is_disowned(roster: Roster, intent: Intent) -> bool:
+    """Whether an operator that was revoked by then signed it. The CA cannot be revoked."""
+    revocation = roster.revocation(intent.author)
+    return revocation is not None and intent.issued_ms >= revocation.revoked_at_ms and intent.author != roster.ca_id
 
 
 def _check_right(grant: Grant, intent: Intent) -> None:

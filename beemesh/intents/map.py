@@ -2,6 +2,15 @@
 
 Highest `(epoch, seq)` wins a key, ties by record hash, whatever the order in which records arrive. A record is saved
 before anybody is told of it.
+
+A record may come before the revocation of who signed it, although it was signed after that. Then it goes when the
+revocation comes, and what stands is again what nodes hold that heard of the revocation first. The record that it took
+the place of comes back by comparison from whoever still has it, and is news like any other change. Until then nothing
+stands at the key, and what the record wanted goes on: a workload must not stop because its record changes hands. When
+`COMPARISONS_AWAITED` brought no older one, the key is told as removed: what a thief wanted after its key was revoked
+ends, a workload as if it had been deleted. That is also so where the thief changed a workload of somebody else and the
+change had come to every node: an image of the thief's choice must not run on with nobody who answers for it. Its owner
+applies it again; an older record that turns up later stands as well.
 """
 
 from __future__ import annotations
@@ -18,10 +27,11 @@ import msgspec
 from beemesh.effects import Effects, Erase, Notify, Now, Save
 from beemesh.errors import Untrusted
 from beemesh.events import IntentChanged, IntentLost, Observed
+from beemesh.identity.grants import Revocation
 from beemesh.identity.signing import Signed, Verifier, decode_body
-from beemesh.intents.entitlement import check_head, check_key, verify_intent
+from beemesh.intents.entitlement import check_head, check_key, is_disowned, verify_intent
 from beemesh.intents.messages import BUCKETS, IntentEntry
-from beemesh.intents.record import CA_KINDS, Intent, IntentVersion, version_of
+from beemesh.intents.record import CA_KINDS, SIGNED_KIND, Intent, IntentVersion, version_of
 from beemesh.membership.roster import Roster
 from beemesh.undecodable import UNDECODABLE
 
@@ -35,6 +45,10 @@ AUTHOR_RECORDS_MAX = 20_000
 
 TOMBSTONE_KEPT_MS = 90 * 86_400_000
 """How long a removal is remembered; a node that was silent for longer drops its records on return."""
+
+COMPARISONS_AWAITED = 10
+"""Comparisons with others, five minutes of them, in which the key of a record that a revocation took away waits for an
+older one."""
 
 HASH_BYTES = 8
 
@@ -74,6 +88,10 @@ class IntentMap:
         self._entries: dict[str, _Entry] = {}
         self._sorted: list[str] = []
         self._of_author: Counter[bytes] = Counter()
+        self._disowned: dict[str, tuple[Intent, int]] = {}
+        """Records that a revocation took away, and how many comparisons brought nothing in their places yet. They stay
+        on disk, so that a restart forgets none. At most as many as one operator may keep, for each that was revoked
+        within `COMPARISONS_AWAITED`."""
         self._in_bucket: list[list[str]] = [[] for _ in range(BUCKETS)]
         self._buckets: list[bytes | None] = [None] * BUCKETS
 
@@ -148,13 +166,39 @@ class IntentMap:
             return self._lost(intent, version, entry)
         if entry is None and (full := self._why_full(intent)):
             return Merged(False, False, [], full, intent)
-        before = entry.intent if entry else None
+        before = entry.intent if entry else self._disowned.pop(intent.key, (None, 0))[0]
         self._put(intent, signed, version)
         effects: Effects = [Save(TABLE, intent.key.encode(), msgspec.msgpack.encode(signed))]
-        if before is not None and (before.epoch, before.seq) == (intent.epoch, intent.seq):
-            effects.append(Notify(IntentLost(loser=before, winner=intent)))
+        if entry is not None and (version.epoch, version.seq) == (entry.version.epoch, entry.version.seq):
+            effects.append(Notify(IntentLost(loser=entry.intent, winner=intent)))
         effects.append(Notify(IntentChanged(intent, signed, before)))
+        if (
+            intent.kind == "revocation"
+            and self._of_author[msgspec.msgpack.decode(intent.body, type=Revocation).subject_id]
+        ):
+            effects += self._disown()
         return Merged(True, True, effects, intent=intent)
+
+    def _disown(self) -> Effects:
+        """Take away what was signed after its author was revoked; see above for what becomes of its place."""
+        gone = [entry.intent for entry in self._entries.values() if is_disowned(self._roster, entry.intent)]
+        self._disowned |= {intent.key: (intent, 0) for intent in gone}
+        self._remove(intent.key for intent in gone)
+        return [Notify(Observed("intents_disowned", amount=len(gone)))] if gone else []
+
+    def note_comparison(self) -> Effects:
+        """A comparison with another node is due: tell as removed what a revocation took away and none of many brought
+        an older record of. What is told is signed by nobody and goes no further than this node."""
+        effects: Effects = []
+        for key, (intent, compared) in list(self._disowned.items()):
+            self._disowned[key] = (intent, compared + 1)
+            if compared < COMPARISONS_AWAITED:
+                continue
+            del self._disowned[key]
+            removal = msgspec.structs.replace(intent, kind="tombstone", body=b"")
+            unsigned = Signed(SIGNED_KIND, msgspec.msgpack.encode(removal), intent.author, b"")
+            effects += [Erase(TABLE, key.encode()), Notify(IntentChanged(removal, unsigned, intent))]
+        return effects
 
     def _why_full(self, intent: Intent) -> str:
         """Why no new key fits; the CA's records are the roster, and as many as there are machines and people."""
@@ -196,7 +240,8 @@ class IntentMap:
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> Effects:
         """Take back what was saved. What operators signed was verified before it was saved; what makes the roster is
-        verified again, and a row that a broken disk garbled is dropped: others still have it."""
+        verified again, and a row that a broken disk garbled is dropped: others still have it. What a revocation had
+        taken away, or should have, is taken away again."""
         dropped: Effects = []
         for key, value in rows:
             try:
@@ -210,17 +255,23 @@ class IntentMap:
                 dropped += [Erase(TABLE, key), Notify(Observed("intents_dropped"))]
                 continue
             self._put(intent, signed, version_of(intent, signed))
-        return dropped
+        return dropped + self._disown()
 
     def drop(self, keys: Iterable[str]) -> Effects:
         """Forget records that the mesh removed so long ago that it no longer remembers; never what the CA signed."""
         gone = [key for key in keys if key in self._entries and self._entries[key].signed.signer != self._roster.ca_id]
+        self._remove(gone)
+        return [Erase(TABLE, key.encode()) for key in gone]
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        """All at once: they may be as many as one operator may keep."""
+        gone = frozenset(keys)
         for key in gone:
             self._of_author[self._entries.pop(key).intent.author] -= 1
-            self._sorted.remove(key)
-            self._in_bucket[bucket_of(key)].remove(key)
-            self._buckets[bucket_of(key)] = None
-        return [Erase(TABLE, key.encode()) for key in gone]
+        self._sorted = [key for key in self._sorted if key not in gone]
+        for index in {bucket_of(key) for key in gone}:
+            self._in_bucket[index] = [key for key in self._in_bucket[index] if key not in gone]
+            self._buckets[index] = None
 
     def forget_old_tombstones(self, now: Now) -> Effects:
         """Drop removals that every node has long heard of."""

@@ -320,20 +320,25 @@ class IntentSync:
             return [*self.intents.forget_old_tombstones(now), *self._note_contact(now), again]
         partner = self._partners.one()
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
-        effects: Effects = [Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]
+        given_up = self.intents.note_comparison() if self._is_in_touch() else []
         if partner is None:
-            return [Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
+            return [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
+        effects: Effects = [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]
         if now.boot_s - self._compared_s < COMPARE_EVERY_S / 2:  # with whoever came back
             return effects
         return effects + self._compare(partner)
 
     def _note_contact(self, now: Now) -> Effects:
-        """Remember that this node is in touch; a lone node misses nothing."""
-        alone = len(self._roster.members()) <= 1
-        if not alone and (self._doubtful or len(self._view.alive()) < 2):
+        """Remember that this node is in touch."""
+        if not self._is_in_touch():
             return []
         self._in_touch = now
         return [Save(CONTACT_TABLE, CONTACT_KEY, str(now.wall_ms).encode())]
+
+    def _is_in_touch(self) -> bool:
+        """Whether others would tell what this node lacks; a lone node misses nothing."""
+        alone = len(self._roster.members()) <= 1
+        return alone or (not self._doubtful and len(self._view.alive()) >= 2)
 
     def _doubt_after_absence(self, now: Now) -> None:
         """Doubt what stands here once this node was out of touch for longer than removals are remembered: it was off,

@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beemesh.effects import Effects, Erase, Notify, Now, Save
-from beemesh.events import IntentChanged, IntentLost
+from beemesh.events import IntentChanged, IntentLost, Observed
 from beemesh.identity.signing import Signed
 from beemesh.intents import map as map_module
-from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap, bucket_of
+from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap, bucket_of
 from beemesh.intents.messages import BUCKETS
 from beemesh.intents.record import Intent, version_of
 from beemesh.membership.roster import Roster
 from tests.unit.intents.cast import (
     ADMIN,
     DEPLOYER,
+    OLD,
     cordon,
     grant,
     grants,
@@ -51,18 +52,23 @@ def _pool() -> list[Signed]:
         made.append(workload(ADMIN, name, 1, replicas=5, epoch=1))
         made.append(tombstone(ADMIN, f"workload/deployment/default/{name}", seq=3))
         made.append(workload(DEPLOYER, name, 9))
+        made.append(workload(OLD, name, 4, epoch=1, issued_ms=WALL_MS - 1))
+        made.append(workload(OLD, name, 5, epoch=1))
+    made += [workload(OLD, "thiefs"), tombstone(OLD, WEB, 6, epoch=1), cordon(OLD, seq=3), OLDS_REVOCATION]
     return [*made, *(cordon(ADMIN, seq=seq) for seq in (1, 2)), *(member(index) for index in range(3))]
 
 
+OLDS_REVOCATION = revocation(OLD, "old", WALL_MS)
+OLDS_GRANT = grant(OLD, "old", "admin")
 POOL = _pool()
 
 
 def _dumb_twin(records: list[Signed]) -> dict[str, bytes]:
     """The rule, said naively: of all entitled records of a key, the greatest (epoch, seq, hash)."""
     best: dict[str, Any] = {}
-    for signed in (*grants(), *records):
+    for signed in (*grants(), OLDS_GRANT, *records):
         intent = _decoded(signed)
-        if intent.author == DEPLOYER.signer_id:
+        if intent.author == DEPLOYER.signer_id or (intent.author == OLD.signer_id and intent.issued_ms >= WALL_MS):
             continue
         version = version_of(intent, signed)
         if intent.key not in best or version > best[intent.key][0]:
@@ -72,12 +78,17 @@ def _dumb_twin(records: list[Signed]) -> dict[str, bytes]:
 
 @given(st.permutations(POOL), st.lists(st.sampled_from(POOL), max_size=20))
 def test_any_order_and_any_repetition_gives_the_same_map(order: list[Signed], again: list[Signed]) -> None:
-    """Maps that heard the same records are equal, hashes included, and equal to the dumb twin's."""
-    first, second = intent_map(), intent_map()
+    """Maps that heard the same records are equal, hashes included, and equal to the dumb twin's. What a revocation
+    that came late took away is made up for by who heard of it early, once the two are compared."""
+    first, second = intent_map(OLDS_GRANT, OLDS_REVOCATION), intent_map(OLDS_GRANT)
     for signed in POOL:
         first.merge(signed, at(0))
     for signed in (*order, *again):
         second.merge(signed, at(0))
+    for _, signed in list(first.items()):
+        second.merge(signed, at(1))
+    for _, signed in list(second.items()):
+        assert not first.merge(signed, at(1)).changed
 
     held = {intent.key: signed.body for intent, signed in second.items()}
     assert held == _dumb_twin(POOL)
@@ -88,13 +99,15 @@ def test_any_order_and_any_repetition_gives_the_same_map(order: list[Signed], ag
 def test_hashes_that_are_kept_are_those_of_a_fresh_look(steps: list[tuple[Signed, bool]], some: set[int]) -> None:
     """Whatever was merged and dropped between two looks: hashes and entries of each part are those of a map that holds
     the same and was never looked at; and a map that begins with it is its own."""
-    known = intent_map()
+    known = intent_map(OLDS_GRANT)
     for signed, dropped in steps:
         known.bucket_hashes()
         known.merge(signed, at(0))
         if dropped:
             known.drop([_decoded(signed).key])
-    fresh = intent_map(*(signed for _, signed in known.items()))
+    fresh = intent_map(OLDS_GRANT)
+    for _, signed in sorted(known.items(), key=lambda held: held[0].kind != "revocation"):
+        fresh.merge(signed, at(0))
     begun = intent_map()
     begun.begin_with(known)
     assert known.bucket_hashes() == fresh.bucket_hashes() == begun.bucket_hashes()
@@ -181,6 +194,70 @@ def test_a_removal_competes_by_number() -> None:
     assert known.get(WEB)[0].kind == "tombstone"  # type: ignore[index]
     assert not known.merge(workload(seq=1), at(0)).stands
     assert known.merge(workload(seq=3), at(0)).changed
+
+
+def _cut_off() -> IntentMap:
+    """A map that took what an operator signed after its revocation, which came late: a new workload, a change of one
+    that stood, and a removal."""
+    known = intent_map(OLDS_GRANT, workload(name="api"), workload(OLD, name="old", issued_ms=WALL_MS - 1))
+    for late in (workload(OLD, name="new"), workload(OLD), tombstone(OLD, "workload/deployment/default/api")):
+        assert known.merge(late, at(0)).changed
+    return known
+
+
+def _ended(known: IntentMap) -> list[str]:
+    """What is told as removed when no comparison brings anything."""
+    effects = [effect for _ in range(COMPARISONS_AWAITED + 1) for effect in known.note_comparison()]
+    return [event.intent.key for event in _told(effects)]
+
+
+def test_a_late_revocation_takes_away_what_it_would_have_refused() -> None:
+    """What the operator had signed before stands; the rest is gone at once, and kept on disk until its place is taken
+    or given up, so that a restart in between does not forget to end it."""
+    known = _cut_off()
+    rows = [(intent.key.encode(), msgspec.msgpack.encode(signed)) for intent, signed in known.items()]
+    effects = known.merge(OLDS_REVOCATION, at(10)).effects
+
+    assert [intent.key for intent, _ in known.items("workload/")] == ["workload/deployment/default/old"]
+    assert [type(event) for event in _told(effects)] == [IntentChanged, Observed]
+    assert not [effect for effect in effects if isinstance(effect, Erase)]
+    again = IntentMap(CA, Roster(MESH, CA.sign_key))
+    revoked = (b"revoked", msgspec.msgpack.encode(OLDS_REVOCATION))
+    assert not [effect for effect in again.restore([*rows, revoked]) if isinstance(effect, Erase)]
+    assert again.bucket_hashes() == known.bucket_hashes()
+    assert (
+        sorted(_ended(again))
+        == sorted(_ended(known))
+        == [f"workload/deployment/default/{name}" for name in ("api", "new", "web")]
+    )
+
+
+def test_what_stood_before_a_revocation_comes_back_as_a_change() -> None:
+    """Others have it: whoever follows the map hears what took the place of what, and that nothing was removed."""
+    known = _cut_off()
+    known.merge(OLDS_REVOCATION, at(10))
+    (told,) = _told(known.merge(workload(), at(11)).effects)
+
+    assert (told.intent, told.before) == (_decoded(workload()), _decoded(workload(OLD)))
+    assert WEB not in _ended(known)
+    assert known.get(WEB) == (_decoded(workload()), workload())
+
+
+def test_what_nobody_has_an_older_record_of_is_told_as_removed() -> None:
+    """After a while, and once: the workload of the thief ends, and that of somebody else which only stood as the thief
+    had changed it. Nothing is left on disk, and nothing stands that others could be told."""
+    known = _cut_off()
+    known.merge(OLDS_REVOCATION, at(10))
+    assert [known.note_comparison() for _ in range(COMPARISONS_AWAITED)] == [[]] * COMPARISONS_AWAITED
+    effects = known.note_comparison()
+
+    keys = [f"workload/deployment/default/{name}" for name in ("api", "new", "web")]
+    assert sorted(effect.key for effect in effects if isinstance(effect, Erase)) == [key.encode() for key in keys]
+    assert sorted((event.intent.key, event.intent.kind) for event in _told(effects)) == [
+        (key, "tombstone") for key in keys
+    ]
+    assert [known.get(key) for key in keys] == [None] * 3
+    assert known.note_comparison() == []
 
 
 def test_the_roster_follows_the_map() -> None:

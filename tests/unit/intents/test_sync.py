@@ -25,7 +25,7 @@ from beemesh.effects import (
 )
 from beemesh.events import Delivered, EmitEvent, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
-from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap
+from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
     INLINE_BYTES_MAX,
@@ -43,7 +43,7 @@ from beemesh.intents.sync import CONTACT_KEY, CONTACT_TABLE, NEWS_PER_EXCHANGE_M
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.wire.registry import encode_message
-from tests.unit.intents.cast import ADMIN, DEPLOYER, grant, grants, member, tombstone, workload
+from tests.unit.intents.cast import ADMIN, DEPLOYER, OLD, cordon, grant, grants, member, revocation, tombstone, workload
 from tests.unit.membership.cast import CA, IDS, MESH, WALL_MS, at
 
 WEB = "workload/deployment/default/web"
@@ -150,6 +150,48 @@ def test_refused_records_do_not_make_it_ask_for_ever() -> None:
 
     assert requests < 10
     assert one.map.get(WEB) is None
+
+
+LATE = revocation(OLD, "old", WALL_MS)
+
+
+def _split(*taken: Signed) -> tuple[Place, Place]:
+    """Two sides of a cut: an operator was revoked on the first; the second took what it signed after that."""
+    before = [grant(OLD, "old", "admin"), workload(ADMIN)]
+    return Place(0, *before, LATE), Place(1, *before, *taken)
+
+
+@pytest.mark.parametrize("asks", [0, 1])
+def test_two_sides_of_a_cut_agree_on_what_a_revoked_operator_wanted(asks: int) -> None:
+    """Whoever asks first: what it signed after its revocation is gone on both, what stood before is back, and who
+    follows the records heard of it; then a comparison finds nothing to do."""
+    sides = _split(workload(OLD, seq=2), cordon(OLD, seq=9), workload(OLD, "new"))
+    asker, answerer = sides[asks], sides[1 - asks]
+    _compare(asker, answerer)
+    _compare(asker, answerer, 31.0)
+
+    assert sides[0].held() == sides[1].held()
+    assert [intent.author for intent, _ in sides[1].map.items("workload/")] == [ADMIN.signer_id]
+    assert _compare(asker, answerer, 61.0) == 1
+
+
+def test_what_is_not_made_up_for_ends_once_others_could_have_told() -> None:
+    """A node that is cut off waits: the older record may stand on the other side."""
+    place = _split(workload(OLD, "new"))[1]
+    place.sync._doubtful = False
+    place.sync._view.set_status(IDS[0], "dead")
+    place.sync.handle(Asked(IDS[0], 5, PushIntents((LATE,))), at(1))
+    due = TimerFired(("intents", "compare"))
+    alone = [effect for number in range(99) for effect in place.sync.handle(due, at(2 + number))]
+    assert [effect for effect in alone if isinstance(effect, Notify | Erase)] == []
+
+    place.sync._view.set_status(IDS[0], "alive")
+    for number in range(COMPARISONS_AWAITED):
+        effects = place.sync.handle(due, at(200 + 30 * number))
+        assert [effect for effect in effects if isinstance(effect, Notify | Erase)] == []
+    effects = place.sync.handle(due, at(600))
+    (told,) = [effect.event for effect in effects if isinstance(effect, Notify)]
+    assert (told.intent.key, told.intent.kind) == ("workload/deployment/default/new", "tombstone")
 
 
 def test_a_put_is_told_to_all_and_answered() -> None:
