@@ -42,6 +42,9 @@ KNOWN_MAX = 40_000
 """Members in one comparison, some 50 bytes each: half of a stream message. Whoever is left out is told of each time."""
 CLAIMS_PER_ANSWER_MAX = 2_000
 """Claims in one push-pull answer, some 250 bytes each: an eighth of a stream message."""
+CLAIMS_PER_MESSAGE_MAX = 2 * CLAIMS_PER_ANSWER_MAX
+"""Claims in any other message: the most that an honest member sends are the last word and the summary of each member
+that an answer wants. Whatever is left out is told of at the next comparison."""
 
 STRETCH_FROM = 32
 """Above so many members, states are compared less often, by the logarithm of the size (memberlist)."""

@@ -33,7 +33,7 @@ from beemesh.ids import BootId, NodeId
 from beemesh.intents.messages import IntentRecords
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import ClaimDesk, decode
-from beemesh.membership.exchange import Exchange
+from beemesh.membership.exchange import CLAIMS_PER_MESSAGE_MAX, Exchange
 from beemesh.membership.members import ASKED_ABOUT_MAX, STALL_S, Members
 from beemesh.membership.messages import (
     NONCE_BYTES,
@@ -237,6 +237,7 @@ class Swim:
         return effects
 
     def _take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:
+        claims = claims[:CLAIMS_PER_MESSAGE_MAX]
         effects = self._exchange.take(relay, claims, now)
         for claim in claims:
             accusation = decode(claim) if claim.kind == "suspect" else None

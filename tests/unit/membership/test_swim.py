@@ -15,7 +15,7 @@ from beemesh.ids import BootId, NodeId
 from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import COUNTER_MAX, FORGERIES_BURST, ClaimDesk, decode
-from beemesh.membership.exchange import KNOWN_MAX
+from beemesh.membership.exchange import CLAIMS_PER_ANSWER_MAX, CLAIMS_PER_MESSAGE_MAX, KNOWN_MAX
 from beemesh.membership.messages import (
     Ack,
     Alive,
@@ -365,6 +365,29 @@ def test_a_forger_that_was_removed_is_forgotten() -> None:
     swim.handle(Received(IDS[3], Claims((suspect(3, 5, at_s=1),))), at(1))
 
     assert swim.members.view.status(IDS[5]) == "suspect"
+
+
+def test_one_message_holds_no_more_claims_than_an_honest_one() -> None:
+    """Over a stream there is room for thousands, each with a verification: those past what a comparison sends are not
+    looked at."""
+    swim = _swim(3)
+    lives = tuple(alive(1, 2 + number) for number in range(CLAIMS_PER_MESSAGE_MAX + 100))
+
+    swim.handle(Received(IDS[1], Claims(lives)), at(1))
+
+    assert swim.members.get(IDS[1]).incarnation == 1 + CLAIMS_PER_MESSAGE_MAX  # type: ignore[union-attr]
+
+
+def test_all_that_a_comparison_sends_is_heard() -> None:
+    """However much the other one lacks: both claims of each member that it wants fit one message."""
+    swim = _swim(3)
+    summary = ClaimDesk(KEYS[2], roster(0)).sign("summary", Summary(IDS[2], 1, WALL_MS))
+    swim.handle(Received(IDS[2], Claims((summary,))), at(1))
+
+    effects = swim.handle(Answered(1, IDS[1], PushPullAnswer(wanted=(IDS[2],) * KNOWN_MAX)), at(1))
+
+    ((_, answer),) = _sent(effects, Claims)
+    assert 2 * CLAIMS_PER_ANSWER_MAX == len(answer.claims) <= CLAIMS_PER_MESSAGE_MAX
 
 
 def test_a_lone_node_asks_whoever_it_learns_of_at_once() -> None:
