@@ -414,7 +414,9 @@ class ProcessRuntime:
         pid = int(state.get("pid", 0))
         if not is_alive(pid, int(state.get("ticks", 0))):
             return
-        (home / "grace").write_text(str(grace_s))
+        (home / "grace").unlink(missing_ok=True)  # the word of an earlier stop
+        with suppress(OSError):  # a full store keeps nothing from ending: then the monitor ends it at once
+            (home / "grace").write_text(str(grace_s))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = asyncio.get_running_loop().time() + grace_s + STOP_MARGIN_S
