@@ -124,7 +124,7 @@ class ProcessRuntime:
         self._pods_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.images.path.mkdir(mode=0o711, parents=True, exist_ok=True)
         for place in self._pods_dir.iterdir():
-            if not (place / "state.json").exists():
+            if not read_json(place / "state.json").get("containers"):
                 await self.remove(place.name)
         self._refresh()
         if self._watcher is None:

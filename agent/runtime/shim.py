@@ -259,11 +259,11 @@ class Monitor:
                 container.start()
             for listener, inside in self.listeners:
                 servers.append(await asyncio.start_server(_forwarder(inside), sock=listener))
+            self._write()
         except OSError as error:
             self._kill(signal.SIGKILL)
             _report(report, EXIT_START_FAILED, str(error.args[0] if len(error.args) == 1 else error))
             return
-        self._save()
         _report(report, 0, "")
         self._reap()
         await self.done.wait()
@@ -332,17 +332,25 @@ class Monitor:
                     os.kill(pid, number)
 
     def _save(self, *, ended: bool = False) -> None:
-        body = {
-            "pid": os.getpid(),
-            "ticks": _boot_ticks(os.getpid()),
-            "ended": ended,
-            "stopped": self.stopping,
-            "containers": [container.state() for container in self.containers],
-        }
-        draft = self.home / ".state.draft"
         with suppress(OSError):
-            draft.write_text(json.dumps(body))
-            draft.replace(self.home / "state.json")
+            self._write(ended=ended)
+
+    def _write(self, *, ended: bool = False) -> None:
+        states = [container.state() for container in self.containers]
+        _write_state(self.home, states, ended=ended, stopped=self.stopping)
+
+
+def _write_state(home: Path, containers: list[dict[str, Any]], *, ended: bool = False, stopped: bool = False) -> None:
+    body = {
+        "pid": os.getpid(),
+        "ticks": _boot_ticks(os.getpid()),
+        "ended": ended,
+        "stopped": stopped,
+        "containers": containers,
+    }
+    draft = home / ".state.draft"
+    draft.write_text(json.dumps(body))
+    draft.replace(home / "state.json")
 
 
 def _descendants() -> list[int]:
@@ -411,6 +419,11 @@ def main() -> int:
             answer = pipe.read()
         sys.stderr.write(answer[1:].decode("utf-8", "replace") or ("" if answer else "the monitor died"))
         return answer[0] if answer else EXIT_START_FAILED
+    try:  # until its own session begins it dies with the agent's call; from then on this file tells whom to end
+        _write_state(Path(document["dir"]), [])
+    except OSError as error:
+        _report(sending, EXIT_START_FAILED, str(error))
+        return 1
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,3 +51,54 @@ async def test_a_full_store_keeps_no_pod_from_ending(
     await runtime.stop("web", 5)
     assert monitor.poll() is not None
     assert not grace.exists()
+
+
+class SessionBegunError(Exception):
+    """The monitor has left the process group of the call that starts it."""
+
+
+def begin(home: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What a monitor does until its session begins."""
+
+    def setsid() -> None:
+        raise SessionBegunError
+
+    body = json.dumps({"dir": str(home)}).encode()
+    monkeypatch.setattr(os, "fork", lambda: 0)
+    monkeypatch.setattr(os, "setsid", setsid)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(body)))
+    return shim.main()
+
+
+def test_a_monitor_can_be_found_before_it_outlives_the_call_that_starts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However early a deployment is cut off, either its process group or `state.json` leads to the monitor."""
+    with pytest.raises(SessionBegunError):
+        begin(tmp_path, monkeypatch)
+    assert json.loads((tmp_path / "state.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_monitor_of_a_pod_that_was_removed_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot say where it is, so it ends."""
+    assert begin(tmp_path / "gone", monkeypatch) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_monitor_that_had_started_nothing_when_its_agent_died_is_ended(
+    tmp_path: Path, monitor: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows of its pod: the start was never answered."""
+
+    async def ensure(*_arguments: object) -> None:
+        pass
+
+    monkeypatch.setattr("agent.runtime.process.ensure_tmpfs", ensure)
+    runtime = engine(tmp_path, monitor)
+    await runtime.prepare()
+    try:
+        assert monitor.poll() is not None
+        assert await runtime.list() == ()
+        assert not (tmp_path / "s/process/web").exists()
+    finally:
+        await runtime.close()
