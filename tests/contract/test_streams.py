@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from agent.transport import streams
+from agent.transport.connection import WRITE_PATIENCE_S, Connection
 from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from beemesh.errors import BeemeshError, Unreachable
@@ -219,3 +223,22 @@ def test_questions_to_a_host_that_no_resolver_takes_are_answered(host: str) -> N
 
     assert answer is None
     assert "cannot reach n1" in why
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux bounds it")
+def test_neither_end_waits_long_for_a_peer_that_acknowledges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that was in use when the network was cut is given up by the kernels of both ends as soon as by us: else
+    it would stay dead long after the network is back."""
+    bounds_ms: list[int] = []
+
+    class Watched(Connection):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            end = arguments[2].get_extra_info("socket")
+            bounds_ms.append(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+    monkeypatch.setattr(streams, "Connection", Watched)
+
+    asked(Side("n1", "n1", "n2"), Side("n2", "n1", "n2"))
+
+    assert bounds_ms == [WRITE_PATIENCE_S * 1000] * 2

@@ -61,6 +61,9 @@ class Writer:
         """Never."""
         return False
 
+    def get_extra_info(self, _name: str) -> None:
+        """There is no socket."""
+
     @property
     def transport(self) -> Writer:
         """Itself."""
