@@ -107,3 +107,7 @@ class Untrusted(BeemeshError):
 
     exit_code = ExitCode.NOT_ALLOWED
     http_status = 403
+
+
+class Forged(Untrusted):
+    """The signature of a statement is none of its signer: who checks what it passes on never passes that on."""

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from beemesh.errors import Untrusted
+from beemesh.errors import Forged, Untrusted
 from beemesh.undecodable import UNDECODABLE
 
 DOMAIN = b"beemesh/1/"
@@ -69,11 +69,12 @@ def open_statement(verifier: Verifier, signed: Signed, kind: str, public_key: by
 
 
 def check_statement(verifier: Verifier, signed: Signed, kind: str, public_key: bytes) -> None:
-    """Raises `Untrusted` unless the kind and the signature of `signed` hold, whose body the caller has decoded."""
+    """Raises `Untrusted` unless the kind and the signature of `signed` hold, whose body the caller has decoded; it is
+    `Forged` where the signature does not."""
     if signed.kind != kind:
         raise Untrusted(f"expected a signed {kind}, got a signed {signed.kind}")
     if not verifier.verify(public_key, payload_of(kind, signed.body), signed.signature):
-        raise Untrusted(f"the signature of a {kind} does not verify under the key of its signer")
+        raise Forged(f"the signature of a {kind} does not verify under the key of its signer")
 
 
 def decode_body(signed: Signed, body_type: type[Body]) -> Body:

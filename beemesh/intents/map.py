@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import msgspec
 
 from beemesh.effects import Effects, Erase, Notify, Now, Save
-from beemesh.errors import Untrusted
+from beemesh.errors import Forged, Untrusted
 from beemesh.events import IntentChanged, IntentLost, Observed
 from beemesh.identity.grants import Revocation
 from beemesh.identity.signing import Signed, Verifier, decode_body
@@ -62,6 +62,7 @@ class Merged:
     effects: Effects
     reason: str = ""
     intent: Intent | None = None
+    is_forged: bool = False
 
 
 @dataclass(slots=True)
@@ -160,7 +161,9 @@ class IntentMap:
         try:
             intent = verify_intent(self._verifier, self._roster, signed)
         except Untrusted as error:
-            return Merged(False, False, [Notify(Observed("intents_refused"))], error.message)
+            return Merged(
+                False, False, [Notify(Observed("intents_refused"))], error.message, None, isinstance(error, Forged)
+            )
         version = version_of(intent, signed)
         if entry is not None and version <= entry.version:
             return self._lost(intent, version, entry)

@@ -21,6 +21,12 @@ KEYS_PER_FETCH_MAX = 512
 ANSWER_BYTES_MAX = 512 * 1024
 """Records in one answer or push: half of a stream message."""
 
+RECORD_OVERHEAD_BYTES = 200
+"""Counted for each record beside its body: who signed it, the signature, and how it is packed."""
+
+RECORDS_PER_MESSAGE_MAX = ANSWER_BYTES_MAX // RECORD_OVERHEAD_BYTES
+"""Records of one answer or push that are looked at: more do not fit what an honest node sends."""
+
 ENTRIES_PER_DIGEST_MAX = 4_000
 """Lines of one `IntentDigests`, at most 150 bytes each: they fit a stream message."""
 

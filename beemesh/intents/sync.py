@@ -8,7 +8,7 @@ are served by the same path.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +43,14 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, ulid
-from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap
+from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
     ENTRIES_PER_DIGEST_MAX,
     INLINE_BYTES_MAX,
     KEYS_PER_FETCH_MAX,
+    RECORD_OVERHEAD_BYTES,
+    RECORDS_PER_MESSAGE_MAX,
     TOPIC_INTENTS,
     FetchIntents,
     FetchMembers,
@@ -98,6 +100,11 @@ changed meanwhile. More are left to comparisons, or one node that comes back wou
 
 ENTERED_MAX = 256
 """Records entered here that are still watched for a conflict: an operator hears of it within moments or never."""
+
+FORGED_BURST = 16.0
+FORGED_PER_S = 1 / 60
+"""Records with a false signature that one member may send over streams: each costs a verification, a message holds
+thousands, and honest members check what they pass on. Who sent so many is not listened to until a minute later."""
 
 FETCH_AGAIN_S = 0.1
 FETCH_TRIES = 10
@@ -150,6 +157,7 @@ class IntentSync:
         self._entered: OrderedDict[str, IntentVersion] = OrderedDict()
         self._compared_s = float("-inf")
         self._cards_told = Rates(CARDS_TOLD_PER_S, CARDS_TOLD_BURST)
+        self._forged = Rates(FORGED_PER_S, FORGED_BURST)
         self._doubtful = True
         """Whether this node cannot tell yet which of its records still stand."""
         self._away_since_ms = 0
@@ -272,14 +280,22 @@ class IntentSync:
         here = self.intents.version(entry.key)
         return here is None or entry.version > here
 
-    def _merge_all(self, records: Iterable[Signed], now: Now) -> Effects:
-        """Merge in two rounds: what the CA signed may entitle what operators signed."""
-        effects: Effects = []
-        for wanted in (True, False):
-            for signed in records:
-                if (signed.signer == self._roster.ca_id) is wanted:
-                    effects += self.intents.merge(signed, now).effects
-        return effects
+    def _merge_all(self, records: tuple[Signed, ...], now: Now) -> Effects:
+        return [effect for merged in self._merged(records, now) for effect in merged.effects]
+
+    def _merged_of(self, sender: NodeId, records: tuple[Signed, ...], now: Now) -> Iterator[Merged]:
+        """Merge what a member sent over a stream, no more than it may send, and until too much of it is forged."""
+        if self._forged.is_empty(sender, now.boot_s):
+            return
+        for merged in self._merged(records[:RECORDS_PER_MESSAGE_MAX], now):
+            yield merged
+            if merged.is_forged and not self._forged.take(sender, now.boot_s):
+                return
+
+    def _merged(self, records: tuple[Signed, ...], now: Now) -> Iterator[Merged]:
+        """Merge one after the other; first what the CA signed: it may entitle what operators signed."""
+        for signed in sorted(records, key=lambda signed: signed.signer != self._roster.ca_id):
+            yield self.intents.merge(signed, now)
 
     def _tell_on(self, effects: Effects) -> Effects:
         """News of what an exchange changed here, where that is little; its id is its content, so none is told twice.
@@ -356,7 +372,7 @@ class IntentSync:
     def _answered(self, peer: NodeId, message: msgspec.Struct | None, now: Now) -> Effects:
         match message:
             case IntentRecords(records=records):
-                effects = self._merge_all(records, now)
+                effects = [each for merged in self._merged_of(peer, records, now) for each in merged.effects]
                 news = self._tell_on(effects)
                 # An answer is bounded: whatever it left out is asked for until both are equal.
                 more = any(isinstance(effect, Save) for effect in effects)
@@ -413,7 +429,7 @@ class IntentSync:
             found = self.intents.get(key)
             if found is None:
                 continue
-            length = len(found[1].body) + 200
+            length = len(found[1].body) + RECORD_OVERHEAD_BYTES
             if piece and size + length > ANSWER_BYTES_MAX:
                 pieces.append(tuple(piece))
                 piece, size = [], 0
@@ -433,18 +449,16 @@ class IntentSync:
                 pieces = self._pieces([node_key(card.name) for card in cards if card is not None])
                 return [Reply(token, IntentRecords(pieces[0] if pieces else ()))]
             case PushIntents(records=records):
-                return self._pushed(token, records, now)
+                return self._pushed(sender, token, records, now)
             case SyncIntents(buckets=buckets):
                 return [Reply(token, self._digests(buckets))]
         return []
 
-    def _pushed(self, token: int, records: tuple[Signed, ...], now: Now) -> Effects:
+    def _pushed(self, sender: NodeId, token: int, records: tuple[Signed, ...], now: Now) -> Effects:
         effects: Effects = []
         saved: list[IntentEntry] = []
         refused: list[str] = []
-        ordered = sorted(records, key=lambda signed: signed.signer != self._roster.ca_id)
-        for signed in ordered:
-            merged = self.intents.merge(signed, now)
+        for merged in self._merged_of(sender, records, now):
             effects += merged.effects
             entry = self.intents.entry(merged.intent.key) if merged.intent is not None else None
             if entry is not None:

@@ -30,6 +30,7 @@ from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
     INLINE_BYTES_MAX,
     KEYS_PER_FETCH_MAX,
+    RECORDS_PER_MESSAGE_MAX,
     TOPIC_INTENTS,
     FetchIntents,
     FetchMembers,
@@ -39,7 +40,14 @@ from beemesh.intents.messages import (
     PushIntents,
     SyncIntents,
 )
-from beemesh.intents.sync import CONTACT_KEY, CONTACT_TABLE, NEWS_PER_EXCHANGE_MAX, IntentSync
+from beemesh.intents.sync import (
+    CONTACT_KEY,
+    CONTACT_TABLE,
+    FORGED_BURST,
+    FORGED_PER_S,
+    NEWS_PER_EXCHANGE_MAX,
+    IntentSync,
+)
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.wire.registry import encode_message
@@ -257,6 +265,72 @@ def test_a_push_is_saved_before_it_is_acknowledged() -> None:
     assert isinstance(ack, IntentsAck)
     assert [(entry.key, entry.version) for entry in ack.saved] == [(WEB, place.map.version(WEB))]
     assert len(ack.refused) == 1
+
+
+def _forged(count: int) -> tuple[Signed, ...]:
+    """Removals of cards in the CA's name: each must be verified to be refused."""
+    signed = member(1)
+    return tuple(
+        msgspec.structs.replace(tombstone(CA, f"node/x{number}"), signature=signed.signature) for number in range(count)
+    )
+
+
+def _verifications(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Whatever is verified from now on."""
+    verified: list[bytes] = []
+    verify = place.map._verifier.verify
+
+    def counting(public_key: bytes, payload: bytes, signature: bytes) -> bool:
+        verified.append(payload)
+        return verify(public_key, payload, signature)
+
+    monkeypatch.setattr(place.map._verifier, "verify", counting)
+    return verified
+
+
+@pytest.mark.parametrize("how", ["push", "answer"])
+def test_who_sends_forgeries_is_not_listened_to_for_a_while(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost a few verifications, however many there are and however often they come; others are heard, and so is
+    the sender later."""
+
+    def send(sender: int, records: tuple[Signed, ...], at_s: float) -> Effects:
+        if how == "answer":
+            return place.sync.handle(Answered(9, IDS[sender], IntentRecords(records)), at(at_s))
+        effects = place.sync.handle(Asked(IDS[sender], 5, PushIntents(records)), at(at_s))
+        assert sum(isinstance(effect, Reply) for effect in effects) == 1
+        return effects
+
+    place = Place(1)
+    verified = _verifications(place, monkeypatch)
+    for _ in range(3):
+        send(0, (*_forged(2_000), workload(name="hidden")), 1)
+    assert len(verified) <= FORGED_BURST + 1
+
+    send(0, (workload(name="ignored"),), 2)
+    send(2, (workload(name="others"),), 2)
+    send(0, (workload(name="later"),), 2 + 1 / FORGED_PER_S)
+    assert [intent.key for intent, _ in place.map.items("workload/")] == [
+        f"workload/deployment/default/{name}" for name in ("later", "others")
+    ]
+
+
+def test_records_that_are_refused_for_other_reasons_cost_nobody_its_word() -> None:
+    """Honest members differ in what they know of grants, and in what they still remember as removed."""
+    place = Place(1)
+    unknown = [workload(OLD, f"w{number}") for number in range(50)]
+    unentitled = [workload(DEPLOYER, f"w{number}") for number in range(50)]
+    place.sync.handle(Asked(IDS[0], 5, PushIntents((*unknown, *unentitled, workload()))), at(1))
+
+    assert place.map.get(WEB) is not None
+
+
+def test_a_message_is_looked_at_as_far_as_honest_ones_go() -> None:
+    """A larger one than any node sends is read to that length; the largest honest one is read whole."""
+    place = Place(1)
+    records = tuple(workload(name=f"w{number:04}") for number in range(RECORDS_PER_MESSAGE_MAX + 1))
+    place.sync.handle(Asked(IDS[0], 5, PushIntents(records)), at(1))
+
+    assert len(list(place.map.items("workload/"))) == RECORDS_PER_MESSAGE_MAX
 
 
 def test_a_grant_and_what_it_allows_may_come_together() -> None:
