@@ -40,6 +40,7 @@ from agent.runtime.health import podman_findings
 from agent.runtime.hub import EventHub, PidWatch, differences, start_watch
 from agent.runtime.images import ImageStore
 from agent.runtime.logfile import read_log
+from agent.runtime.podman_exec import run_inside
 from agent.runtime.podman_removal import PodmanRemoval
 from agent.runtime.podman_setup import NETWORK_NAME, PodmanSettings, PodmanSetup
 from agent.runtime.podman_state import (
@@ -160,7 +161,7 @@ class PodmanRuntime:
         """See `Runtime.logs`. Read from conmon's file; no process runs while a log is followed."""
         status = await self.status(pod_id)
         found = await self._container(status, container)
-        path = self.setup.graph / "overlay-containers" / found.container_id / "userdata" / "ctr.log"
+        path = self.setup.userdata(found.container_id) / "ctr.log"
 
         def ended() -> bool:
             now = self._pods.get(pod_id)
@@ -176,8 +177,10 @@ class PodmanRuntime:
     ) -> ExecResult:
         """See `Runtime.exec`."""
         found = await self._container(await self.status(pod_id), container)
-        words = ["exec", *(["-i"] if stdin else []), found.container_id, *argv]
-        result = await self._podman(words, timeout_s=timeout_s, stdin=stdin)
+        place = self.setup.userdata(found.container_id)
+        result = await run_inside(
+            self._podman, found.container_id, argv, userdata=place, stdin=stdin, timeout_s=timeout_s
+        )
         return ExecResult(
             result.exit_code, result.stdout[:MAX_EXEC_OUTPUT_BYTES], result.stderr[:MAX_EXEC_OUTPUT_BYTES]
         )

@@ -112,6 +112,10 @@ class PodmanSetup:
             files=self.files / pod_id, disk=self.disk_volumes / pod_id, memory=self.memory_volumes / pod_id
         )
 
+    def userdata(self, container_id: str) -> Path:
+        """Where conmon keeps the container's log, and the sessions of commands inside it."""
+        return self.graph / "overlay-containers" / container_id / "userdata"
+
     async def make(self, infra_image: str) -> None:
         """Mount the store if need be, and write the configuration. Running pods do not notice."""
         if len(str(self.runroot)) > MAX_RUNROOT_CHARS:

@@ -253,3 +253,23 @@ async def test_a_container_whose_conmon_was_killed_is_started_again(rig: Rig) ->
     started = time.monotonic()
     await rig.runtime.remove("lost-1-0")
     assert time.monotonic() - started < 5
+
+
+async def test_a_command_that_hangs_leaves_nothing_behind(rig: Rig) -> None:
+    """Neither its processes nor its conmon nor podman's session, at its deadline and when the caller gives up; the one
+    that runs beside it goes on."""
+    mark = f"77{os.getpid()}.{time.monotonic_ns() % 10**6}"
+    await rig.runtime.deploy(pod("hang-1-0"))
+    beside = asyncio.create_task(rig.runtime.exec("hang-1-0", "main", ["/bin/sh", "-c", "sleep 4; echo done"]))
+    command = ["/bin/sh", "-c", f"sleep {mark} & sleep {mark}; true"]
+    with pytest.raises(RuntimeFailure) as caught:
+        await rig.runtime.exec("hang-1-0", "main", command, timeout_s=1)
+    assert caught.value.reason is FailureReason.TIMEOUT
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await rig.runtime.exec("hang-1-0", "main", command)
+    assert (await beside).stdout == b"done\n"
+    assert subprocess.run(["pgrep", "-f", f"sleep {mark}"], stdout=subprocess.DEVNULL).returncode == 1
+    assert podman(rig, "inspect", "hang-1-0-main", "--format", "{{len .ExecIDs}}") == "0"
+    conmons = subprocess.run(["pgrep", "-fc", "conmon .*-n hang-1-0-main "], capture_output=True, text=True)
+    assert conmons.stdout.strip() == "1"

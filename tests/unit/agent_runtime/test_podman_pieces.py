@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+import signal
+import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.runtime.contract import ContainerState, FailureReason, FileVolume, PodPhase, PodSpec, PortStatus
+from agent.runtime.command import CallResult
+from agent.runtime.contract import (
+    ContainerState,
+    FailureReason,
+    FileVolume,
+    PodPhase,
+    PodSpec,
+    PortStatus,
+    RuntimeFailure,
+)
 from agent.runtime.health import swap_findings
 from agent.runtime.images import pull_failure
 from agent.runtime.mounts import filesystem_of, mounts_below
+from agent.runtime.podman_exec import kill_marked, run_inside
 from agent.runtime.podman_setup import PodmanSettings, PodmanSetup, free_subnet, routes
 from agent.runtime.podman_state import (
     LABEL_ENGINE,
@@ -230,3 +244,55 @@ def test_mounts_and_swap_are_read(tmp_path: Path) -> None:
     swaps.write_text("Filename Type Size Used Priority\n/swapfile file 1 0 1\n")
     (finding,) = swap_findings(swaps)
     assert (finding.severity, "/swapfile" in finding.message, bool(finding.hint)) == ("error", True, True)
+
+
+def test_only_the_command_with_the_mark_is_killed(tmp_path: Path) -> None:
+    """With its process group; a session that is just being made, or is gone, is passed over."""
+    running = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(2)]
+    try:
+        for mark, process in zip(("M=ours", "M=ours2"), running, strict=True):
+            session = tmp_path / mark
+            session.mkdir()
+            (session / "exec-process-1").write_text(json.dumps({"env": ["PATH=/bin", mark]}))
+            (session / "exec_pid").write_text(f"{process.pid}\n")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "exec-process-2").write_text(json.dumps({"env": ["M=ours"]}))
+        kill_marked(tmp_path, "M=ours")
+        assert running[0].wait(5) == -signal.SIGKILL
+        assert running[1].poll() is None
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_command_that_hangs_is_killed_before_podman_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """Podman gets a moment to clean up after it, unless it hangs itself."""
+    log, killed = [], asyncio.Event()
+
+    def kill(_userdata: Path, mark: str) -> None:
+        log.append("kill" if mark in words else "another")
+        killed.set()
+
+    words: list[str] = []
+
+    async def podman(given: Sequence[str], *, timeout_s: float, stdin: bytes = b"") -> CallResult:
+        words.extend(given)
+        try:
+            await (asyncio.Event() if hangs else killed).wait()
+        except asyncio.CancelledError:
+            log.append("podman is killed")
+            raise
+        log.append("podman cleans up")
+        return CallResult(137, b"", b"")
+
+    monkeypatch.setattr("agent.runtime.podman_exec.kill_marked", kill)
+    monkeypatch.setattr("agent.runtime.podman_exec.CLEAN_UP_S", 0.05)
+    with pytest.raises(RuntimeFailure) as caught:
+        await run_inside(podman, "c1", ["sleep"], userdata=tmp_path, stdin=b"", timeout_s=0.01)
+    assert caught.value.reason is FailureReason.TIMEOUT
+    assert log == (["kill", "podman is killed", "kill"] if hangs else ["kill", "podman cleans up"])
