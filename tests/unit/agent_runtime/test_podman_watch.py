@@ -361,3 +361,25 @@ async def test_the_right_to_start_is_asked_before_each_try(podman: Podman) -> No
         await podman.deploy(spec)
     assert caught.value.reason is FailureReason.NOT_PERMITTED
     assert sum(words.startswith("kube play") for words in podman.words) == 1
+
+
+async def test_a_pod_is_started_when_no_removal_of_it_is_under_way(podman: Podman) -> None:
+    """The removal that the watch tries again would otherwise go on under the new pod."""
+    await podman.deploy(pod("web"))
+    podman.answer = lambda words: BUSY if words.startswith("pod") else None
+    with pytest.raises(RuntimeFailure):
+        await podman.remove("web")
+    podman.answer = lambda _words: None
+    podman.words.clear()
+    podman.stuck = ("pod rm",)
+    podman.begin()
+    podman._process_ended(0)
+    await podman.until("pod rm")
+    deployment = asyncio.create_task(podman.deploy(pod("web")))
+    await asyncio.wait([deployment], timeout=0.1)
+    assert [words for words in podman.words if words.startswith(("pod rm", "kube"))] == ["pod rm -f -t 0 web"]
+    podman.stuck = ()
+    assert podman._removing
+    podman._removing.cancel()
+    await deployment
+    assert [words for words in podman.words if words.startswith(("pod", "kube"))][-1].startswith("kube play")
