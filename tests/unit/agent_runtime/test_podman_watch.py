@@ -224,7 +224,9 @@ async def test_a_process_for_which_no_descriptor_is_left_is_watched_later(monkey
     with monkeypatch.context() as poor:
         poor.setattr(os, "pidfd_open", _no_descriptor)
         watch.watch([os.getpid()])
-    await asyncio.sleep(0)
+    turn = asyncio.Event()
+    asyncio.get_running_loop().call_soon(turn.set)  # after whatever the look would have told
+    await turn.wait()
     assert not watch._descriptors
     watch.watch([os.getpid()])
     assert list(watch._descriptors) == [os.getpid()]
