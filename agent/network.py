@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,11 @@ log = logging.getLogger("beemesh.network")
 
 RESOLVED_S = 60.0
 NAMES_MAX = 4_096
+"""Names whose addresses are kept; past it those are forgotten that nothing was sent to for longest."""
+
+LOOK_UPS_MAX = 4
+"""Names looked up at once: asyncio's pool has five threads on a single core, and one is left for other work."""
+
 OWN_TOKENS_START = 1 << 50
 """Tokens of questions that the API puts to this node itself, apart from those of peers."""
 
@@ -36,7 +42,7 @@ class AgentNetwork:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._own: dict[int, asyncio.Future[msgspec.Struct]] = {}
         self._next_own = OWN_TOKENS_START
-        self._names: dict[str, tuple[str, float]] = {}
+        self._names: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._resolving: set[str] = set()
 
     def use_socket(self, udp: UdpSocket) -> None:
@@ -51,27 +57,30 @@ class AgentNetwork:
 
     def _resolved(self, host: str) -> str | None:
         """The IP address of a host; None while a name is being looked up (that datagram is lost, the next is not)."""
-        known = self._names.get(host)
-        now_s = asyncio.get_running_loop().time()
-        if known is not None and known[1] > now_s:
-            return known[0]
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            if host not in self._resolving:
-                self._resolving.add(host)
-                self._spawn(self._look_up(host))
-            return known[0] if known is not None else None
-        if len(self._names) < NAMES_MAX:
-            self._names[host] = (host, float("inf"))
-        return host
+            pass
+        else:
+            return host
+        known = self._names.get(host)
+        if known is not None:
+            self._names.move_to_end(host)
+            if known[1] > asyncio.get_running_loop().time():
+                return known[0]
+        if host not in self._resolving and len(self._resolving) < LOOK_UPS_MAX:
+            self._resolving.add(host)
+            self._spawn(self._look_up(host))
+        return known[0] if known is not None else None
 
     async def _look_up(self, host: str) -> None:
         try:
             loop = asyncio.get_running_loop()
             found = await loop.getaddrinfo(host, None)
-            if len(self._names) < NAMES_MAX:
-                self._names[host] = (str(found[0][4][0]), loop.time() + RESOLVED_S)
+            self._names[host] = (str(found[0][4][0]), loop.time() + RESOLVED_S)
+            self._names.move_to_end(host)
+            while len(self._names) > NAMES_MAX:
+                self._names.popitem(last=False)
         except (OSError, ValueError) as error:  # ValueError: no resolver takes such a name
             log.debug("cannot resolve %s: %s", host, error)
         finally:

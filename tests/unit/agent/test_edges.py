@@ -14,12 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from agent import network as network_module
 from agent.api import records
 from agent.api.auth import Gate
 from agent.api.relay import serve_relayed
 from agent.api.seam import AgentDoor, Backend, SubmissionBody
 from agent.api.server import tcp_listener
 from agent.door import grant_findings
+from agent.network import LOOK_UPS_MAX, AgentNetwork
 from agent.runtime.contract import Severity
 from agent.transport.connection import Connection
 from agent.transport.streams import Streams
@@ -134,6 +136,105 @@ def test_a_question_that_breaks_on_a_fault_of_ours_is_answered() -> None:
 
     assert answer is None
     assert "the question broke" in why
+
+
+class Sending:
+    """An agent's network whose datagrams go nowhere, and the resolver that it asks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.network = AgentNetwork(None, None)  # type: ignore[arg-type]
+        self.network.use_socket(self)  # type: ignore[arg-type]
+        self.sent: list[str] = []
+        self.asked: list[str] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.address = "192.0.2.1"
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self._look_up)
+
+    async def _look_up(self, host: str, _port: None) -> list[Any]:
+        self.asked.append(host)
+        await self.answers.wait()
+        if ".." in host:
+            raise UnicodeError("label empty")
+        return [(0, 0, 0, "", (self.address, 0))]
+
+    def send(self, address: tuple[str, int], _data: bytes) -> None:
+        """As the socket's: note where it goes."""
+        self.sent.append(address[0])
+
+    async def to(self, *hosts: str) -> list[str]:
+        """Send to each host in turn; where the datagrams went, once all is looked up."""
+        self.sent = []
+        for host in hosts:
+            self.network.transmit((host, 7946), b"")
+            if self.answers.is_set():
+                await asyncio.gather(*self.network._tasks)
+        return self.sent
+
+
+@pytest.mark.parametrize("hosts", [[f"10.0.0.{n}" for n in range(9)], [f"evil-{n}" for n in range(9)]])
+def test_many_hosts_of_one_member_keep_no_name_from_being_looked_up(
+    monkeypatch: pytest.MonkeyPatch, hosts: list[str]
+) -> None:
+    """Who says ever another address, as IP or as name, fills no table: names not met before are found, and those that
+    have moved are found again."""
+    monkeypatch.setattr(network_module, "NAMES_MAX", 4)
+    monkeypatch.setattr(network_module, "RESOLVED_S", 0.0)
+
+    async def run() -> None:
+        sending = Sending(monkeypatch)
+        assert await sending.to("node-a", "node-a") == ["192.0.2.1"]
+        for host in hosts:
+            await sending.to(host, "node-a")
+        assert await sending.to("node-b", "node-b") == ["192.0.2.1"]
+        sending.address = "192.0.2.2"
+        assert await sending.to("node-a", "node-a") == ["192.0.2.1", "192.0.2.2"]
+        assert len(sending.network._names) <= 4
+
+    asyncio.run(run())
+
+
+def test_an_ip_address_is_neither_looked_up_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datagrams to it leave at once, and a name that is in use stays known however many there are."""
+    monkeypatch.setattr(network_module, "NAMES_MAX", 1)
+
+    async def run() -> None:
+        sending = Sending(monkeypatch)
+        assert await sending.to("10.0.0.1", "node-a", "fd00::1", "node-a") == ["10.0.0.1", "fd00::1", "192.0.2.1"]
+        assert sending.asked == ["node-a"]
+
+    asyncio.run(run())
+
+
+def test_the_name_that_waited_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that datagrams go to stays known while others come and go."""
+    monkeypatch.setattr(network_module, "NAMES_MAX", 2)
+
+    async def run() -> None:
+        sending = Sending(monkeypatch)
+        await sending.to("node-a", "node-b", "node-a", "node-c", "node-a", "node-b")
+        assert sending.asked == ["node-a", "node-b", "node-c", "node-b"]
+
+    asyncio.run(run())
+
+
+def test_look_ups_are_few_at_once_and_one_of_each_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that takes its time is asked for a few names, and for none twice; when it is done, for others. A name
+    that it does not take is one that is not found."""
+
+    async def run() -> None:
+        sending = Sending(monkeypatch)
+        sending.answers.clear()
+        names = ["a..b", *(f"node-{number}" for number in range(9))]
+        await sending.to(*(name for name in names for _ in range(2)))
+        sending.answers.set()
+        await asyncio.gather(*sending.network._tasks)
+        assert sending.asked == names[:LOOK_UPS_MAX]
+
+        assert await sending.to(*names[1:], *names[1:]) == ["192.0.2.1"] * (9 + LOOK_UPS_MAX - 1)
+        assert sorted(sending.asked) == sorted(names)
+
+    asyncio.run(run())
 
 
 async def hello(request: Request) -> Response:
