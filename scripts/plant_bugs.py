@@ -238,8 +238,8 @@ BUGS = (
         "lease-given-up-early",
         "the run lease goes before the pod does",
         "beemesh/scheduling/execution/pod_keeper.py",
-        "*self.ending(name), *self.stop_job(name, reason",
-        "*self.ending(name), *self._run_leases.release(name), *self.stop_job(name, reason",
+        "noted, job = self.ending(name), self.stop_job",
+        "noted, job = [*self.ending(name), *self._run_leases.release(name)], self.stop_job",
         "scheduling",
     ),
     Bug(
