@@ -178,17 +178,18 @@ class PodJobs:
         }
 
     async def _stop(self, job: StopPod) -> None:
-        for pod_id in self._watch.runtime_ids(job.pod, job.namespace):
-            ending = self._endings.get(pod_id)
-            if ending is None:
-                ending = self._endings[pod_id] = Ending(self._runtime, self._watch, pod_id, job.grace_s)
-            else:
-                ending.hurry(job.grace_s)
-            try:
-                await ending.gone()
-            finally:
-                if self._endings.get(pod_id) is ending:
-                    del self._endings[pod_id]
+        """Also what was never listed: a start that failed may have left something that runs."""
+        pod_id = runtime_pod_id(job.namespace, job.pod)
+        ending = self._endings.get(pod_id)
+        if ending is None:
+            ending = self._endings[pod_id] = Ending(self._runtime, self._watch, pod_id, job.grace_s)
+        else:
+            ending.hurry(job.grace_s)
+        try:
+            await ending.gone()
+        finally:
+            if self._endings.get(pod_id) is ending:
+                del self._endings[pod_id]
         await self._watch.look()
 
     async def close(self) -> None:
@@ -302,11 +303,6 @@ class PodWatch:
             await asyncio.sleep(ENDPOINT_GRACE_S)
         own_s = self._care.care(pod_id).grace_s
         return await self._care.before_stop(pod_id, own_s if grace_s == DEFAULT_GRACE_S else grace_s)
-
-    def runtime_ids(self, pod: str, namespace: str = "") -> list[str]:
-        """The runtime's names of the pods that are called `pod` (one per namespace, or just that of `namespace`)."""
-        named = [status for status in self._pods.values() if status.labels.get(LABEL_POD_NAME) == pod]
-        return [each.pod_id for each in named if namespace in ("", each.labels.get(LABEL_NAMESPACE))]
 
     def find(self, namespace: str, pod: str) -> PodStatus | None:
         """One pod by its Kubernetes name."""

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from agent.pods import Ending, PodJobs
+from agent.pods import Ending, PodJobs, PodWatch
 from agent.runtime.contract import FailureReason, PodStatus, RuntimeFailure
+from agent.runtime.mock import MockRuntime
 from beemesh.effects import Run
 from beemesh.events import DeployPod, StopPod
+from beemesh.ids import NodeId
 from beemesh.secret import SecretBytes
+from tests.contract.runtime_rigs import pod
 
 pytestmark = pytest.mark.asyncio
 
@@ -53,10 +56,6 @@ class Engine:
         self._note("remove")
         if not self._removes:
             raise RuntimeFailure(FailureReason.ENGINE_MISSING, "no engine")
-
-    def runtime_ids(self, pod: str, namespace: str) -> list[str]:
-        """As `PodWatch.runtime_ids`."""
-        return [f"{namespace}.{pod}"]
 
     async def look(self) -> None:
         """As `PodWatch.look`."""
@@ -164,3 +163,18 @@ async def test_a_start_that_nobody_wants_any_more_is_given_up(monkeypatch: pytes
 
     assert failed.value.reason is FailureReason.NOT_PERMITTED
     assert undone.is_set()
+
+
+async def test_a_pod_that_was_never_listed_is_removed_too() -> None:
+    """A start that failed may have left something that runs, of which nobody has told yet."""
+    runtime = MockRuntime()
+    watch = PodWatch(runtime, NodeId(bytes(32)), "127.0.0.1", lambda _event: None, lambda _counted: None)
+    finished: asyncio.Queue[Any] = asyncio.Queue()
+    jobs = PodJobs(runtime, "mesh", "node", finished.put_nowait, watch)
+    await runtime.deploy(pod("default.web-1-0"))
+
+    jobs.start(Run("stop", StopPod("web-1-0", 0, "Timeout", "default")))
+
+    async with asyncio.timeout(5):
+        assert (await finished.get()).error == ""
+    assert list(await runtime.list()) == []
