@@ -27,6 +27,7 @@ from agent.api.server import ApiServer
 from agent.clock import Clock
 from agent.door import Door
 from agent.gauges import refresh
+from agent.lasting import start_lasting
 from agent.metrics import Metrics
 from agent.network import AgentNetwork
 from agent.pods import PodJobs, PodWatch
@@ -192,9 +193,9 @@ class Agent:
         self._shell.event(SeedIntents(self._files.seeds))
         self._look_at_resources()
         self._tasks = [
-            asyncio.create_task(self._prepare_runtime()),
-            asyncio.create_task(self._watch_resources()),
-            asyncio.create_task(self._tls.stay_valid()),
+            start_lasting(self._prepare_runtime, "the preparation of the engine"),
+            start_lasting(self._watch_resources, "the watch of the machine"),
+            start_lasting(self._tls.stay_valid, "the renewal of the node's certificate"),
         ]
         heap.settle()
         log.info("agent of node %s is up", self._files.membership.name)

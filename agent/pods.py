@@ -18,6 +18,7 @@ from typing import Any
 
 from agent.caretaker import LABEL_CARE, Caretaker
 from agent.clock import boot_s
+from agent.lasting import start_lasting
 from agent.runtime.contract import (
     DEFAULT_GRACE_S,
     LABEL_FENCE,
@@ -266,7 +267,10 @@ class PodWatch:
     async def start(self) -> None:
         """Report what runs already, then keep watching."""
         await self.look()
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._check_ready())]
+        self._tasks = [
+            start_lasting(self._follow, "the watch of the pods"),
+            start_lasting(self._check_ready, "the check of the pods' ports"),
+        ]
 
     async def look(self) -> None:
         """Read the runtime's list and tell the node."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
 from agent.runtime.contract import ContainerState, EventKind, PodStatus, RuntimeEvent
-
-log = logging.getLogger("beemesh.runtime")
 
 MAX_WAITING_EVENTS = 1024  # per listener; beyond it the oldest are lost, and `list` tells the state anyway
 
@@ -52,18 +49,6 @@ def _put(queue: asyncio.Queue[RuntimeEvent | None], event: RuntimeEvent | None) 
     if queue.full():
         queue.get_nowait()
     queue.put_nowait(event)
-
-
-def start_watch(watch: Coroutine[None, None, None], engine: str) -> asyncio.Task[None]:
-    """Run an engine's watch for as long as the engine; if it ends before, the log says why."""
-    task = asyncio.create_task(watch, name=f"{engine}-watch")
-    task.add_done_callback(lambda ended: _tell_end(ended, engine))
-    return task
-
-
-def _tell_end(ended: asyncio.Task[None], engine: str) -> None:
-    if not ended.cancelled():
-        log.error("the watch of the %s engine ended: nothing is started again", engine, exc_info=ended.exception())
 
 
 class PidWatch:

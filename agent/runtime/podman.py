@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from agent.lasting import start_lasting
 from agent.locks import LockTimeout
 from agent.runtime.command import CallResult, call, end_orphans
 from agent.runtime.contract import (
@@ -37,7 +38,7 @@ from agent.runtime.contract import (
     StorageState,
 )
 from agent.runtime.health import podman_findings
-from agent.runtime.hub import EventHub, PidWatch, differences, start_watch
+from agent.runtime.hub import EventHub, PidWatch, differences
 from agent.runtime.images import ImageStore
 from agent.runtime.logfile import read_log
 from agent.runtime.podman_exec import run_inside
@@ -385,7 +386,7 @@ class PodmanRuntime:
 
     def _begin_watch(self) -> None:
         if self._watcher is None:
-            self._watcher = start_watch(self._watch(), self.name)
+            self._watcher = start_lasting(self._watch, f"the watch of the {self.name} engine")
 
     async def _watch(self) -> None:
         rechecks: Sequence[float] = ()

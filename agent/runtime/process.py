@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.lasting import start_lasting
 from agent.runtime import shim
 from agent.runtime.command import call
 from agent.runtime.contract import (
@@ -41,7 +42,7 @@ from agent.runtime.contract import (
     Severity,
 )
 from agent.runtime.health import swap_findings
-from agent.runtime.hub import EventHub, PidWatch, differences, start_watch
+from agent.runtime.hub import EventHub, PidWatch, differences
 from agent.runtime.logfile import read_log
 from agent.runtime.mounts import ensure_tmpfs, filesystem_of, unmount_all
 from agent.runtime.podman_state import LABEL_ENGINE, RESTARTING, RESTING, EngineNote, note_of, phase_of
@@ -128,7 +129,7 @@ class ProcessRuntime:
                 await self.remove(place.name)
         self._refresh()
         if self._watcher is None:
-            self._watcher = start_watch(self._watch(), self.name)
+            self._watcher = start_lasting(self._watch, f"the watch of the {self.name} engine")
 
     def validate(self, spec: PodSpec) -> Problems:
         """See `Runtime.validate`."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from agent.lasting import start_lasting
 from agent.transport.connection import AnswerHandler, Connection
 from agent.transport.tls import TlsIdentity
 from beemesh.errors import BeemeshError, Unreachable, Untrusted
@@ -113,7 +114,7 @@ class Streams:
                 f"cannot listen on tcp {host}:{port}: {error.strerror}",
                 hint="another program holds the port, or the address is not this machine's; see listen.gossip",
             ) from error
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._sweeper = start_lasting(self._sweep, "the closing of idle streams")
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from agent.runtime.command import CallResult, call
 from agent.runtime.contract import ContainerState, EventKind, FailureReason, PodSpec, RuntimeFailure
-from agent.runtime.hub import PidWatch, start_watch
+from agent.runtime.hub import PidWatch
 from agent.runtime.podman import PodmanRuntime
 from agent.runtime.podman_setup import PodmanSettings
 
@@ -236,19 +236,6 @@ async def test_a_process_for_which_no_descriptor_is_left_is_watched_later(monkey
 
 def _no_descriptor(_pid: int) -> int:
     raise OSError(errno.EMFILE, "Too many open files")
-
-
-async def test_a_watch_that_ends_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    """One that is cancelled, as every engine's is in the end, says nothing."""
-
-    async def fail() -> None:
-        raise ValueError("odd")
-
-    failed, cancelled = start_watch(fail(), "x"), start_watch(asyncio.Event().wait(), "y")  # type: ignore[arg-type]
-    cancelled.cancel()
-    await asyncio.wait([failed, cancelled])
-    assert ["watch of the x engine" in record.getMessage() for record in caplog.records] == [True]
-    assert "odd" in caplog.text
 
 
 async def test_a_restart_that_was_seen_before_the_container_ran_is_told_when_it_runs(podman: Podman) -> None:

@@ -1,0 +1,50 @@
+"""What the agent does all along goes on after whatever breaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import pytest
+
+from agent.lasting import start_lasting
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_what_breaks_is_told_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A moment without descriptors ends nothing for good."""
+    monkeypatch.setattr("agent.lasting.AGAIN_S", 0.0)
+    tries: list[int] = []
+    lives = asyncio.Event()
+
+    async def work() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, "too many open files")
+        lives.set()
+        await asyncio.Event().wait()
+
+    task = start_lasting(work, "the watch")
+    async with asyncio.timeout(5):
+        await lives.wait()
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert [record.getMessage() for record in caplog.records] == ["the watch broke; it goes on in 0 s"] * 2
+    assert "too many open files" in caplog.text
+    assert task.cancelled()
+
+
+async def test_work_that_is_done_is_done() -> None:
+    """The preparation of an engine ends, and is not begun again."""
+    tries: list[int] = []
+
+    async def work() -> None:
+        tries.append(1)
+
+    async with asyncio.timeout(5):
+        await start_lasting(work, "the preparation")
+    assert tries == [1]
