@@ -236,6 +236,9 @@ class _Sink:
         """Something always waits."""
         return 1
 
+    def get_extra_info(self, _name: str) -> None:
+        """No socket is under it."""
+
     def is_closing(self) -> bool:
         """It goes on taking."""
         return False
