@@ -118,6 +118,12 @@ class Observed:
     unripe: frozenset[tuple[NodeId, str]] = frozenset()
     in_vain: Mapping[Slot, float] = field(default_factory=dict)
 
+    @property
+    def existing(self) -> frozenset[Slot]:
+        """Slots that take up room, or will: what ended does not."""
+        there = {(each.revision, each.replica) for each in self.replicas if each.phase not in ("Succeeded", "Failed")}
+        return self.starting | there
+
     def turn_of(self, slot: Slot) -> float:
         """Slots start in ascending order of this: what was tried in vain goes last, the most lately of all. So
         those that no node takes now keep none from starting that one would take."""

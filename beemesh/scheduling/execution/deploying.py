@@ -104,12 +104,17 @@ class Deployer:
         """Begin with queued deployments, as far as the limit on concurrent ones allows."""
         effects: Effects = []
         for deploying in tuple(self._pods.deploying.values()):
-            busy = sum(1 for each in self._pods.deploying.values() if each.step != "queued")
+            busy = sum(map(self._is_busy, self._pods.deploying.values()))
             if busy >= self._settings.runtime.max_concurrent_deployments:
                 break
             if deploying.step == "queued":
                 effects += self.begin(deploying, now)
         return effects
+
+    def _is_busy(self, deploying: Deploying) -> bool:
+        """Whether it counts as being started: what is only removed any more, however long that takes, does not."""
+        removed = deploying.step == "cancelled" and deploying.placement.name in self._pods.stopping
+        return deploying.step != "queued" and not removed
 
     def begin(self, deploying: Deploying, now: Now) -> Effects:
         """Go on with a deployment: make room, and get the right to run and the manifest."""
@@ -260,8 +265,8 @@ class Deployer:
         until nothing is there for sure."""
         if deploying.placement.task.duplicate_tolerant:
             return self.drop(deploying, now)
-        name = deploying.placement.name
-        return [*self._give_up_placement(deploying), *self._keeper.stop_job(name, deploying.why, grace_s=0)]
+        removal = self._keeper.stop_job(deploying.placement.name, deploying.why, grace_s=0)
+        return [*self._give_up_placement(deploying), *removal, *self._begin_next(now)]
 
     def _fail(self, deploying: Deploying, code: str, message: str, now: Now, *, retryable: bool = False) -> Effects:
         """Nothing of it is left; whoever hosts the reconciler decides what comes next."""

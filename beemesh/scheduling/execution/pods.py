@@ -125,7 +125,7 @@ class PodTable:
             elif name not in self.deploying:
                 yield self.told(report)
         for name, deploying in self.deploying.items():
-            if name not in self.stopping:
+            if name not in self.stopping or name not in self.seen:
                 phase: Phase = "Terminating" if deploying.step == "cancelled" else "Pending"
                 yield self._on_its_way(deploying.placement, phase, deploying.why or deploying.step)
         for placement in self.recovering.values():

@@ -9,7 +9,7 @@ from beemesh.scheduling.counting import count
 from beemesh.scheduling.execution.deploying import Deployer
 from beemesh.scheduling.execution.orders import ProofCheck, objection_to
 from beemesh.scheduling.execution.pod_keeper import PodKeeper
-from beemesh.scheduling.execution.pods import PodTable, name_of
+from beemesh.scheduling.execution.pods import Deploying, PodTable, name_of
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.tasks import IntentLookup, workload_of
 from beemesh.workloads.observation import ReplicaReport, StopAnswer, StopReplica
@@ -66,12 +66,18 @@ class Stopper:
         name = name_of(report)
         deploying = self._pods.deploying.get(name)
         if deploying is not None and name not in self._pods.stopping:
-            given_up = self._deployer.cancel(deploying, order.reason, now) if deploying.step != "cancelled" else []
-            return [Reply(token, StopAnswer(accepted=True)), *given_up]
+            return [Reply(token, StopAnswer(accepted=True)), *self._give_up(deploying, order.reason, now)]
         is_ending = name in self._pods.stopping  # then it is hurried at most, and was counted already
         stop = self._keeper.stop(name, order.reason, now, grace_s=max(0, min(order.grace_s, 600)))
         kills = [count("reconcile_kills", reason=order.reason)] if stop and not is_ending else []
         return [Reply(token, StopAnswer(accepted=True)), *stop, *kills]
+
+    def _give_up(self, deploying: Deploying, why: str, now: Now) -> Effects:
+        """End what is on its way. What restarts alone, after a power cut, ran before and stands in nobody's way: it is
+        stopped like any other, within its budget, when it runs."""
+        if not deploying.lease or deploying.step == "cancelled":
+            return []
+        return self._deployer.cancel(deploying, why, now)
 
     def stopped(self, name: str, error: str, now: Now) -> Effects:
         """The runtime has ended a pod, or could not. Of several jobs that were to end it the last one counts: until

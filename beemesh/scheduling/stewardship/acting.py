@@ -91,7 +91,7 @@ class Acting:
         wake_s = now.boot_s + (calm_s if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*steps, *arranged.actions)  # what is missing goes before what only moves
-        steps, refusals = self._within_quota(hosted, steps, most, over_quota, now)
+        steps, refusals = self._within_quota(hosted, steps, observed, most, over_quota, now)
         effects += refusals
         for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id), observed):
             match action:
@@ -224,16 +224,22 @@ class Acting:
         return target if workload and target != workload.current.number else 0
 
     def _within_quota(
-        self, hosted: Hosted, steps: Iterable[Action], most: int, why: str, now: Now
+        self, hosted: Hosted, steps: Iterable[Action], observed: Observation, most: int, why: str, now: Now
     ) -> tuple[tuple[Action, ...], Effects]:
-        """The steps without starts that a quota leaves no room for, and a word about each of those."""
+        """The steps without starts that a quota leaves no room for, and a word about each of those. An update may go
+        beyond it by its surge, not by as many as are held back."""
         kept: list[Action] = []
         told: Effects = []
+        there = {replica for _, replica in observed.existing}
+        room = max(most, len(there)) + _surge_of(hosted.workload) - len(observed.existing)
         for step in steps:
-            if why and isinstance(step, StartReplica) and step.replica >= most:
-                told += self._over_quota(hosted, step, why, now)
-            else:
+            if not why or not isinstance(step, StartReplica):
                 kept.append(step)
+            elif step.replica >= most:
+                told += self._over_quota(hosted, step, why, now)
+            elif room > 0:
+                kept.append(step)
+                room -= 1
         return tuple(kept), told
 
     def _over_quota(self, hosted: Hosted, start: StartReplica, why: str, now: Now) -> Effects:
@@ -260,3 +266,7 @@ class Acting:
                 self._ledger.drop(each.task)
                 if each.holder is None:
                     hosted.in_vain[each.task.revision, each.task.replica] = each.heard_s
+
+
+def _surge_of(workload: Workload | None) -> int:
+    return max(1, workload.strategy.max_surge) if workload is not None else 0

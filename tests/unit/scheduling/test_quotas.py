@@ -114,3 +114,19 @@ def test_what_a_quota_holds_back_holds_up_no_rollout(replicas: int, turns: bool)
 
     world.apply(msgspec.structs.replace(asked, revisions=(revision(2), revision(1))), seq=2)
     world.run_until(lambda: world.slots() == [(2, 0), (2, 1), (2, 2)], 30)
+
+
+def test_an_update_goes_beyond_a_quota_by_its_surge_alone() -> None:
+    """What is held back leaves its places to nobody."""
+    world = World()
+    world.put(*pods_quota(6))
+    asked = workload("web", replicas=10, strategy=Strategy(max_surge=1, max_unavailable=0))
+    world.apply(asked)
+    world.run(20)
+    most = [0]
+    world.watch = lambda: most.append(len(world.pods()))
+    world.apply(msgspec.structs.replace(asked, revisions=(revision(2), revision(1))), seq=2)
+    world.run(60)
+
+    assert max(most) == 7
+    assert world.slots() == [(2, ordinal) for ordinal in range(6)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from beemesh.effects import Effects, JobFinished, Notify, Now, Run, Save
@@ -27,7 +28,7 @@ from beemesh.scheduling.telling import RETRYABLE
 from beemesh.secret import SecretBytes
 from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Strategy
-from tests.unit.scheduling.samples import workload
+from tests.unit.scheduling.samples import revision, workload
 from tests.unit.scheduling.test_drain import settled
 from tests.unit.scheduling.test_restarted_agent import report_of
 from tests.unit.scheduling.world import World, WorldNode
@@ -271,3 +272,68 @@ def test_what_must_end_at_once_waits_for_no_disk() -> None:
 
     order = [type(each) for each in effects if isinstance(each, (Run, Save))]
     assert order == [Run, Save]
+
+
+def test_what_restarts_alone_is_not_stopped_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power fails in the middle of a rollout that makes no progress: what ran before it comes back."""
+    start = WorldNode._start
+
+    def never_ready(node: WorldNode, job: DeployPod) -> Any:
+        report = start(node, job)
+        if job.task.revision == 2:
+            report = node.runtime[f"default/{job.pod}"] = msgspec.structs.replace(report, ready=False)
+        return report
+
+    monkeypatch.setattr(WorldNode, "_start", never_ready)
+    world = World()
+    asked = workload(replicas=3, strategy=Strategy(max_surge=1, max_unavailable=0), restart="alone")
+    world.apply(asked)
+    world.run(15)
+    world.apply(msgspec.structs.replace(asked, revisions=(revision(2), revision(1))), seq=2)
+    world.run(8)
+    for node in world.nodes.values():
+        node.kill(power=True)
+    world.run(5)
+    for node in world.nodes.values():
+        node.pulls_s = 3.0
+        node.boot()
+    world.run(20)
+
+    assert {(1, 0), (1, 1), (1, 2)} <= set(world.slots())
+
+
+class Unremovable:
+    """One node on which every pod of `db` fails to start and cannot be removed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, replicas: int) -> None:
+        done = WorldNode._done
+
+        def broken(node: WorldNode, job_id: str, job: Any, epoch: int) -> None:
+            if "db" not in job.pod:
+                done(node, job_id, job, epoch)
+                return
+            node.stops.pop(f"default/{job.pod}", None)
+            node.tell(JobFinished(job_id, None, "EngineError: podman hangs"))
+
+        monkeypatch.setattr(WorldNode, "_done", broken)
+        self.world = World(("one",))
+        self.world.apply(workload("db", kind="BeemeshStatefulSet", replicas=replicas, duplicate_tolerant=False))
+        self.world.run(20)
+
+
+def test_a_failed_start_is_listed_while_it_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steward sees it, and publishes no task after another for a replica that nobody can start yet."""
+    world = Unremovable(monkeypatch, 1).world
+    world.run(100)
+
+    assert [each.phase for each in world.nodes["one"].executor.pods.reports()] == ["Terminating"]
+    assert len(world.tasks()) == 1
+
+
+def test_what_cannot_be_removed_keeps_nothing_else_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of them: only what is being started counts toward the bound on that."""
+    world = Unremovable(monkeypatch, 12).world
+    world.apply(workload("web", replicas=2))
+    world.run(40)
+
+    assert sorted(world.running()["one"]) == ["web-1-0", "web-1-1"]
