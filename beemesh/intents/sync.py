@@ -43,6 +43,7 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, ulid
+from beemesh.intents.forgeries import Forgeries
 from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
@@ -101,11 +102,6 @@ changed meanwhile. More are left to comparisons, or one node that comes back wou
 ENTERED_MAX = 256
 """Records entered here that are still watched for a conflict: an operator hears of it within moments or never."""
 
-FORGED_BURST = 16.0
-FORGED_PER_S = 1 / 60
-"""Records with a false signature that one member may send over streams: each costs a verification, a message holds
-thousands, and honest members check what they pass on. Who sent so many is not listened to until a minute later."""
-
 FETCH_AGAIN_S = 0.1
 FETCH_TRIES = 10
 MISSING_MAX = 4_096
@@ -157,7 +153,8 @@ class IntentSync:
         self._entered: OrderedDict[str, IntentVersion] = OrderedDict()
         self._compared_s = float("-inf")
         self._cards_told = Rates(CARDS_TOLD_PER_S, CARDS_TOLD_BURST)
-        self._forged = Rates(FORGED_PER_S, FORGED_BURST)
+        self._forgeries = Forgeries()
+        self._noted_s = float("-inf")
         self._doubtful = True
         """Whether this node cannot tell yet which of its records still stand."""
         self._away_since_ms = 0
@@ -281,21 +278,24 @@ class IntentSync:
         return here is None or entry.version > here
 
     def _merge_all(self, records: tuple[Signed, ...], now: Now) -> Effects:
-        return [effect for merged in self._merged(records, now) for effect in merged.effects]
+        return [effect for _, merged in self._merged(records, now) for effect in merged.effects]
 
     def _merged_of(self, sender: NodeId, records: tuple[Signed, ...], now: Now) -> Iterator[Merged]:
         """Merge what a member sent over a stream, no more than it may send, and until too much of it is forged."""
-        if self._forged.is_empty(sender, now.boot_s):
+        if self._forgeries.is_forger(sender, now.boot_s):
             return
-        for merged in self._merged(records[:RECORDS_PER_MESSAGE_MAX], now):
+        news = tuple(each for each in records[:RECORDS_PER_MESSAGE_MAX] if not self._forgeries.is_known(each))
+        for signed, merged in self._merged(news, now):
             yield merged
-            if merged.is_forged and not self._forged.take(sender, now.boot_s):
-                return
+            if merged.is_forged:
+                self._forgeries.note(sender, signed, now.boot_s)
+                if self._forgeries.is_forger(sender, now.boot_s):
+                    return
 
-    def _merged(self, records: tuple[Signed, ...], now: Now) -> Iterator[Merged]:
+    def _merged(self, records: tuple[Signed, ...], now: Now) -> Iterator[tuple[Signed, Merged]]:
         """Merge one after the other; first what the CA signed: it may entitle what operators signed."""
         for signed in sorted(records, key=lambda signed: signed.signer != self._roster.ca_id):
-            yield self.intents.merge(signed, now)
+            yield signed, self.intents.merge(signed, now)
 
     def _tell_on(self, effects: Effects) -> Effects:
         """News of what an exchange changed here, where that is little; its id is its content, so none is told twice.
@@ -336,7 +336,7 @@ class IntentSync:
             return [*self.intents.forget_old_tombstones(now), *self._note_contact(now), again]
         partner = self._partners.one()
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
-        given_up = self.intents.note_comparison() if self._is_in_touch() else []
+        given_up = self.intents.note_comparison() if self._is_alone() else []
         if partner is None:
             return [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
         effects: Effects = [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]
@@ -353,8 +353,10 @@ class IntentSync:
 
     def _is_in_touch(self) -> bool:
         """Whether others would tell what this node lacks; a lone node misses nothing."""
-        alone = len(self._roster.members()) <= 1
-        return alone or (not self._doubtful and len(self._view.alive()) >= 2)
+        return self._is_alone() or (not self._doubtful and len(self._view.alive()) >= 2)
+
+    def _is_alone(self) -> bool:
+        return len(self._roster.members()) <= 1
 
     def _doubt_after_absence(self, now: Now) -> None:
         """Doubt what stands here once this node was out of touch for longer than removals are remembered: it was off,
@@ -378,9 +380,16 @@ class IntentSync:
                 more = any(isinstance(effect, Save) for effect in effects)
                 return [*effects, *news, *(self._compare_soon(peer, now) if more else [])]
             case IntentDigests():
-                return self._settle(peer, message, now)
+                return [*self._note_comparison(message, now), *self._settle(peer, message, now)]
             case _:
                 return []
+
+    def _note_comparison(self, digests: IntentDigests, now: Now) -> Effects:
+        """Somebody who knows what stands has answered; several answers within a moment count as one."""
+        if digests.doubtful or not self._is_in_touch() or now.boot_s - self._noted_s < COMPARE_EVERY_S / 2:
+            return []
+        self._noted_s = now.boot_s
+        return self.intents.note_comparison()
 
     def _compare_soon(self, peer: NodeId, now: Now) -> Effects:
         self._soon.append(peer)

@@ -25,6 +25,7 @@ from beemesh.effects import (
 )
 from beemesh.events import Delivered, EmitEvent, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
+from beemesh.intents.forgeries import FORGED_BURST, FORGED_PER_S
 from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
@@ -34,6 +35,7 @@ from beemesh.intents.messages import (
     TOPIC_INTENTS,
     FetchIntents,
     FetchMembers,
+    IntentDigests,
     IntentNews,
     IntentRecords,
     IntentsAck,
@@ -43,8 +45,6 @@ from beemesh.intents.messages import (
 from beemesh.intents.sync import (
     CONTACT_KEY,
     CONTACT_TABLE,
-    FORGED_BURST,
-    FORGED_PER_S,
     NEWS_PER_EXCHANGE_MAX,
     IntentSync,
 )
@@ -184,7 +184,7 @@ def test_two_sides_of_a_cut_agree_on_what_a_revoked_operator_wanted(asks: int) -
 
 
 def test_what_is_not_made_up_for_ends_once_others_could_have_told() -> None:
-    """A node that is cut off waits: the older record may stand on the other side."""
+    """A node that is cut off waits, and one whom nobody answers: the older record may stand on the other side."""
     place = _split(workload(OLD, "new"))[1]
     place.sync._doubtful = False
     place.sync._view.set_status(IDS[0], "dead")
@@ -194,10 +194,15 @@ def test_what_is_not_made_up_for_ends_once_others_could_have_told() -> None:
     assert [effect for effect in alone if isinstance(effect, Notify | Erase)] == []
 
     place.sync._view.set_status(IDS[0], "alive")
+    unanswered = [effect for number in range(99) for effect in place.sync.handle(due, at(200 + 30 * number))]
+    assert [effect for effect in unanswered if isinstance(effect, Notify | Erase)] == []
+
+    answer = Answered(9, IDS[0], IntentDigests((), (), False))
     for number in range(COMPARISONS_AWAITED):
-        effects = place.sync.handle(due, at(200 + 30 * number))
-        assert [effect for effect in effects if isinstance(effect, Notify | Erase)] == []
-    effects = place.sync.handle(due, at(600))
+        for hasty in (0, 1):
+            effects = place.sync.handle(answer, at(4_000 + 30 * number + hasty))
+            assert [effect for effect in effects if isinstance(effect, Notify | Erase)] == []
+    effects = place.sync.handle(answer, at(4_600))
     (told,) = [effect.event for effect in effects if isinstance(effect, Notify)]
     assert (told.intent.key, told.intent.kind) == ("workload/deployment/default/new", "tombstone")
 
@@ -286,6 +291,18 @@ def _verifications(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[bytes]
 
     monkeypatch.setattr(place.map._verifier, "verify", counting)
     return verified
+
+
+def test_a_record_that_a_broken_disk_made_shuts_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node sends it at every comparison, for ever: it costs one verification, and what else it sends is heard."""
+    place = Place(1)
+    verified = _verifications(place, monkeypatch)
+    for number in range(100):
+        place.sync.handle(Asked(IDS[0], 5, PushIntents(_forged(1))), at(1 + number))
+    assert len(verified) == 1
+
+    place.sync.handle(Asked(IDS[0], 5, PushIntents((*_forged(1), workload(name="good")))), at(200))
+    assert [intent.key for intent, _ in place.map.items("workload/")] == ["workload/deployment/default/good"]
 
 
 @pytest.mark.parametrize("how", ["push", "answer"])
