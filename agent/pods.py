@@ -316,8 +316,11 @@ class PodWatch:
         self._feed(PodsObserved(tuple(self._report(pod) for pod in self._pods.values())))
 
     async def _follow(self) -> None:
-        async for _ in self._runtime.events():
-            with contextlib.suppress(RuntimeFailure):
+        events = self._runtime.events()
+        with contextlib.suppress(RuntimeFailure, OSError):
+            await self.look()  # what was told while nobody listened
+        async for _ in events:
+            with contextlib.suppress(RuntimeFailure, OSError):  # no descriptor is left to read with: the next event
                 await self.look()
 
     async def _check_ready(self) -> None:

@@ -431,7 +431,14 @@ class PodmanRuntime:
     def _remove_dirty(self) -> None:
         """Try again what could not be removed, beside the watch: it may take a minute, and nothing waits for it."""
         if self._removal.dirty and (self._removing is None or self._removing.done()):
-            self._removing = self._beside(self._removal.remove_dirty(lambda: self._starting))
+            self._removing = self._beside(self._try_removals())
+
+    async def _try_removals(self) -> None:
+        before = set(self._removal.dirty)
+        await self._removal.remove_dirty(lambda: self._starting)
+        if before - self._removal.dirty:  # they are listed until somebody looks
+            self._ended_since_look = True
+            self._wake.set()
 
     async def _sweep(self) -> None:
         """Remove pods that never came to run whole because their agent was killed while it started them."""
@@ -471,7 +478,7 @@ class PodmanRuntime:
         return not created and len(members) >= len(note.images)
 
     def _left_alone(self) -> set[str]:
-        return self._stopped() | self._starting
+        return self._stopped() | self._starting | self._removal.dirty
 
     def _stopped(self) -> set[str]:
         marks = self.setup.stopped_marks

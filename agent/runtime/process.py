@@ -125,7 +125,7 @@ class ProcessRuntime:
         self._pods_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.images.path.mkdir(mode=0o711, parents=True, exist_ok=True)
         for place in self._pods_dir.iterdir():
-            if not read_json(place / "state.json").get("containers"):
+            if not read_json(place / "state.json", must_tell=True).get("containers"):
                 await self.remove(place.name)
         self._refresh()
         if self._watcher is None:

@@ -77,10 +77,13 @@ def give_to(folder: Path, uid: int, gid: int) -> None:
             os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; an empty one when there is none, or it is not whole."""
+def read_json(path: Path, *, must_tell: bool = False) -> dict[str, Any]:
+    """A JSON object from a file; an empty one when there is none, or it is not whole. With `must_tell` it raises
+    `OSError` where nobody can tell, such as when no descriptor is left."""
     try:
         body = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as error:
+        if must_tell and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
         return {}
     return body if isinstance(body, dict) else {}

@@ -135,6 +135,30 @@ async def test_what_could_not_be_removed_is_removed_later(podman: Podman) -> Non
     await podman.until("pod rm -f -t 0 b")
 
 
+async def test_a_pod_that_is_being_removed_is_not_started_again(podman: Podman) -> None:
+    """Its container ends in the middle of a removal that is tried again; once it is gone it is listed no more, and
+    another may take its name."""
+    await podman.deploy(pod("a"))
+    podman.answer = lambda words: BUSY if words.startswith("pod") else None
+    with pytest.raises(RuntimeFailure):
+        await podman.remove("a")
+    podman.words.clear()
+
+    def ends(words: str) -> None:
+        if words.startswith("pod stop"):
+            podman.end("a")
+
+    podman.answer = ends
+    podman.begin()
+    podman._process_ended(0)
+    await podman.until("pod rm -f -t 0 a")
+    before = podman.words.count("ps -a --format json")
+    await podman.until("ps -a", before + 1)
+
+    assert "start c-a" not in podman.words
+    await podman.deploy(pod("a"))
+
+
 async def test_a_start_that_left_something_behind_ends_no_later_start_of_the_same_pod(podman: Podman) -> None:
     """What is left is removed before the new start, not after it; if that fails, the start says why."""
 

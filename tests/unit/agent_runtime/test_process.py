@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,32 @@ async def test_a_full_store_keeps_no_pod_from_ending(
     await runtime.stop("web", 5)
     assert monitor.poll() is not None
     assert not grace.exists()
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_read_now_is_not_removed(
+    tmp_path: Path, monitor: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent starts when no descriptor is left: it fails, and tries again, before it takes a pod for half-started."""
+    runtime = engine(tmp_path, monitor)
+    read = Path.read_text
+
+    def poor(path: Path, *arguments: Any) -> str:
+        if path.name == "state.json":
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return read(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", poor)
+    monkeypatch.setattr("agent.runtime.process.ensure_tmpfs", _nothing)
+    with pytest.raises(OSError, match="Too many open files"):
+        await runtime.prepare()
+
+    assert (tmp_path / "s/process/web").is_dir()
+    assert monitor.poll() is None
+
+
+async def _nothing(*_arguments: object) -> None:
+    """No mount."""
 
 
 class SessionBegunError(Exception):
