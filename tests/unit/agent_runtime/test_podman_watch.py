@@ -149,6 +149,9 @@ async def test_a_pod_that_is_being_removed_is_not_started_again(podman: Podman) 
             podman.end("a")
 
     podman.answer = ends
+    podman.end("a")
+    assert await podman._tend()
+    assert "start c-a" not in podman.words
     podman.begin()
     podman._process_ended(0)
     await podman.until("pod rm -f -t 0 a")
