@@ -6,6 +6,7 @@ podman wait for itself for ever, hence the host's lock: shared by creations, tak
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from agent.locks import LockTimeout
 from agent.runtime.archive import build, check_digest, look_into
@@ -55,6 +57,8 @@ class ImageStore:
         self.path = settings.image_store
         self._index = self.path / "overlay-images" / "images.json"
         self._seen: tuple[tuple[int, int, int], tuple[StoredImage, ...]] | None = None
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One pull of a reference at a time: they share the place to which it is pulled."""
 
     async def prepare(self) -> str:
         """Make the store if there is none, and put the pause image into it. Returns the pause image's name."""
@@ -123,7 +127,9 @@ class ImageStore:
             reference, policy = str(item["image"]), PullPolicy(item.get("imagePullPolicy") or spec.pull_policy)
             known = self.find(reference)
             if policy is PullPolicy.ALWAYS or (known is None and policy is not PullPolicy.NEVER):
-                known = await self.pull(reference, progress=progress)
+                async with self._turns.setdefault(reference, asyncio.Lock()):
+                    known = self.find(reference) if policy is not PullPolicy.ALWAYS else None
+                    known = known or await self.pull(reference, progress=progress)
             if known is None:
                 raise RuntimeFailure(
                     FailureReason.IMAGE_NOT_FOUND,
