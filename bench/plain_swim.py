@@ -48,10 +48,10 @@ class PlainMembers(Members):
         self.rumours.add(("suspect", node_id, b""), confirmed)
         return self._judge_dead(member, member.suspicion, now)
 
-    def _take_suspect(self, suspect: Suspect, claim: Claim, now: Now) -> Effects:
+    def _take_suspect(self, suspect: Suspect, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
         member = self.get(suspect.accused)
         if suspect.issued_ms or member is None:
-            return super()._take_suspect(suspect, claim, now)
+            return super()._take_suspect(suspect, claim, relay, now)
         if suspect.incarnation < member.incarnation or self.view.status(suspect.accused) not in PRESENT:
             return []
         self.rumours.add(("suspect", suspect.accused, b""), claim)
