@@ -69,6 +69,9 @@ ENDPOINT_GRACE_S = 2.0
 """Between a pod's end as an endpoint and the end of its processes: those who watch endpoints hear of it within some
 tens of milliseconds (`tests/e2e/test_serving.py` measures it), those who ask from time to time within this."""
 
+LOOK_AGAIN_S = 1.0
+"""After the runtime's list could not be read."""
+
 REVOKED_CHECK_S = 0.5
 """How often it is looked whether a start is still wanted."""
 
@@ -317,11 +320,16 @@ class PodWatch:
 
     async def _follow(self) -> None:
         events = self._runtime.events()
-        with contextlib.suppress(RuntimeFailure, OSError):
-            await self.look()  # what was told while nobody listened
+        await self._look_surely()  # what was told while nobody listened
         async for _ in events:
-            with contextlib.suppress(RuntimeFailure, OSError):  # no descriptor is left to read with: the next event
-                await self.look()
+            await self._look_surely()
+
+    async def _look_surely(self) -> None:
+        """An event comes once: what could not be read then, of an engine or a machine that fails, is read later."""
+        while True:
+            with contextlib.suppress(RuntimeFailure, OSError):
+                return await self.look()
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _check_ready(self) -> None:
         while True:

@@ -299,4 +299,6 @@ class Deployer:
         return [*effects, *self._keeper.forget(name), *self._keeper.withdraw(name), *self._begin_next(now)]
 
     def _give_up_placement(self, deploying: Deploying) -> Effects:
-        return [Notify(ReleaseLease(deploying.lease))] if deploying.lease else []
+        """Once: a newer task of the replica may hold the same key here by the time that this one is undone."""
+        key, deploying.lease = deploying.lease, ""
+        return [Notify(ReleaseLease(key))] if key else []

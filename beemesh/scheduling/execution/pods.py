@@ -45,7 +45,8 @@ Step = Literal["queued", "evicting", "leasing", "clearing", "opening", "deployin
 
 @dataclass(slots=True)
 class Deploying:
-    """A won task on its way to a running pod. `lease` is '' when no placement lease is held (a restart alone)."""
+    """A won task on its way to a running pod. `lease` is '' when no placement lease is held (a restart alone, or
+    one that was given up)."""
 
     placement: Placement
     lease: str

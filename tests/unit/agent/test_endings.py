@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -178,3 +180,40 @@ async def test_a_pod_that_was_never_listed_is_removed_too() -> None:
     async with asyncio.timeout(5):
         assert (await finished.get()).error == ""
     assert list(await runtime.list()) == []
+
+
+class Flaky(MockRuntime):
+    """An engine whose list cannot be read now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = []
+
+    async def list(self) -> Sequence[PodStatus]:
+        """As `Runtime.list`."""
+        if self.failures:
+            raise self.failures.pop()
+        return await super().list()
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.EMFILE, "too many open files"), RuntimeFailure(FailureReason.TIMEOUT, "podman hangs")]
+)
+async def test_an_event_whose_pods_cannot_be_read_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """The pod is gone, and no other event follows: the list is read again until it can be."""
+    monkeypatch.setattr("agent.pods.LOOK_AGAIN_S", 0.0)
+    runtime = Flaky()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    watch = PodWatch(runtime, NodeId(bytes(32)), "127.0.0.1", told.put_nowait, lambda _counted: None)
+    await runtime.deploy(pod("default.web-1-0"))
+    await watch.start()
+    async with asyncio.timeout(5):
+        while not (await told.get()).replicas:
+            pass
+        runtime.failures = [failure, failure]
+        await runtime.remove("default.web-1-0")
+        while (await told.get()).replicas:
+            pass
+    await watch.close()

@@ -263,6 +263,18 @@ def test_a_failed_start_keeps_its_run_lease_until_nothing_is_left_of_it() -> Non
     assert Notify(ReleaseLease(winner.key)) in winner.tell(JobFinished(stop.job_id))
 
 
+def test_a_placement_is_given_up_once() -> None:
+    """A newer task of the replica may hold the key here by the time that a failed start of the older one is undone."""
+    winner = Winner(tolerant=False)
+    job_id, _ = winner.job()
+    given_up = Notify(ReleaseLease(lease_key(ID, 0)))
+    effects = winner.tell(JobFinished(job_id, None, "Timeout: podman did not end"))
+    (stop,) = [each for each in effects if isinstance(each, Run)]
+
+    assert effects.count(given_up) == 1
+    assert given_up not in winner.tell(JobFinished(stop.job_id))
+
+
 def test_what_must_end_at_once_waits_for_no_disk() -> None:
     """Its run lease is lost: the order to the runtime leaves before anything that is saved."""
     winner = Winner(tolerant=False)
