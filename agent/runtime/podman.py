@@ -49,6 +49,7 @@ from agent.runtime.podman_state import (
     RESTARTING,
     EngineNote,
     PodmanContainer,
+    lost_a_race,
     note_of,
     parse_pods,
     start_failure,
@@ -65,7 +66,7 @@ SLOW_LOOK_S = 30.0  # how often podman is asked when no process ended; some 30 m
 DEBOUNCE_S = 0.05  # the containers of a pod that is stopped end together
 RECHECK_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # after a failure, or an end whose restart is still to come
 LOCK_TIMEOUT_S = 120.0  # a load of a large image comes first
-PORT_ATTEMPTS = 5  # for ports of our choosing that somebody else took meanwhile
+START_ATTEMPTS = 5  # where somebody else took a port of our choosing meanwhile, or came first at the firewall
 
 
 class PodmanRuntime:
@@ -259,7 +260,7 @@ class PodmanRuntime:
         self, spec: PodSpec, images: Mapping[str, str], progress: Progress | None, timeout_s: float
     ) -> PodStatus:
         wishes = published_ports(spec)
-        for attempt in range(PORT_ATTEMPTS):
+        for attempt in range(START_ATTEMPTS):
             ports: list[PortStatus] = []
             try:
                 for wish in wishes:
@@ -269,8 +270,8 @@ class PodmanRuntime:
                     progress("starting containers")
                 return await self._play(spec, images, decided(wishes, [port.host_port for port in ports]), timeout_s)
             except RuntimeFailure as failure:
-                ours = any(wish.host_port == 0 for wish in wishes)
-                if failure.reason is not FailureReason.PORT_IN_USE or not ours or attempt + 1 == PORT_ATTEMPTS:
+                taken = failure.reason is FailureReason.PORT_IN_USE and any(wish.host_port == 0 for wish in wishes)
+                if attempt + 1 == START_ATTEMPTS or not (taken or lost_a_race(failure)):
                     raise
             finally:
                 for port_status in ports:

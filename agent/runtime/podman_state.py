@@ -284,6 +284,14 @@ def start_failure(pod_id: str, text: str) -> RuntimeFailure:
     return failure
 
 
+def lost_a_race(failure: RuntimeFailure) -> bool:
+    """Whether a start failed only because another engine of this host set its network up in the same moment.
+
+    netavark looks for its firewall chains and then makes them; podman's lock keeps only its own engine from that.
+    """
+    return "Chain already exists" in failure.message
+
+
 def _read(output: bytes, read: Callable[[Any], Read]) -> list[Read]:
     """Every entry of a JSON list that podman put out."""
     try:

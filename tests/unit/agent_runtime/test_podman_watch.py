@@ -103,6 +103,18 @@ def pod(pod_id: str) -> PodSpec:
     return PodSpec(pod_id, {}, {"spec": {"containers": [{"name": "main", "image": "img", "command": ["x"]}]}})
 
 
+async def leave_behind(podman: Podman, *pod_ids: str) -> None:
+    """Deploy pods and try in vain to remove them; from then on podman would remove them again."""
+    for pod_id in pod_ids:
+        await podman.deploy(pod(pod_id))
+    podman.answer = lambda words: BUSY if words.startswith("pod") else None
+    for pod_id in pod_ids:
+        with pytest.raises(RuntimeFailure):
+            await podman.remove(pod_id)
+    podman.answer = lambda _words: None
+    podman.words.clear()
+
+
 async def test_a_pod_that_cannot_be_removed_keeps_no_other_from_being_started_again(podman: Podman) -> None:
     """Neither by its failure nor by the time that each attempt takes."""
     podman.begin()
@@ -123,13 +135,7 @@ async def test_a_pod_that_cannot_be_removed_keeps_no_other_from_being_started_ag
 
 async def test_what_could_not_be_removed_is_removed_later(podman: Podman) -> None:
     """The watch tries again, one pod after the other, whichever of them fails."""
-    for pod_id in ("a", "b"):
-        await podman.deploy(pod(pod_id))
-    podman.answer = lambda words: BUSY if words.startswith("pod") else None
-    for pod_id in ("a", "b"):
-        with pytest.raises(RuntimeFailure):
-            await podman.remove(pod_id)
-    podman.words.clear()
+    await leave_behind(podman, "a", "b")
     podman.answer = lambda words: BUSY if words.startswith("pod") and words.endswith("a") else None
     podman.begin()
     await podman.until("pod rm -f -t 0 b")
@@ -138,11 +144,7 @@ async def test_what_could_not_be_removed_is_removed_later(podman: Podman) -> Non
 async def test_a_pod_that_is_being_removed_is_not_started_again(podman: Podman) -> None:
     """Its container ends in the middle of a removal that is tried again; once it is gone it is listed no more, and
     another may take its name."""
-    await podman.deploy(pod("a"))
-    podman.answer = lambda words: BUSY if words.startswith("pod") else None
-    with pytest.raises(RuntimeFailure):
-        await podman.remove("a")
-    podman.words.clear()
+    await leave_behind(podman, "a")
 
     def ends(words: str) -> None:
         if words.startswith("pod stop"):
@@ -188,12 +190,7 @@ async def test_a_start_that_left_something_behind_ends_no_later_start_of_the_sam
 
 async def test_a_pod_whose_removal_failed_may_be_deployed_anew(podman: Podman) -> None:
     """It is listed still, but nobody wants it any more."""
-    await podman.deploy(pod("web"))
-    podman.answer = lambda words: BUSY if words.startswith("pod") else None
-    with pytest.raises(RuntimeFailure):
-        await podman.remove("web")
-    podman.answer = lambda _words: None
-    podman.words.clear()
+    await leave_behind(podman, "web")
     await podman.deploy(pod("web"))
     assert [words.split()[0] for words in podman.words] == ["pod", "pod", "kube"]
 
@@ -362,6 +359,22 @@ async def test_the_right_to_start_is_asked_when_the_wait_for_the_host_is_over(po
     assert not [words for words in podman.words if words.startswith("kube play")]
 
 
+async def test_a_start_that_lost_a_race_for_the_firewall_is_tried_again(podman: Podman) -> None:
+    """Another engine of the host made netavark's chains in the same moment; what else fails is told at once."""
+    chains = b"Error: netavark: code: 1, msg: iptables: Chain already exists."
+    errors = [chains, b"Error: netavark: no such device", chains]
+
+    def fail(words: str) -> CallResult | None:
+        return CallResult(125, b"", errors.pop()) if errors and words.startswith("kube") else None
+
+    podman.answer = fail
+    with pytest.raises(RuntimeFailure, match="no such device"):
+        await podman.deploy(pod("web"))
+    assert [words.split()[0] for words in podman.words] == ["kube", "pod", "pod", "kube", "pod", "pod"]
+    await podman.deploy(pod("web"))
+    assert list(podman.containers) == ["c-web"]
+
+
 async def test_the_right_to_start_is_asked_before_each_try(podman: Podman) -> None:
     """One that failed over a port may have taken all the time that there was."""
     rights = [True]
@@ -381,12 +394,7 @@ async def test_the_right_to_start_is_asked_before_each_try(podman: Podman) -> No
 
 async def test_a_pod_is_started_when_no_removal_of_it_is_under_way(podman: Podman) -> None:
     """The removal that the watch tries again would otherwise go on under the new pod."""
-    await podman.deploy(pod("web"))
-    podman.answer = lambda words: BUSY if words.startswith("pod") else None
-    with pytest.raises(RuntimeFailure):
-        await podman.remove("web")
-    podman.answer = lambda _words: None
-    podman.words.clear()
+    await leave_behind(podman, "web")
     podman.stuck = ("pod rm",)
     podman.begin()
     podman._process_ended(0)
