@@ -332,11 +332,12 @@ class IntentSync:
         if key == _FETCH:
             return self._fetch_again(now)
         if key == _HOUSEKEEPING:
-            again = Schedule(_HOUSEKEEPING, now.boot_s + HOUSEKEEPING_EVERY_S)
-            return [*self.intents.forget_old_tombstones(now), *self._note_contact(now), again]
+            return [*self._note_contact(now), Schedule(_HOUSEKEEPING, now.boot_s + HOUSEKEEPING_EVERY_S)]
         partner = self._partners.one()
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
         given_up = self.intents.note_comparison() if self._is_alone() else []
+        # Right before: whoever still remembers what a new node refuses as forgotten keeps it from seeing two equal maps.
+        given_up += self.intents.forget_old_tombstones(now)
         if partner is None:
             return [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
         effects: Effects = [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]

@@ -505,11 +505,23 @@ def test_doubts_end_when_maps_are_equal() -> None:
         assert reply.message.doubtful is doubts  # type: ignore[attr-defined]
 
 
-def test_a_removal_is_forgotten_by_all_although_each_forgets_at_its_own_hour() -> None:
+def test_a_removal_that_is_too_old_keeps_no_newcomer_in_doubt() -> None:
+    """Who asks others forgets it right before; a newcomer refuses it, so the two maps would never be equal."""
+    mesh, newcomer = _steady(0, tombstone(ADMIN, WEB), workload(name="kept")), Place(1)
+    mesh.sync.handle(TimerFired(("intents", "compare")), at(LONG_S))
+    _compare(newcomer, mesh, LONG_S)
+    (reply,) = newcomer.sync.handle(Asked(IDS[1], 1, SyncIntents(())), at(LONG_S))
+
+    assert isinstance(reply, Reply)
+    assert reply.message.doubtful is False  # type: ignore[attr-defined]
+    assert newcomer.held() == mesh.held()
+
+
+def test_a_removal_is_forgotten_by_all_although_each_forgets_at_its_own_time() -> None:
     """Comparisons with those who have not forgotten it yet, whichever asks, bring it back to nobody."""
     places = [_steady(index, tombstone(ADMIN, WEB)) for index in range(3)]
     for place in places:
-        place.sync.handle(TimerFired(("intents", "housekeeping")), at(LONG_S))
+        place.sync.handle(TimerFired(("intents", "compare")), at(LONG_S))
         for asker, answerer in itertools.permutations(places, 2):
             _compare(asker, answerer, LONG_S)
 
