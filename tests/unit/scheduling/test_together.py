@@ -14,7 +14,7 @@ from beemesh.scheduling.messages import SignedBid
 from beemesh.workloads.observation import StopAnswer, StopReplica
 from beemesh.workloads.record import Qos, Requirements, Strategy, Workload
 from tests.unit.scheduling.samples import revision, workload
-from tests.unit.scheduling.world import DEPLOY_S, PLENTY, World
+from tests.unit.scheduling.world import DEPLOY_S, PLENTY, World, WorldNode
 
 FULL = ResourcesObserved(4000, 4096, 50_000, 0.1, 10, 40_000)
 
@@ -379,18 +379,22 @@ def test_only_one_runs_where_duplicates_are_not_tolerated() -> None:
     assert len(world.pods()) == 1
 
 
-def test_what_is_ending_ends_at_once_when_its_run_lease_is_lost() -> None:
-    """Deleted, with half a minute to end; then nobody hears of the node any more: it ends before its lease does, for
-    a successor may begin then. That it is gone is told once."""
-    world = World()
-    spec = workload(duplicate_tolerant=False)
+def deleted_slowly() -> tuple[World, WorldNode]:
+    """A workload of one replica that was just deleted, and the node whose pod takes a minute to end."""
+    world, spec = World(), workload(duplicate_tolerant=False)
     world.apply(spec)
     world.run_until(lambda: bool(world.pods()))
-    world.run(5)
     holder = next(node for node in world.nodes.values() if node.runtime)
     holder.lingers_s = 60.0
     world.delete(spec)
     world.run_until(lambda: bool(holder.graces))
+    return world, holder
+
+
+def test_what_is_ending_ends_at_once_when_its_run_lease_is_lost() -> None:
+    """Deleted, with half a minute to end; then nobody hears of the node any more: it ends before its lease does, for
+    a successor may begin then. That it is gone is told once."""
+    world, holder = deleted_slowly()
     world.run(3)
     assert holder.runtime
 
@@ -407,13 +411,7 @@ def test_what_is_ending_ends_at_once_when_its_run_lease_is_lost() -> None:
 
 def test_a_pod_is_gone_when_the_last_of_its_stops_is_done() -> None:
     """Its end was hurried: as long as one of both orders is carried out, that one might end a successor of its name."""
-    world, spec = World(), workload(duplicate_tolerant=False)
-    world.apply(spec)
-    world.run_until(lambda: bool(world.pods()))
-    holder = next(node for node in world.nodes.values() if node.runtime)
-    holder.lingers_s = 60.0
-    world.delete(spec)
-    world.run_until(lambda: bool(holder.graces))
+    world, holder = deleted_slowly()
     world.run(1)
     holder.tell(LeaseLost("run/deployment/default/hello/0", "overtaken"))
     (jobs,) = holder.stops.values()
@@ -429,13 +427,7 @@ def test_a_pod_is_gone_when_the_last_of_its_stops_is_done() -> None:
 
 def test_a_pod_whose_successor_waits_for_it_ends_with_its_run_lease_too() -> None:
     """A task of the same name was won meanwhile and waits: both have lost their right, the old pod ends at once."""
-    world, spec = World(), workload(duplicate_tolerant=False)
-    world.apply(spec)
-    world.run_until(lambda: bool(world.pods()))
-    holder = next(node for node in world.nodes.values() if node.runtime)
-    holder.lingers_s = 60.0
-    world.delete(spec)
-    world.run_until(lambda: bool(holder.graces))
+    world, holder = deleted_slowly()
     pods = holder.executor.pods
     (name,) = pods.stopping
     pods.deploying[name] = Deploying(pods.placed[name], "", None, "clearing", world.now_s)
