@@ -336,7 +336,7 @@ class IntentSync:
         partner = self._partners.one()
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
         given_up = self.intents.note_comparison() if self._is_alone() else []
-        # Right before: whoever still remembers what a new node refuses as forgotten keeps it from seeing two equal maps.
+        # Right before: who still remembers what a new node refuses as forgotten keeps it from seeing two equal maps.
         given_up += self.intents.forget_old_tombstones(now)
         if partner is None:
             return [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
