@@ -132,17 +132,21 @@ def objection(task: Task, workload: Workload | None, node_id: NodeId) -> str:
     return "" if says == wants else "the task asks for something else than the operator's record"
 
 
+def startable_as_of(workload: Workload, number: int) -> Workload | None:
+    """What the record asks for of a revision; None when it supports no task for that one. An older revision is started
+    where the operator lets a failed one be taken back, or has paused its rollout."""
+    goes_back = workload.strategy.rollback == "auto" or workload.strategy.paused
+    return workload.as_of(number) if goes_back or number == workload.current.number else None
+
+
 def _asked_for(task: Task, workload: Workload) -> Workload | None:
-    """What the record asks for of the task's revision; None when it supports no task for that one. An older revision is
-    started where the operator lets a failed one be taken back, or has paused its rollout."""
+    """What the record asks for of the task's revision; None when it does not support this task for it."""
     revision = workload.revision(task.revision)
     if revision is None or task.manifest_ref != revision.manifest:
         return None
-    if revision is not workload.current:
-        allowed = workload.strategy.rollback == "auto" or workload.strategy.paused
-        if not allowed or task.instead_of != workload.current.number:
-            return None
-    return workload.as_of(revision.number)
+    if revision is not workload.current and task.instead_of != workload.current.number:
+        return None
+    return startable_as_of(workload, revision.number)
 
 
 def record_of(task: Task, intent_for: IntentLookup) -> tuple[Intent, Signed] | None:

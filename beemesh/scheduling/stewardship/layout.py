@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from beemesh.identity.membership_card import Membership
 from beemesh.scheduling.eligibility import Resources, capacity_refusals, placement_refusals
 from beemesh.scheduling.local_work import total
+from beemesh.scheduling.tasks import startable_as_of
 from beemesh.workloads.budgets import Allowance, Budget, allowance
 from beemesh.workloads.record import Requirements, Workload
 
@@ -70,9 +71,11 @@ class Layout:
         return sum(1 for pod in self.pods if pod.workload_id == workload_id and pod.ready and not pod.leaving)
 
     def requirements(self, pod: Pod) -> Requirements:
-        """What its record asks for; nothing where the record is gone."""
+        """What its revision asks for; nothing where the record is gone."""
         workload = self.workloads.get(pod.workload_id)
-        return workload.requirements if workload else Requirements()
+        if workload is None:
+            return Requirements()
+        return (workload.as_of(_number_of(pod, workload)) or workload).requirements
 
     def reserved(self, node: str) -> Requirements:
         """What the records of the pods on a node ask for."""
@@ -80,22 +83,22 @@ class Layout:
 
     def refusals(self, pod: Pod, node: str) -> list[str]:
         """Why a node would not take a successor of `pod`, as far as can be told from here; empty when it may."""
-        host, workload = self.hosts[node], self.workloads.get(pod.workload_id)
-        if workload is None:
+        host, asks = self.hosts[node], self._successor(pod)
+        if asks is None:
             return ["its workload was deleted"]
         reasons = [] if host.alive else ["it is not alive"]
         reasons += ["it is cordoned"] if host.cordoned else []
-        reasons += placement_refusals(workload.constraints, host.card)
+        reasons += placement_refusals(asks.constraints, host.card)
         siblings = [each for each in self.on(node) if each.workload_id == pod.workload_id]
-        if workload.constraints.anti_affinity_hosts and siblings:
+        if asks.constraints.anti_affinity_hosts and siblings:
             reasons.append("another replica of this workload runs there, and two may not share a node")
-        return reasons + capacity_refusals(workload.requirements, self._resources(host))
+        return reasons + capacity_refusals(asks.requirements, self._resources(host))
 
     def fits_no_other(self, pod: Pod) -> bool:
-        """Whether no other node is what its record asks for, whatever runs there."""
-        workload = self.workloads.get(pod.workload_id)
+        """Whether no other node is what its successor asks for, whatever runs there."""
+        asks = self._successor(pod)
         others = [host.card for host in self.hosts.values() if host.name != pod.node]
-        return workload is not None and all(placement_refusals(workload.constraints, card) for card in others)
+        return asks is not None and all(placement_refusals(asks.constraints, card) for card in others)
 
     def candidates(self, pod: Pod) -> list[str]:
         """The nodes that would take its successor, the emptiest first."""
@@ -121,6 +124,14 @@ class Layout:
             self.budgets, workload.namespace, labels, workload.replicas, sharing=sharing, default_least=least
         )
 
+    def _successor(self, pod: Pod) -> Workload | None:
+        """Its workload, asking for what the pod's successor will: what its own revision does, where that one may be
+        started again. None where the record is gone."""
+        workload = self.workloads.get(pod.workload_id)
+        if workload is None:
+            return None
+        return startable_as_of(workload, _number_of(pod, workload)) or workload
+
     def _resources(self, host: Host) -> Resources:
         held = self.reserved(host.name)
         return Resources(
@@ -132,3 +143,9 @@ class Layout:
             storage_mb_free=min(host.storage_mb - held.storage_mb, host.free_storage_mb),
             pods=len(self.on(host.name)),
         )
+
+
+def _number_of(pod: Pod, workload: Workload) -> int:
+    """The number that a pod's revision bears by now."""
+    revision = workload.covering(pod.revision)
+    return revision.number if revision else pod.revision

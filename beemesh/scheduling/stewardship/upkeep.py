@@ -83,7 +83,8 @@ class Upkeep:
         cordon = self._cordons.get(card.name) if card else None
         if cordon is None:
             return None
-        stranded = partial(self._is_stranded, workload.constraints, report.node_id)
+        asks = workload.as_of(report.revision) or workload
+        stranded = partial(self._is_stranded, asks.constraints, report.node_id)
         if cordon.drain is not None:
             grace_s = cordon.drain.grace_s
             return Leave(grace_s if grace_s >= 0 else None, cordon.drain.force, stranded=stranded())
@@ -91,6 +92,6 @@ class Upkeep:
         return Leave(towards=move.to, stranded=stranded()) if move is not None else None
 
     def _is_stranded(self, constraints: Constraints, node_id: NodeId) -> bool:
-        """Whether no other member is what the record asks for."""
+        """Whether no other member is what the replica's revision asks for."""
         others = (card for card in self._roster.members() if card.node_id != node_id)
         return all(placement_refusals(constraints, card) for card in others)

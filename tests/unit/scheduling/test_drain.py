@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from beemesh.events import ResourcesObserved
@@ -214,6 +215,44 @@ def test_what_fits_no_other_node_stays_unless_forced() -> None:
     world.run_until(lambda: is_empty(world, "two"), 30)
     world.run(5)
     assert "cordoned" in world.events("Pending")[-1].reason
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_revision_that_was_taken_back_does_not_hold_a_drain_up(force: bool) -> None:
+    """It fits no node, which is why it failed; what runs instead fits others, and moves there start-first."""
+    quick = Strategy(progress_deadline_s=10)
+    first = workload(replicas=2, strategy=quick)
+    world = settled(first)
+    old = msgspec.structs.replace(revision(1), terms=first.terms)
+    nowhere = Constraints(node_selector={"disk": "sssd"})
+    world.apply(workload(replicas=2, strategy=quick, revisions=(revision(2), old), constraints=nowhere), seq=2)
+    world.run_until(lambda: bool(world.events("RolledBack")), 60)
+    name, floor = busiest(world), Floor(world)
+
+    drain(world, name, force=force)
+    world.run_until(lambda: is_empty(world, name), 60)
+    world.run(15)
+
+    assert floor.least == 2
+    assert world.slots() == [(1, 0), (1, 1)]
+
+
+def test_what_its_own_revision_pins_stays_whatever_the_failed_one_asked_for() -> None:
+    """The newer revision would run anywhere, but failed; what runs instead fits its node alone."""
+    first = workload(constraints=Constraints(node_name="two"))
+    world = settled(first)
+    old = msgspec.structs.replace(revision(1), terms=first.terms)
+    world.bad = {2: "ImageNotFound: no image hello:2"}
+    world.apply(workload(revisions=(revision(2), old)), seq=2)
+    world.run_until(lambda: bool(world.events("RolledBack")), 120)
+    world.run(10)
+    mark = len(world.tasks())
+
+    drain(world, "two")
+    world.run(60)
+
+    assert world.slots() == [(1, 0)]
+    assert len(world.tasks()) == mark, "a successor was asked for that no node may take"
 
 
 def test_without_room_elsewhere_nothing_stops() -> None:

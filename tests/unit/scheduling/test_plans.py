@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from beemesh.scheduling.stewardship.drain_plan import DrainPlan, left_on, plan_d
 from beemesh.scheduling.stewardship.layout import Host, Layout, Pod
 from beemesh.scheduling.stewardship.rebalance import GAIN_LEAST, imbalance, propose
 from beemesh.workloads.budgets import Budget
-from beemesh.workloads.record import Constraints, Requirements, Strategy, Workload
+from beemesh.workloads.record import Constraints, Requirements, Strategy, Terms, Workload
 from tests.unit.scheduling.samples import card, revision, workload
 
 ID = "deployment/default/hello"
@@ -129,6 +130,35 @@ def test_what_only_its_rollout_replaces_is_told() -> None:
         workload(replicas=2, strategy=never),
     ):
         assert not plan_drain(picture(wanted, "one", "two"), "one").blockers
+
+
+PINNED = Terms(constraints=Constraints(node_name="one"), requirements=Requirements(cpu_m=100, mem_mb=64))
+ANYWHERE = Terms(requirements=Requirements(cpu_m=3000, mem_mb=64))
+NOWHERE = Constraints(node_selector={"disk": "sssd"})
+
+
+def with_history(terms: Terms, **changes: Any) -> Workload:
+    """A record whose first revision asked for `terms`, under an earlier number too; its second is the current one."""
+    old = msgspec.structs.replace(revision(3), aliases=(1,), terms=terms)
+    return workload(replicas=2, revisions=(revision(4), old), **changes)
+
+
+def test_an_older_revision_moves_by_what_it_asked_for() -> None:
+    """A rollout that was taken back because it fits nowhere strands nothing; whoever is pinned by its own revision
+    stays, whatever the current one says. Where nothing may start an older revision again the current one counts."""
+    free = plan_drain(picture(with_history(ANYWHERE, constraints=NOWHERE), "one", "two"), "one")
+    assert not free.blockers
+    assert [(each.how, each.candidates) for each in free.moves] == [("start-first", ("three",))], "two has no room"
+
+    pinned = plan_drain(picture(with_history(PINNED), "one", "two"), "one")
+    assert ["fits no other node" in each.reason for each in pinned.refused] == [True]
+    never = with_history(PINNED, strategy=Strategy(rollback="never"))
+    assert not plan_drain(picture(never, "one", "two"), "one").refused
+
+
+def test_what_an_older_revision_asked_for_is_what_its_node_promised() -> None:
+    """The load of a node is that of what runs there, not of what would."""
+    assert picture(with_history(ANYWHERE), "one").load("one") == 0.75
 
 
 def test_what_ends_already_is_not_planned() -> None:
