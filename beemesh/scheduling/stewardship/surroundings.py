@@ -38,16 +38,21 @@ def takes_turns(constraints: Constraints, pod_labels: Mapping[str, str]) -> bool
 def in_turn(
     actions: Sequence[Action], workload: Workload | None, outstanding: Iterable[Outstanding], observed: Observed
 ) -> list[Action]:
-    """The actions, with starts held back until it is known where the one before went. One that nobody took lets the
-    others have their turn."""
-    if workload is None or not takes_turns(workload.constraints, workload.pod_labels):
+    """The actions, with starts held back until it is known where the one before went, where their revision asks for it.
+    One that nobody took lets the others have their turn."""
+    if workload is None:
         return list(actions)
-    starts = [each for each in actions if isinstance(each, StartReplica)]
+    starts = [each for each in actions if isinstance(each, StartReplica) and _waits_its_turn(each, workload)]
     if any(each.holder is None for each in outstanding):
         first = None
     else:
         first = min(starts, key=lambda each: observed.turn_of((each.revision, each.replica)), default=None)
-    return [each for each in actions if each is first or not isinstance(each, StartReplica)]
+    return [each for each in actions if each is first or each not in starts]
+
+
+def _waits_its_turn(start: StartReplica, workload: Workload) -> bool:
+    asks = workload.as_of(start.revision) or workload
+    return takes_turns(asks.constraints, asks.pod_labels)
 
 
 def occupancy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from beemesh.workloads.node_keys import LABEL_HOSTNAME, LABEL_ORG, LABEL_ZONE
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Action, Observed, StartReplica
 from beemesh.workloads.record import Constraints, Expression, PodTerm, Preference, Workload
-from tests.unit.scheduling.samples import WALL_MS, card, record, workload
+from tests.unit.scheduling.samples import WALL_MS, card, record, revision, workload
 
 WEB = (Expression("app", "In", ("web",)),)
 CACHE = (Expression("app", "In", ("cache",)),)
@@ -158,6 +159,21 @@ def test_replicas_that_depend_on_each_other_take_turns() -> None:
     assert let_through(starts[1:]) == starts[1:2]
     assert occupancy(wanted, 1, (), ledger.of(wanted.workload_id), CARDS)[0].counts == {"x": 1}
     assert in_turn(starts, web(), (), Observed()) == starts
+
+
+def test_an_older_revision_takes_turns_where_it_asked_for_it() -> None:
+    """What is started of a revision goes by what that one asked for: while a rollout is taken back or paused the record
+    itself says what the newer one does."""
+    spread, plain = web(ZONES), web()
+    starts = [StartReplica(1, 0), StartReplica(1, 1), StartReplica(2, 2), StartReplica(2, 3)]
+
+    def let_through(before: Workload, after: Workload) -> list[Action]:
+        old = msgspec.structs.replace(revision(1), terms=before.terms)
+        return in_turn(starts, msgspec.structs.replace(after, revisions=(revision(2), old)), (), Observed())
+
+    assert let_through(spread, plain) == [starts[0], *starts[2:]]
+    assert let_through(plain, spread) == [*starts[:2], starts[2]]
+    assert let_through(spread, spread) == starts[:1]
 
 
 @pytest.mark.parametrize(
