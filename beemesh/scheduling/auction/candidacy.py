@@ -33,7 +33,13 @@ from beemesh.scheduling.messages import (
 )
 from beemesh.scheduling.score import Score
 from beemesh.scheduling.taskbook import Entry
-from beemesh.scheduling.tasks import TASK_LIFETIME_MS, IntentLookup, open_member_statement, workload_of
+from beemesh.scheduling.tasks import (
+    TASK_LIFETIME_MS,
+    IntentLookup,
+    open_member_statement,
+    startable_as_of,
+    workload_of,
+)
 
 OFFER_S = 5.0
 """An offer without an award binds nobody after this; a later award is judged anew."""
@@ -170,9 +176,10 @@ class Candidacy:
 
     def _task_of(self, line: TaskLine, now: Now) -> Task | None:
         """What a line names, by the operator's record: enough to judge it by. The signed task comes with an award."""
-        found = self._intent_for(workload_key(line.workload_id))
-        workload = workload_of(found)
-        if found is None or workload is None or workload.current.number != line.revision:
+        workload = workload_of(self._intent_for(workload_key(line.workload_id)))
+        revision = workload.revision(line.revision) if workload else None
+        asks = startable_as_of(workload, line.revision) if workload else None
+        if workload is None or revision is None or asks is None:
             return None
         return Task(
             task_id=line.task_id,
@@ -181,16 +188,17 @@ class Candidacy:
             kind=workload.kind,
             revision=line.revision,
             replica=line.replica,
-            manifest_ref=workload.current.manifest,
+            manifest_ref=revision.manifest,
             record_digest=Digest(b""),
             expires_ms=now.wall_ms + TASK_LIFETIME_MS,
             issued_ms=now.wall_ms,
             nonce=b"",
-            reqs=workload.requirements,
-            qos=workload.qos,
-            constraints=workload.constraints,
-            duplicate_tolerant=workload.duplicate_tolerant,
-            restart=workload.restart,
+            reqs=asks.requirements,
+            qos=asks.qos,
+            constraints=asks.constraints,
+            duplicate_tolerant=asks.duplicate_tolerant,
+            restart=asks.restart,
+            instead_of=0 if revision is workload.current else workload.current.number,
         )
 
     def stepped_in(self, award: Award, sender: NodeId) -> Signed | None:

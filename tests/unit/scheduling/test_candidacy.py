@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import msgspec
+import pytest
 
 from beemesh.effects import Broadcast, Effects, Notify
 from beemesh.events import (
@@ -40,8 +41,9 @@ from beemesh.scheduling.messages import (
     TaskDigest,
     TaskLine,
 )
+from beemesh.workloads.record import Constraints, Requirements, Strategy, Terms
 from tests.unit.scheduling.large import Large, notes, sends
-from tests.unit.scheduling.samples import settings
+from tests.unit.scheduling.samples import record, revision, settings
 
 PLENTY = ResourcesObserved(4000, 4096, 50_000, 0.1, 3500, 40_000)
 SCANT = ResourcesObserved(50, 1024, 50_000, 0.1, 800, 40_000)
@@ -245,6 +247,46 @@ def test_a_digest_is_answered_by_those_on_whom_the_lot_falls() -> None:
     assert offer.bid is not None
     assert len(offers(desk.digest())) == 1, "the first answer may have been lost"
     assert not offers(Desk(SCANT).digest())
+
+
+NOWHERE = Constraints(node_selector={"disk": "sssd"})
+TWO_CORES = Requirements(cpu_m=2000, mem_mb=64)
+TOO_MUCH = Requirements(cpu_m=9000, mem_mb=64)
+
+
+def with_history(terms: Terms, strategy: Strategy | None = None) -> Desk:
+    """A desk where the task is of a kept revision that asked for `terms`; the current one fits no node."""
+    old = msgspec.structs.replace(revision(1), terms=terms)
+    return Desk(revisions=(revision(2), old), constraints=NOWHERE, strategy=strategy or Strategy())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "offered"),
+    [
+        (Strategy(), 1),
+        (Strategy(rollback="never"), 0),
+        (Strategy(rollback="never", paused=True), 1),
+        (Strategy(paused=True), 1),
+    ],
+)
+def test_a_line_of_an_older_revision_is_answered_where_the_record_lets_it_start(
+    strategy: Strategy, offered: int
+) -> None:
+    """While a rollout is taken back, or paused, every task names one; the award for it is claimed as any other."""
+    desk = with_history(Terms(requirements=TWO_CORES), strategy)
+    assert len(offers(desk.digest())) == offered
+    assert len(notes(desk.award(task=desk.signed(desk.called, "n1")), Claim)) == offered
+
+
+def test_a_line_of_an_older_revision_is_judged_by_what_that_one_asked_for() -> None:
+    """Not by what the current one does; one that the record keeps no more is nobody's."""
+    assert not offers(with_history(Terms(requirements=TOO_MUCH)).digest())
+    assert not offers(with_history(Terms(constraints=NOWHERE)).digest())
+    desk = with_history(Terms(requirements=TWO_CORES))
+    desk.wanted = msgspec.structs.replace(desk.wanted, revisions=(revision(2),), constraints=Constraints())
+    desk.record = record(desk.wanted)
+    desk.intents[desk.record[0].key] = desk.record
+    assert not offers(desk.digest())
 
 
 def test_a_line_of_a_digest_is_remembered_until_there_is_room() -> None:
