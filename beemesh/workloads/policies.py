@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from beemesh.ids import Digest
 from beemesh.workloads.daemons import DAEMON_SET
-from beemesh.workloads.record import Workload
+from beemesh.workloads.record import Requirements, Workload
 
 USER_PRIORITY_MAX = 1_000_000_000
 """The highest value of a PriorityClass that people make (Kubernetes); above are the system's."""
@@ -114,14 +115,14 @@ def quota_objection(
     """Why a record may not take the place of `before`, in Kubernetes' words; empty when it may. `others` are the
     namespace's other workloads. What grows in nothing is never refused."""
     wanted, had = usage(workload), usage(before) if before is not None else dict.fromkeys(QUOTA_KEYS, 0)
-    totals = _sum(others)
+    totals, creates = _sum(others), _creates_pods(workload, before)
     for quota in sorted(quotas, key=lambda each: each.name):
         if quota.namespace != workload.namespace:
             continue
         if workload.kind == DAEMON_SET and before is None:
             return f"quota {quota.name} bounds this namespace, and a DaemonSet has no number of replicas to count"
         missing = [key for key in quota.hard if key.startswith("limits.") and workload.replicas and not wanted[key]]
-        if missing:
+        if missing and creates:
             return f"failed quota: {quota.name}: must specify {','.join(missing)} for every container"
         over = [key for key, hard in quota.hard.items() if wanted[key] > had[key] and totals[key] + wanted[key] > hard]
         if over:
@@ -131,6 +132,18 @@ def quota_objection(
             )
             return f"exceeded quota: {quota.name}, requested: {requested}, used: {used}, limited: {limited}"
     return ""
+
+
+def _creates_pods(workload: Workload, before: Workload | None) -> bool:
+    """Whether pods come of a record that did not come of the one before. Kubernetes looks at pods that are created, and
+    not at a deployment that is scaled down, paused or labelled."""
+    if before is None or workload.replicas > before.replicas:
+        return True
+    return _template(workload) != _template(before)
+
+
+def _template(workload: Workload) -> tuple[int, Digest, Requirements]:
+    return workload.current.number, workload.current.manifest, workload.requirements
 
 
 def replicas_allowed(workload: Workload, others: Iterable[Workload], quotas: Iterable[Quota]) -> tuple[int, str]:

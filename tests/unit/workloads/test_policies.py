@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beemesh.ids import Digest
 from beemesh.workloads.kube_policies import priority_class, quota
 from beemesh.workloads.objects import path_text
 from beemesh.workloads.policies import (
+    QUOTA_KEYS,
     PriorityClass,
     Quota,
     priority_for,
@@ -23,8 +25,9 @@ from beemesh.workloads.policies import (
 from beemesh.workloads.policy_rules import priority_of, quota_of
 from beemesh.workloads.record import Qos, Requirements, Workload
 from beemesh.workloads.resolve import resolve
+from beemesh.workloads.revising import restarted, scaled, with_paused
 from beemesh.workloads.validation import check
-from tests.unit.scheduling.samples import workload
+from tests.unit.scheduling.samples import revision, workload
 from tests.unit.workloads.samples import container, deployment
 
 
@@ -145,6 +148,47 @@ def test_a_bound_on_limits_needs_limits() -> None:
     team = Quota("default", "team", {"limits.memory": 1000})
     assert "must specify limits.memory" in quota_objection(workload(), None, [], [team])
     assert quota_objection(workload(requirements=SIZED), None, [], [team]) == ""
+
+
+def test_a_bound_on_limits_refuses_only_what_makes_pods() -> None:
+    """A workload that stood before the quota may be scaled down, paused and labelled, but makes no more pods without
+    limits, and no other ones."""
+    team = Quota("default", "team", {"limits.memory": 1000})
+    stands = workload(replicas=5)
+    for taken, before in (
+        (scaled(stands, 3), stands),
+        (with_paused(stands, paused=True), stands),
+        (msgspec.structs.replace(stands, labels={"a": "b"}), stands),
+        (scaled(stands, 0), None),
+        (restarted(scaled(stands, 0), 1), scaled(stands, 0)),
+    ):
+        assert quota_objection(taken, before, [], [team]) == ""
+    limited = msgspec.structs.replace(stands, requirements=SIZED)
+    for refused, earlier in (
+        (scaled(stands, 6), stands),
+        (restarted(stands, 1), stands),
+        (workload(replicas=5, revisions=(msgspec.structs.replace(revision(1), manifest=Digest(b"m" * 32)),)), stands),
+        (stands, limited),
+        (stands, scaled(stands, 0)),
+    ):
+        assert "must specify limits.memory" in quota_objection(refused, earlier, [], [team])
+
+
+@given(
+    st.builds(Requirements, cpu_m=st.integers(0, 2), cpu_limit_m=st.integers(0, 2), mem_limit_mb=st.integers(0, 2)),
+    st.integers(0, 6),
+    st.integers(0, 6),
+    st.dictionaries(st.sampled_from(QUOTA_KEYS), st.integers(0, 12)),
+    st.integers(0, 6),
+)
+def test_what_grows_in_nothing_is_never_refused(
+    needs: Requirements, had: int, fewer: int, hard: dict[str, int], others: int
+) -> None:
+    """Whatever a quota bounds, how low it was set, and what else runs there."""
+    stands = workload(replicas=had, requirements=needs)
+    after = scaled(stands, max(0, had - fewer))
+    other = workload("other", replicas=others, requirements=SIZED)
+    assert quota_objection(after, stands, [other], [Quota("default", "team", hard)]) == ""
 
 
 @given(
