@@ -138,7 +138,6 @@ class PodJobs:
             files=tuple(FileVolume(volume=each.volume, files=each.files, mode=each.mode) for each in plan.files),
             restart_policy=plan.restart_policy,
             termination_grace_s=plan.grace_s,
-            writable_layer_bytes=plan.writable_layer_bytes,
             state=StorageState(plan.state),
             may_start=lambda: not job.right.has_ended(boot_s()),
         )

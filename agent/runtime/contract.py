@@ -113,7 +113,7 @@ class PodSpec:
     """One pod, ready to run.
 
     `pod` is a Kubernetes Pod as plain data (`spec.containers[]` with image, command, args, workingDir, env as plain
-    name/value, resources.limits, ports, volumeMounts, imagePullPolicy, securityContext; `spec.volumes` of kind emptyDir
+    name/value, resources, ports, volumeMounts, imagePullPolicy, securityContext; `spec.volumes` of kind emptyDir
     or hostPath, and one entry of any kind (or none) per `FileVolume`). An env value may be a `str` or a `SecretText`.
     A port with `hostPort` 0 gets a free port of the host; one without `hostPort` is not published. `metadata` and
     `spec.restartPolicy` are ignored: `pod_id`, `labels` and `restart_policy` count.
@@ -125,11 +125,11 @@ class PodSpec:
     files: tuple[FileVolume, ...] = ()
     restart_policy: str = "Always"
     termination_grace_s: float = DEFAULT_GRACE_S
-    writable_layer_bytes: int = 64 * 1024 * 1024
-    """Cap of the writable layer, added to each container's memory limit, because in state `memory` it is memory."""
     pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     """For containers that do not say `imagePullPolicy` themselves."""
     state: StorageState = StorageState.MEMORY
+    """In `memory` the cap of each container's writable layer is added to that container's memory limit, because the
+    layer is memory."""
     may_start: Callable[[], bool] = field(default=lambda: True, repr=False, compare=False)
     """Asked once images are there and before anything starts: the right to start may end while they come."""
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agent.runtime.contract import MAX_POD_ID_CHARS, FileVolume, PodSpec, PortStatus, PullPolicy
+from agent.runtime.contract import MAX_POD_ID_CHARS, FileVolume, PodSpec, PortStatus, PullPolicy, StorageState
 from beemesh.secret import SecretText
 from beemesh.workloads.quantities import whole_bytes
+from beemesh.workloads.requirements import writable_layer_mb
 
 RESTART_POLICIES = ("Always", "OnFailure", "Never")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
@@ -20,6 +21,7 @@ MAX_PORT = 65535
 _POD_ID = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[^=\0]+")
+_QUANTITIES = (("limits", "memory"), ("limits", "ephemeral-storage"), ("requests", "ephemeral-storage"))
 _PASSED_ON = ("command", "args", "workingDir", "securityContext", "tty", "stdin")
 _POD_PASSED_ON = ("hostNetwork", "hostAliases", "securityContext", "shareProcessNamespace", "hostPID", "hostIPC")
 
@@ -177,9 +179,14 @@ def kube_document(
 
 
 def memory_limit_bytes(spec: PodSpec, container: Mapping[str, Any]) -> int:
-    """The container's memory limit with the cap of its writable layer added; 0 for no limit."""
+    """The container's memory limit, with the cap of its writable layer added where that is memory; 0 for no limit.
+
+    Of each container just its own, as its node reserved it."""
     limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
-    return whole_bytes(limit) + spec.writable_layer_bytes if limit is not None else 0
+    if limit is None:
+        return 0
+    layer_bytes = writable_layer_mb(container) * 2**20 if spec.state is StorageState.MEMORY else 0
+    return whole_bytes(limit) + layer_bytes
 
 
 def _kube_container(
@@ -263,11 +270,12 @@ def _container_problems(item: Mapping[str, Any], volumes: set[str]) -> Iterator[
             yield f"mount path {mount.get('mountPath')!r}: expected an absolute path"
         if ".." in PurePosixPath(str(mount.get("subPath", ""))).parts:
             yield f"subPath {mount.get('subPath')!r} would lie outside of the volume"
-    try:
-        if (memory := ((item.get("resources") or {}).get("limits") or {}).get("memory")) is not None:
-            whole_bytes(memory)
-    except (ValueError, TypeError):
-        yield f"memory limit {memory!r}: expected a quantity such as 64Mi"
+    for group, resource in _QUANTITIES:
+        try:
+            if (amount := ((item.get("resources") or {}).get(group) or {}).get(resource)) is not None:
+                whole_bytes(amount)
+        except (ValueError, TypeError):
+            yield f"resources.{group}.{resource} {amount!r}: expected a quantity such as 64Mi"
 
 
 def _port_problems(port: Mapping[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from beemesh.workloads.care import DEFAULT_GRACE_S
 from beemesh.workloads.formats import env_name
 from beemesh.workloads.pod_rules import KEYED_FIELD
 from beemesh.workloads.record import HostPort
-from beemesh.workloads.requirements import host_ports, writable_layer_mb
+from beemesh.workloads.requirements import host_ports
 from beemesh.workloads.resolve import TEMPLATE_API_VERSION, TEMPLATE_KIND
 
 DEFAULT_FILE_MODE = 0o644
@@ -64,7 +64,6 @@ class PodPlan:
     ports: tuple[HostPort, ...]
     restart_policy: Literal["Always", "OnFailure", "Never"]
     grace_s: int
-    writable_layer_bytes: int
     state: Literal["memory", "disk"]
 
 
@@ -167,7 +166,6 @@ def _planned(template: Template, identity: ReplicaIdentity) -> PodPlan:
         ports=tuple(host_ports(spec, publish_auto=template.publish_auto)),
         restart_policy=concrete["restartPolicy"],
         grace_s=concrete["terminationGracePeriodSeconds"],
-        writable_layer_bytes=max(map(writable_layer_mb, (*containers, *init)), default=1) * 1024 * 1024,
         state=template.state,
     )
 

@@ -65,10 +65,11 @@ def _limit(containers: list[Json], resource: str, measure: Callable[[Any], int])
 
 def writable_layer_mb(container: Json) -> int:
     """The cap of a container's writable layer in MiB, never below 1."""
-    resources = container.get("resources", {})
+    resources = container.get("resources") or {}
     for group in ("limits", "requests"):
-        if "ephemeral-storage" in resources.get(group, {}):
-            return max(1, mebibytes(resources[group]["ephemeral-storage"]))
+        amount = (resources.get(group) or {}).get("ephemeral-storage")
+        if amount is not None:
+            return max(1, mebibytes(amount))
     return WRITABLE_LAYER_MB
 
 

@@ -186,14 +186,11 @@ async def test_an_unreachable_registry_is_named(rig: Rig) -> None:
 
 async def test_memory_limits_are_enforced(rig: Rig) -> None:
     """A container that takes more memory than its limit and layer allow is killed, and its end has a reason."""
-    spec = replace(
-        pod(
-            "oom-1-0",
-            command=("/bin/sh", "-c", "x=a; while :; do x=$x$x; done"),
-            restart_policy="Never",
-            resources={"limits": {"memory": "8Mi"}},
-        ),
-        writable_layer_bytes=8 << 20,
+    spec = pod(
+        "oom-1-0",
+        command=("/bin/sh", "-c", "x=a; while :; do x=$x$x; done"),
+        restart_policy="Never",
+        resources={"limits": {"memory": "8Mi", "ephemeral-storage": "8Mi"}},
     )
     await rig.runtime.deploy(spec)
     async with asyncio.timeout(20):

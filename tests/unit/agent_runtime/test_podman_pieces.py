@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.runtime.command import CallResult
 from agent.runtime.contract import (
@@ -22,6 +24,7 @@ from agent.runtime.contract import (
     PodSpec,
     PortStatus,
     RuntimeFailure,
+    StorageState,
 )
 from agent.runtime.health import swap_findings
 from agent.runtime.images import pull_failure
@@ -36,9 +39,18 @@ from agent.runtime.podman_state import (
     pod_statuses,
     start_failure,
 )
-from agent.runtime.podspec import VolumePlaces, kube_document, problems, published_ports
+from agent.runtime.podspec import (
+    VolumePlaces,
+    containers,
+    kube_document,
+    memory_limit_bytes,
+    problems,
+    published_ports,
+)
 from agent.runtime.ports import PortPicker
 from beemesh.secret import SecretBytes, SecretText
+from beemesh.workloads.requirements import requirements_of
+from beemesh.workloads.settings import WorkloadSettings
 
 PLACES = VolumePlaces(Path("/m/files/p"), Path("/d/volumes/p"), Path("/m/volumes/p"))
 
@@ -50,7 +62,7 @@ def spec(**container: object) -> PodSpec:
         "image": "a:1",
         "env": [{"name": "T", "value": SecretText("hush")}],
         "ports": [{"containerPort": 80, "hostPort": 0, "name": "http"}, {"containerPort": 81}],
-        "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
+        "resources": {"limits": {"memory": "64Mi", "cpu": "500m", "ephemeral-storage": "1Mi"}},
         "volumeMounts": [
             {"name": "token", "mountPath": "/etc/t"},
             {"name": "token", "mountPath": "/etc/one", "subPath": "one"},
@@ -71,7 +83,6 @@ def spec(**container: object) -> PodSpec:
         labels={},
         pod={"spec": {"containers": [item], "volumes": volumes}},
         files=(FileVolume("token", {"one": SecretBytes(b"1")}),),
-        writable_layer_bytes=1 << 20,
     )
 
 
@@ -102,12 +113,44 @@ def test_problems_name_what_is_wrong() -> None:
     bad = spec(
         env=[{"name": "X", "valueFrom": {}}],
         imagePullPolicy="Sometimes",
-        resources={"limits": {"memory": "lots"}},
+        resources={"limits": {"memory": "lots", "ephemeral-storage": "much"}, "requests": {"ephemeral-storage": []}},
         volumeMounts=[{"name": "token", "mountPath": "/a", "subPath": "../../etc"}],
     )
     found = problems(replace(bad, pod_id="-x"))
-    for word in ("'X' is not resolved", "Sometimes", "lots", "../../etc", "'-x'"):
+    for word in ("'X' is not resolved", "Sometimes", "'lots'", "'much'", "[]", "../../etc", "'-x'"):
         assert any(word in text for text in found), (word, found)
+
+
+AMOUNTS = st.sampled_from(["0", "1", "1Mi", "1500k", "64Mi", "1Gi"])
+LIMITED = st.builds(
+    lambda memory, limit, request: {
+        "limits": {"memory": f"{memory}Mi"} | ({} if limit is None else {"ephemeral-storage": limit}),
+        "requests": {} if request is None else {"ephemeral-storage": request},
+    },
+    st.integers(1, 4096),
+    st.none() | AMOUNTS,
+    st.none() | AMOUNTS,
+)
+
+
+@given(st.lists(LIMITED, min_size=1, max_size=4), st.sampled_from(StorageState))
+def test_containers_may_use_the_memory_that_was_reserved_for_them(
+    resources: list[dict[str, dict[str, str]]], state: StorageState
+) -> None:
+    """What an engine lets all of them use together is what the node reserved, wherever their layers are."""
+    items = [{"name": f"c{n}", "image": "a:1", "resources": each} for n, each in enumerate(resources)]
+    made = PodSpec("p", {}, {"spec": {"containers": items}}, state=state)
+    assert problems(made) == []
+
+    reserved = requirements_of(made.pod["spec"], WorkloadSettings(state=state.value))
+
+    assert sum(memory_limit_bytes(made, item) for item in items) == reserved.mem_mb << 20
+
+
+def test_a_container_without_a_memory_limit_stays_without() -> None:
+    """The cap of its layer alone limits nothing."""
+    made = spec(resources={"limits": {"ephemeral-storage": "1Gi"}})
+    assert memory_limit_bytes(made, containers(made)[0]) == 0
 
 
 @pytest.mark.parametrize(
