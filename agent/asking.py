@@ -16,10 +16,15 @@ from beemesh import __version__
 from beemesh.workloads.care import Action, Exec, HttpGet, Sleep, TcpSocket
 
 CONNECTIONS_MAX = 64
-"""Probes by network under way at once: those of hundreds of pods, each answered within milliseconds."""
+"""Probes by network under way at once, and as many hooks: those of hundreds of pods, most answered within
+milliseconds."""
 
 COMMANDS_MAX = 4
-"""Commands under way at once: each is a process start of a tenth of a second of a core."""
+"""Commands of probes under way at once: each is a process start of a tenth of a second of a core."""
+
+HOOK_COMMANDS_MAX = 16
+"""Commands of hooks under way at once: most of them only wait, as long as their pods' graces, each beside a process of
+the engine with some tens of megabytes."""
 
 HEADERS_BYTES_MAX = 64 * 1024
 REDIRECTS_MAX = 10
@@ -37,6 +42,18 @@ class Answer:
 GOOD = Answer(True)
 
 
+class _Turns:
+    """How many actions may be under way at once, by what each costs the machine."""
+
+    def __init__(self, connections: int, commands: int) -> None:
+        self._connections = asyncio.Semaphore(connections)
+        self._commands = asyncio.Semaphore(commands)
+
+    def of(self, action: Action) -> asyncio.Semaphore:
+        """Held while the action is carried out."""
+        return self._commands if isinstance(action, Exec) else self._connections
+
+
 class Asker:
     """Asks the containers of this machine."""
 
@@ -44,34 +61,50 @@ class Asker:
         """`address` is where published ports answer."""
         self._runtime = runtime
         self._address = address
-        self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
-        self._commands = asyncio.Semaphore(COMMANDS_MAX)
+        self._probes = _Turns(CONNECTIONS_MAX, COMMANDS_MAX)
+        # Of their own: hooks may take minutes, and probes may not wait for them.
+        self._hooks = _Turns(CONNECTIONS_MAX, HOOK_COMMANDS_MAX)
         self._tls = ssl.create_default_context()
         self._tls.check_hostname = False
         self._tls.verify_mode = ssl.CERT_NONE  # as a kubelet: a probe asks whether somebody answers, not who
 
     async def ask(self, pod: PodStatus, container: str, action: Action, timeout_s: float) -> Answer:
-        """Carry `action` out on a container, within `timeout_s` from the moment it begins. Never raises for what goes
-        wrong outside."""
+        """Carry a probe's `action` out on a container, within `timeout_s` from the moment it begins. Never raises for
+        what goes wrong outside."""
+        async with self._probes.of(action):
+            return await self._carry_out(pod, container, action, timeout_s)
+
+    async def run_hook(self, pod: PodStatus, container: str, hook: Action, grace_s: float) -> Answer:
+        """Carry a hook out within `grace_s` from now: the wait for its turn is part of its pod's grace. Never raises
+        for what goes wrong outside."""
+        if isinstance(hook, Sleep):  # costs nothing, and ends with the grace by itself
+            return await self._carry_out(pod, container, hook, grace_s)
+        why = f"no turn within {grace_s:g} s: other hooks of this machine were still under way"
+        try:
+            async with asyncio.timeout(grace_s), self._hooks.of(hook):
+                why = f"not done within {grace_s:g} s"
+                return await self._carry_out(pod, container, hook, grace_s)
+        except TimeoutError:
+            return Answer(False, why)
+
+    async def _carry_out(self, pod: PodStatus, container: str, action: Action, timeout_s: float) -> Answer:
         if isinstance(action, Sleep):
             await asyncio.sleep(min(action.seconds, timeout_s))
             return GOOD
         if isinstance(action, Exec):
-            async with self._commands:
-                return await self._run(pod, container, action, timeout_s)
-        async with self._connections:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    host, port = await self._place(pod, action.port)
-                    if isinstance(action, TcpSocket):
-                        return await _connect(host, port)
-                    return await self._get(host, port, action)
-            except TimeoutError:
-                return Answer(False, f"no answer within {timeout_s:g} s")
-            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-                return Answer(False, _told(error))
-            except RuntimeFailure as failure:
-                return Answer(False, f"the engine says {failure.reason}")
+            return await self._run(pod, container, action, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                host, port = await self._place(pod, action.port)
+                if isinstance(action, TcpSocket):
+                    return await _connect(host, port)
+                return await self._get(host, port, action)
+        except TimeoutError:
+            return Answer(False, f"no answer within {timeout_s:g} s")
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            return Answer(False, _told(error))
+        except RuntimeFailure as failure:
+            return Answer(False, f"the engine says {failure.reason}")
 
     async def _run(self, pod: PodStatus, container: str, action: Exec, timeout_s: float) -> Answer:
         try:

@@ -134,7 +134,7 @@ class Caretaker:
         if pod is None or not hooks:
             return grace_s
         begun_s = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*(self._asker.ask(pod, name, hook, grace_s) for name, hook in hooks))
+        answers = await asyncio.gather(*(self._asker.run_hook(pod, name, hook, grace_s) for name, hook in hooks))
         for (name, _), answer in zip(hooks, answers, strict=True):
             self._count(Observed("hooks_total", {"hook": "preStop", "result": "ok" if answer.ok else "failed"}))
             if not answer.ok:

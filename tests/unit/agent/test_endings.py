@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from agent.asking import HOOK_COMMANDS_MAX
+from agent.caretaker import LABEL_CARE, LEAST_GRACE_S, Caretaker
 from agent.pods import Ending, PodJobs, PodWatch
-from agent.runtime.contract import FailureReason, PodStatus, RuntimeFailure
+from agent.runtime.contract import ExecResult, FailureReason, PodStatus, RuntimeFailure
 from agent.runtime.mock import MockRuntime
 from beemesh.effects import Run
-from beemesh.events import DeployPod, StopPod
+from beemesh.events import DeployPod, Observed, StopPod
 from beemesh.ids import NodeId
 from beemesh.secret import SecretBytes
+from beemesh.workloads.care import ContainerCare, Exec, PodCare, ProbeSpec
 from tests.contract.runtime_rigs import pod
 
 pytestmark = pytest.mark.asyncio
@@ -217,3 +220,113 @@ async def test_an_event_whose_pods_cannot_be_read_is_not_lost(
         while (await told.get()).replicas:
             pass
     await watch.close()
+
+
+class Busy(MockRuntime):
+    """An engine whose commands end when they are told to, and say when they begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.ended = asyncio.Event()
+
+    async def exec(
+        self, pod_id: str, container: str, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0
+    ) -> ExecResult:
+        """As `Runtime.exec`."""
+        self.begun.put_nowait((pod_id, argv[0]))
+        if argv[0] == "drain":
+            await self.ended.wait()
+        return ExecResult(0, b"", b"")
+
+
+class Hooked:
+    """A caretaker of pods whose hooks take long, and as many of these under way as may be at once."""
+
+    def __init__(self) -> None:
+        self.runtime = Busy()
+        self.counted: list[Observed] = []
+        self.caretaker = Caretaker(self.runtime, "127.0.0.1", lambda: 0.0, lambda: None, self.counted.append)
+        self.holders: list[asyncio.Task[float]] = []
+        self.left = asyncio.Event()
+
+    async def run(self, pod_id: str, care: ContainerCare) -> None:
+        """Start a pod, and look after it."""
+        await self.runtime.deploy(pod(pod_id, labels={LABEL_CARE: PodCare({"main": care}).encode()}))
+        self.caretaker.follow({each.pod_id: each for each in await self.runtime.list()})
+
+    async def leave(self, pod_id: str, grace_s: float) -> float:
+        """As `PodWatch.leave`."""
+        self.left.set()
+        return await self.caretaker.before_stop(pod_id, grace_s) if grace_s else 0.0
+
+    async def hold(self) -> None:
+        """End as many pods as hooks may be under way at once."""
+        for number in range(HOOK_COMMANDS_MAX):
+            await self.run(f"p{number}", ContainerCare(pre_stop=Exec(("drain",))))
+            self.holders.append(asyncio.create_task(self.caretaker.before_stop(f"p{number}", 600.0)))
+            await self.runtime.begun.get()
+
+    async def let_go(self) -> list[float]:
+        """Let all hooks end; the grace that each left."""
+        self.runtime.ended.set()
+        return await asyncio.gather(*self.holders)
+
+
+async def test_a_hook_that_gets_no_turn_takes_no_more_than_its_grace(caplog: pytest.LogCaptureFixture) -> None:
+    """The wait for other pods' hooks is part of the grace: the hook has failed when that is over, and never begins."""
+    made = Hooked()
+    async with asyncio.timeout(10):
+        await made.hold()
+        await made.run("late", ContainerCare(pre_stop=Exec(("drain",))))
+
+        assert await made.caretaker.before_stop("late", 0.05) == LEAST_GRACE_S
+
+        assert [each.labels["result"] for each in made.counted] == ["failed"]
+        assert "pod late failed: no turn within 0.05 s" in caplog.text
+        assert all(590 < left_s <= 600 for left_s in await made.let_go())
+    assert made.runtime.begun.empty()
+    assert [each.labels["result"] for each in made.counted[1:]] == ["ok"] * HOOK_COMMANDS_MAX
+
+
+async def test_a_hook_ends_with_its_grace_even_where_the_engine_hangs() -> None:
+    """An engine that keeps to no time limit holds no pod's end up, and the next hook gets its turn."""
+    made = Hooked()
+    async with asyncio.timeout(10):
+        for number in range(HOOK_COMMANDS_MAX + 1):
+            await made.run("stuck", ContainerCare(pre_stop=Exec(("drain",))))
+            assert await made.caretaker.before_stop("stuck", 0.01) == LEAST_GRACE_S
+            assert made.runtime.begun.qsize() == number + 1
+            await made.runtime.remove("stuck")
+    assert [each.labels["result"] for each in made.counted] == ["failed"] * (HOOK_COMMANDS_MAX + 1)
+
+
+async def test_hooks_that_take_long_keep_no_probe_waiting() -> None:
+    """However many pods end at once: a container that runs is asked whether it lives."""
+    made = Hooked()
+    async with asyncio.timeout(10):
+        await made.hold()
+
+        await made.run("live", ContainerCare((ProbeSpec("liveness", Exec(("alive",))),)))
+
+        assert await made.runtime.begun.get() == ("live", "alive")
+        await made.let_go()
+    made.caretaker.close()
+
+
+async def test_a_pod_that_is_ended_sooner_waits_for_no_turn() -> None:
+    """A later order without any grace skips the hook that still waits, and the hook never begins."""
+    made = Hooked()
+    async with asyncio.timeout(10):
+        await made.hold()
+        await made.run("late", ContainerCare(pre_stop=Exec(("drain",))))
+        both: Any = made
+        ending = Ending(made.runtime, both, "late", 600.0)
+        await made.left.wait()
+
+        ending.hurry(0)
+
+        await ending.gone()
+        assert "late" not in [each.pod_id for each in await made.runtime.list()]
+        await made.let_go()
+    assert made.runtime.begun.empty()
