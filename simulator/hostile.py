@@ -1,4 +1,4 @@
-"""A member that turned against its mesh: it accuses, replays, floods and forges, with good keys of its own.
+"""A member that turned against its mesh: it accuses, replays, floods, forges and lies, with good keys of its own.
 
 It shares a machine with an honest agent whose keys it has. Whatever it does, no honest node may be held dead for it,
 no datagram may count twice, and no word in another's name may be believed.
@@ -21,6 +21,7 @@ from beemesh.membership.messages import NONCE_BYTES, Alive, Claim, ClaimKind, Cl
 from beemesh.outward import Ask
 from beemesh.wire.datagram import DatagramSealer
 from beemesh.wire.registry import encode_message
+from simulator.liar import Liar
 from simulator.world import MESH, World
 
 T = TypeVar("T")
@@ -47,7 +48,9 @@ class Hostile:
         self._until_s = until_s
         self._chance = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         self._heard: deque[tuple[int, bytes]] = deque(maxlen=HEARD_MAX)
-        acts = (self._accuse, self._replay, self._flood, self._forge_claims, self._forge_datagrams, self._revoke)
+        acts = (
+            self._accuse, self._replay, self._flood, self._forge_claims, self._forge_datagrams, self._revoke, self._lie,
+        )  # fmt: skip
         self._acts = self._chance.sample(acts, self._chance.randint(1, len(acts)))
         machine = world.machines[index]
         self._own_id = machine.membership.node_id
@@ -61,6 +64,7 @@ class Hostile:
     def _act(self) -> None:
         if self._world.now_s >= self._until_s:
             self._world.taps.remove(self._listen)
+            self._world.liars.pop(self._index, None)
             return
         self._chance.choice(self._acts)()
         self._world.at(self._world.now_s + ACT_EVERY_S, self._act)
@@ -123,6 +127,12 @@ class Hostile:
         push = PushIntents((sign_statement(crypto, SIGNED_KIND, intent),))
         ask = Ask(NO_REQUEST, target.node_id, (target.addresses[0], target.gossip_port), push, ACT_EVERY_S)
         self._world.carry(self._world.machines[self._index], [ask])
+
+    def _lie(self) -> None:
+        """In its answers, from now on, as long as it acts."""
+        if self._index not in self._world.liars:
+            crypto = self._world.machines[self._index].crypto
+            self._world.liars[self._index] = Liar(crypto, self._world.ring, self._chance.getrandbits(32))
 
     # --- its means ------------------------------------------------------------------------------------------------
 

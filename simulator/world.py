@@ -28,6 +28,7 @@ from beemesh.outward import Ask, Tell, Transmit, Warm
 from beemesh.wire.datagram import DATAGRAM_BYTES_MAX
 from beemesh.wire.registry import decode_message, encode_message
 from simulator.crypto import FakeCrypto, Keys
+from simulator.liar import Liar
 from simulator.machine import Machine
 from simulator.network import Faults
 from simulator.spec import MachineSpec, numbered
@@ -73,6 +74,8 @@ class World:
         """Told of every datagram that a node let in, with the machine of that node."""
         self.taps: list[Callable[[int, bytes], None]] = []
         """Told of every datagram that leaves a machine, and of that machine: whoever sits on the path hears it."""
+        self.liars: dict[int, Liar] = {}
+        """Machines whose answers are somebody else's."""
         self.runtime: Callable[[Machine, Run], None] = self._run
         """Carries out a job for a machine's runtime; unless set, every pod starts after a moment."""
         self.resources: Callable[[Machine], ResourcesObserved] = _resources
@@ -302,6 +305,9 @@ class World:
         machine.sent_bytes += len(data)
         for tap in self.taps:
             tap(machine.index, data)
+        liar = self.liars.get(machine.index)
+        if liar is not None and not liar.lets_pass(data):
+            return
         target = self._by_address.get(effect.address[0])
         if target is None or not self._reaches(machine, target) or self.random.random() < self.faults.loss:
             return
@@ -360,7 +366,7 @@ class World:
                 return
             self._count += 1
             token = self._count
-            self._replies[token] = lambda message: self._answer_back(target, machine, _copied(message)[0], answer)
+            self._replies[token] = lambda message: self._answer_back(target, machine, ask.message, message, answer)
             node = target.composition.node
             copied, body = _copied(ask.message)
             self._note(target, body)
@@ -371,10 +377,18 @@ class World:
         self.at(self.now_s + patience_s, lambda: answer(None, "no answer in time"), machine)
 
     def _answer_back(
-        self, target: Machine, asker: Machine, message: msgspec.Struct, answer: Callable[[msgspec.Struct | None], None]
+        self,
+        target: Machine,
+        asker: Machine,
+        question: msgspec.Struct,
+        message: msgspec.Struct,
+        answer: Callable[[msgspec.Struct | None], None],
     ) -> None:
-        if self._reaches(target, asker):
-            self.at(self.now_s + self._delay_s(target, asker), lambda: answer(message), asker)
+        liar = self.liars.get(target.index)
+        told = liar.answer(question, message) if liar is not None else message
+        if told is not None and self._reaches(target, asker):
+            copied = _copied(told)[0]
+            self.at(self.now_s + self._delay_s(target, asker), lambda: answer(copied), asker)
 
     def _carry_out(self, machine: Machine, run: Run) -> None:
         self.runtime(machine, run)

@@ -2,7 +2,7 @@
 
 An uncontended claim takes one round trip: version and fence are guessed, and a replica that knows better teaches them
 by its conflict. The holder counts its time from before it asked, so it never believes in a lease for longer than any
-replica does.
+replica does. A replica may lie: alone it can neither deny a lease nor use up the numbers of its key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from beemesh.events import (
 from beemesh.identity.signing import Signed, decode_body, open_statement
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
-from beemesh.scheduling.leases import PLACEMENT_PREFIX, lease_digest, sign_lease
+from beemesh.scheduling.leases import (
+    LEASE_TTL_MAX_MS,
+    MEMBERSHIPS_PER_ANSWER,
+    NUMBER_AHEAD_MS_MAX,
+    PLACEMENT_PREFIX,
+    lease_digest,
+    sign_lease,
+)
 from beemesh.scheduling.messages import VERDICT_KIND, CasAnswer, CompareAndSwap, Lease, LeaseProof, Verdict
 
 ROUND_S = 1.0
@@ -45,6 +52,9 @@ RENEW_AGAIN_S = 0.25
 ABSTAIN_RETRY_S = 5.0
 UNREACHABLE_RETRY_S = 1.0
 OWN_RETRY_S = 1.0
+HELD_MS_MAX = 2 * LEASE_TTL_MAX_MS
+"""No lease keeps others away for longer, whatever a replica says."""
+
 NONCE_BYTES = 8
 CLAIMS_MAX = 10_000
 KNOWN_MAX = 20_000
@@ -69,6 +79,8 @@ class _Round:
     waiting: set[int] = field(default_factory=set)
     grants: dict[NodeId, Signed] = field(default_factory=dict)
     holder: NodeId | None = None
+    held: int = 0
+    """Replicas that say so."""
     held_ms: int = 0
     overtaken: int = 0
     """Replicas where another node holds the key by a greater fence."""
@@ -223,7 +235,7 @@ class Claims:
         if claim is None or current is None or event.request_id not in current.waiting:
             return []
         current.waiting.discard(event.request_id)
-        effects = self._count(claim, current, event)
+        effects = self._count(claim, current, event, now)
         if not current.waiting:
             effects.append(Cancel(("claims", "overdue", claim.wish.key)))
         if claim.phase == "releasing":
@@ -238,7 +250,7 @@ class Claims:
         possible = len(current.grants) + len(current.waiting)
         if possible >= majority(len(current.members)):
             return effects
-        taught = current.holder is None and self._was_stale(current) and self._may_go_on(claim, current)
+        taught = not _is_held(current) and self._was_stale(current) and self._may_go_on(claim, current)
         if current.waiting and not taught and (claim.wish.tentative_ok or not current.silent):
             return effects  # what the others say tells how to go on, or is all that there will be
         return [*effects, *self._failed(claim, current, now)]
@@ -251,7 +263,7 @@ class Claims:
             effects += self._answered(Answered(request_id, self._self_id, None, "no answer in time"), now)
         return effects
 
-    def _count(self, claim: _Claim, current: _Round, event: Answered) -> Effects:
+    def _count(self, claim: _Claim, current: _Round, event: Answered, now: Now) -> Effects:
         answer = event.message
         if not isinstance(answer, CasAnswer):
             current.silent += 1
@@ -262,7 +274,7 @@ class Claims:
             current.silent += 1
             current.why = "an answer that does not verify"
             return []
-        self._learn(claim, current, answer.current, verdict)
+        self._learn(claim, current, answer.current, verdict, now)
         match verdict.outcome:
             case "granted":
                 current.grants[event.peer] = answer.verdict
@@ -270,7 +282,7 @@ class Claims:
                 current.abstained += 1
             case "wrong_set":
                 current.why = "the replicas know another roster"
-                return [Notify(PutIntent(card)) for card in answer.memberships]
+                return [Notify(PutIntent(card)) for card in answer.memberships[:MEMBERSHIPS_PER_ANSWER]]
             case "refused":
                 current.why = verdict.reason
         return []
@@ -283,9 +295,13 @@ class Claims:
             return None
         return verdict if verdict is not None and verdict.replica == peer else None
 
-    def _learn(self, claim: _Claim, current: _Round, standing: Signed | None, verdict: Verdict) -> None:
+    def _learn(self, claim: _Claim, current: _Round, standing: Signed | None, verdict: Verdict, now: Now) -> None:
         known = self._known.setdefault(claim.wish.key, _Known())
         lease = _opened_lease(standing, claim.wish.key)
+        # Nobody counted so far; and half of what replicas let pass, whose clocks differ from ours.
+        honest_max = now.wall_ms + NUMBER_AHEAD_MS_MAX // 2
+        if max(verdict.fence_seen, lease.version if lease is not None else 0) > honest_max:
+            return
         if verdict.outcome != "granted":  # else it is our own: one that grew with each round would look like another's
             known.fence_seen = max(known.fence_seen, verdict.fence_seen)
         if lease is None:
@@ -294,8 +310,9 @@ class Claims:
         over = lease.released or verdict.ttl_ms <= 0
         if verdict.outcome == "conflict" and lease.holder != self._self_id and not over:
             current.holder = NodeId(lease.holder)
+            current.held += 1
             current.overtaken += lease.fence > current.lease.fence
-            current.held_ms = max(current.held_ms, verdict.ttl_ms)
+            current.held_ms = max(current.held_ms, min(verdict.ttl_ms, HELD_MS_MAX))
 
     # --- outcomes -------------------------------------------------------------------------------------------------
 
@@ -327,12 +344,12 @@ class Claims:
             return [Schedule(("claims", "renew", key), now.boot_s + RENEW_AGAIN_S)]
         if late:
             return self._deny(claim, current.why, None, UNREACHABLE_RETRY_S, now)
-        if current.holder is not None:
-            return self._deny(claim, "another node holds it", current.holder, current.held_ms / 1000, now)
-        if self._may_go_on(claim, current):
+        if self._may_go_on(claim, current) and not _is_held(current):
             claim.phase = "pausing"
             pause_s = 0.0 if claim.rounds == 1 else self._randomness.uniform(*RACE_PAUSE_S)
             return [Schedule(("claims", "again", key), now.boot_s + pause_s)]
+        if current.holder is not None:
+            return self._deny(claim, "another node holds it", current.holder, current.held_ms / 1000, now)
         if current.silent and claim.wish.tentative_ok and current.grants and not current.abstained:
             return self._granted(claim, current, now, tentative=True)
         if current.abstained:
@@ -385,6 +402,12 @@ class Claims:
         for request_id in claim.current.waiting if claim.current is not None else ():
             self._questions.pop(request_id, None)
         return [Cancel(("claims", what, key)) for what in ("renew", "expiry", "again", "overdue")]
+
+
+def _is_held(current: _Round) -> bool:
+    """Whether another node holds the key by the word of two replicas, where a majority is there without one of them:
+    one alone may lie."""
+    return current.held >= min(2, len(current.members) - majority(len(current.members)) + 1)
 
 
 def _opened_lease(standing: Signed | None, key: str) -> Lease | None:

@@ -36,6 +36,8 @@ from beemesh.scheduling.leases import (
     KEY_PREFIXES,
     LEASE_KEY_CHARS_MAX,
     LEASE_TTL_MAX_MS,
+    MEMBERSHIPS_PER_ANSWER,
+    NUMBER_AHEAD_MS_MAX,
     binds_for_s,
     lease_digest,
     open_lease,
@@ -61,9 +63,6 @@ LEASE_BYTES_MAX = 4_096
 SWAPS_PER_S = 200.0
 SWAPS_BURST = 600.0
 """Per writer: a hundred placements renewed every second, and a machine's worth of claims at once."""
-
-MEMBERSHIPS_PER_ANSWER = 16
-"""Cards in a `wrong_set` answer: the k-set, and as much again."""
 
 TABLE = "leases"
 
@@ -240,6 +239,8 @@ class LeaseReplica:
             return f"a lease of {lease.ttl_ms} ms; 1 to {LEASE_TTL_MAX_MS} ms are granted"
         if lease.version != swap.expected_version + 1 or swap.expected_version < 0 or lease.fence < 1:
             return "the lease's version must be the expected one plus 1, and its fence at least 1"
+        if max(lease.version, lease.fence) > now.wall_ms + NUMBER_AHEAD_MS_MAX:
+            return "its version or fence is higher than one can have counted to"
         match self._roster.standing(sender, now.wall_ms):
             case "out":
                 return "not a member of this mesh"

@@ -12,6 +12,13 @@ from beemesh.scheduling.messages import LEASE_KIND, Lease, LeaseProof
 LEASE_TTL_MAX_MS = 15_000
 """The longest lease, a run lease: whoever lost its memory waits out twice this, so it must stay short."""
 
+MEMBERSHIPS_PER_ANSWER = 16
+"""Cards in a `wrong_set` answer: the k-set, and as much again."""
+
+NUMBER_AHEAD_MS_MAX = 60_000
+"""No fence or version is higher than the wall clock, in milliseconds, and this: honest ones grow by one, far slower
+than time does, and whoever could make them leap to the end of all numbers would take a key away from everybody."""
+
 LEASE_KEY_CHARS_MAX = 512
 """A key with two Kubernetes names of 253 characters, kind and ordinal."""
 
