@@ -327,26 +327,41 @@ class _Plan:
         yield from self._start_each(revision, beside, surge - doubled)
 
     def _stop_outdated(self, least_available: int) -> Iterator[Action]:
-        """Old replicas whose successor is ready, and such as may be missing for a while."""
+        """Old replicas whose successor is ready, and such as may be missing for a while. Where more than that do not
+        work, nothing is lost with one of these; but so many at a time, for they may recover, and a bad revision is not
+        to have taken the place of all by then."""
         available = sum(1 for ordinal in self.ordinals if self._is_available(ordinal))
+        missing = sum(1 for each in self.ordinals if not self._is_available(each) and not self._kept_old(each))
+        at_once = self._is_proven_on_a_node()
         for ordinal in self.ordinals:
             new = self.active.get((self.declared.revision, ordinal))
             olds = self._olds(ordinal)
             if new and self.observed.is_available(new[0]):
                 yield from (StopReplicaAction(each, "outdated") for each in olds)
                 continue
-            # What is still on its way serves nobody, and the lease it was won by keeps its successor waiting.
-            yield from (StopReplicaAction(each, "outdated") for each in olds if each.phase == "Pending")
-            olds = [each for each in olds if each.phase != "Pending"]
-            # Several generations of one ordinal: only the newest that works is worth keeping.
-            keep = max(olds, key=lambda each: (each.ready, each.revision), default=None)
+            # What is still on its way serves nobody, and the lease it was won by keeps its successor waiting; of
+            # several generations only the newest that works is worth keeping.
+            keep = self._kept_old(ordinal)
             yield from (StopReplicaAction(each, "outdated") for each in olds if each is not keep)
             if keep is None or least_available == self.declared.replicas:
                 continue
             cost = 1 if self.observed.is_available(keep) else 0
-            if available - cost >= least_available:
+            may_be_missing = at_once or missing < self.declared.replicas - least_available
+            if available - cost >= least_available or (may_be_missing and not keep.ready):
                 available -= cost
+                missing += 1
                 yield StopReplicaAction(keep, "outdated")
+
+    def _kept_old(self, ordinal: int) -> ReplicaReport | None:
+        """Of the old replicas of an ordinal the one that may stay until its successor is ready."""
+        started = (each for each in self._olds(ordinal) if each.phase != "Pending")
+        return max(started, key=lambda each: (each.ready, each.revision), default=None)
+
+    def _is_proven_on_a_node(self) -> bool:
+        """Whether the new revision of a DaemonSet works somewhere: what keeps it from working on one node says nothing
+        of the others, so it need not work there before it comes to those where the old one does not."""
+        news = (each for slot, (each,) in self.active.items() if slot[0] == self.declared.revision)
+        return self.declared.daemons is not None and any(map(self.observed.is_available, news))
 
     def _starts(self, room: int) -> Iterator[Action]:
         """Tasks for empty slots."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+import pytest
 
 from beemesh.workloads.record import Requirements, Strategy, Terms, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
@@ -85,6 +88,26 @@ def test_a_recreate_comes_back_too() -> None:
     world.run(120)
 
     assert world.slots() == [(1, 0), (1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "exclusive"])
+def test_a_fix_takes_the_place_of_what_crashes_everywhere(kind: str) -> None:
+    """A revision that was complete breaks on all nodes; without surge, the one that works replaces it all the same."""
+    world = World(("a", "b", "c"))
+    how: dict[str, Any] = {"strategy": Strategy(max_surge=0, max_unavailable=1), "duplicate_tolerant": True}
+    how |= {"kind": "DaemonSet", "replicas": 0} if kind == "DaemonSet" else {"replicas": 3}
+    how |= {"strategy": Strategy(), "duplicate_tolerant": False} if kind == "exclusive" else {}
+    world.apply(workload(**how))
+    world.run_until(lambda: bool(world.events("RolledOut")))
+    for node in world.nodes.values():
+        node.runtime = {name: msgspec.structs.replace(each, ready=False) for name, each in node.runtime.items()}
+        node.look()
+    world.run(30)
+    world.apply(workload(**how, revisions=(revision(2), revision(1))), seq=2)
+    world.run_until(lambda: len(world.events("RolledOut")) == 2, 300)
+
+    assert [(each.revision, each.ready) for each in world.pods()] == [(2, True)] * 3
+    assert not world.events("RolledBack")
 
 
 def test_never_means_never() -> None:

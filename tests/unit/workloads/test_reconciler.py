@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import msgspec
 from hypothesis import given, settings
@@ -145,6 +146,31 @@ def test_a_rolling_update_without_surge_stops_first() -> None:
     assert steps(new, report(1), report(0, 2, ready=False)) == ()
 
 
+def test_what_does_not_work_makes_room_for_a_fix() -> None:
+    """More old replicas are down than may be missing, and there is no surge: they go first, so many at a time as may be
+    missing, each once the new one before it works."""
+    new = Declared("Deployment", 4, 2, Strategy(max_surge=0, max_unavailable=1))
+    down, up = [report(ordinal, ready=False) for ordinal in range(4)], report(3)
+
+    assert stops(steps(new, *down)) == [("hello-1-0", "outdated")]
+    assert steps(new, report(0, phase="Terminating"), *down[1:]) == ()
+    assert starts(steps(new, *down[1:3], up)) == [(2, 0)]
+    assert steps(new, report(0, 2, ready=False), *down[1:3], up) == ()
+    assert stops(steps(new, report(0, 2), *down[1:3], up)) == [("hello-1-1", "outdated")]
+    assert stops(steps(new, report(0, phase="Pending"), *down[1:])) == [("hello-1-0", "outdated")]
+
+
+def test_what_serves_is_not_stopped_for_a_fix() -> None:
+    """A replica that is ready, though not for long enough, stays while too few are available; one that is not goes. Who
+    has just taken over knows of none since when it is ready."""
+    new = Declared("Deployment", 4, 2, Strategy(max_surge=0, max_unavailable=1, min_ready_s=30))
+    serving = [report(ordinal) for ordinal in range(3)]
+    unripe = frozenset((each.node_id, each.task_id) for each in serving)
+
+    assert stops(steps(new, *serving, report(3, ready=False), unripe=unripe)) == [("hello-1-3", "outdated")]
+    assert steps(new, *serving[:2], unripe=unripe, starting=frozenset({(2, 2), (2, 3)})) == ()
+
+
 def test_a_revision_that_fails_is_not_tried_everywhere() -> None:
     """While the first new replica fails, the next ordinals keep their old ones, untouched."""
     new = Declared("Deployment", 3, 2, Strategy(max_surge=3))
@@ -237,11 +263,13 @@ class Twin:
         self.starting: set[tuple[int, int]] = set()
         self.fence = 0
         self.now_s = NOW_S
+        self.broken: set[int] = set()
+        """Revisions of which no replica gets ready."""
 
     def act(self) -> None:
         """One look of the reconciler, carried out."""
         before = len(self.reports) + len(self.starting)
-        available = self.available()
+        available, standing = self.available(), self.standing()
         observed = Observed(tuple(self.reports), frozenset(self.starting))
         bound = self.declared.replicas + self.declared.strategy.max_surge
         for action in plan(self.declared, observed, self.now_s, 5):
@@ -254,11 +282,18 @@ class Twin:
         assert len(self.reports) + len(self.starting) <= max(bound, before)
         least = self.declared.replicas - self.declared.strategy.max_unavailable
         assert self.available() >= min(available, least)
+        assert self.standing() >= min(standing, least)
 
     def available(self) -> int:
         """Ordinals with a ready replica."""
         ready = {each.replica for each in self.reports if each.ready}
         return len(ready & set(range(self.declared.replicas)))
+
+    def standing(self) -> int:
+        """Ordinals with a replica that is ready, or was before this rollout and may be so again."""
+        running = [each for each in self.reports if each.phase == "Running"]
+        there = {each.replica for each in running if each.ready or each.revision != self.declared.revision}
+        return len(there & set(range(self.declared.replicas)))
 
     def move(self) -> None:
         """Something of what is under way comes to pass."""
@@ -272,13 +307,15 @@ class Twin:
         for each in list(self.reports):
             if each.phase == "Terminating" and self.rng.random() < 0.5:
                 self.reports.remove(each)
+            elif each.revision in self.broken:
+                continue
             elif each.phase == "Running" and not each.ready and self.rng.random() < 0.5:
                 self.reports.remove(each)
                 self.reports.append(msgspec.structs.replace(each, ready=True))
 
     def disturb(self) -> None:
-        """A node dies, a duplicate appears, or the operator changes his mind."""
-        what = self.rng.randrange(4)
+        """A node dies, a duplicate appears, a revision breaks, or the operator changes his mind."""
+        what = self.rng.randrange(5)
         if what == 0:
             node = self.rng.choice(NODES)
             self.reports = [each for each in self.reports if each.node_id != node]
@@ -288,8 +325,18 @@ class Twin:
             self.reports.append(msgspec.structs.replace(each, node_id=self.rng.choice(NODES), fence=self.fence))
         elif what == 2:
             self.declared = self._changed()
+        elif what == 3:
+            self.broken.add(self.declared.revision)
+            hit = [each.revision in self.broken and each.ready for each in self.reports]
+            pairs = zip(self.reports, hit, strict=True)
+            self.reports = [msgspec.structs.replace(each, ready=False) if bad else each for each, bad in pairs]
         else:
             self.starting.clear()
+
+    def fix(self) -> None:
+        """The operator applies a revision that works."""
+        while self.declared.revision in self.broken:
+            self.declared = replace(self.declared, revision=self.declared.revision + 1)
 
     def _changed(self) -> Declared:
         replicas = self.rng.randrange(0, 6)
@@ -300,14 +347,16 @@ class Twin:
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), (3, 2)]))
 def test_it_converges_within_its_bounds(seed: int, bounds: tuple[int, int]) -> None:
-    """Whatever happened before, a world left in peace comes to exactly what is declared, on the way never above
-    replicas and surge by the reconciler's doing, and never with fewer available than it may."""
+    """Whatever happened before, a world left in peace comes to exactly what is declared, once that works: on the way
+    never above replicas and surge by the reconciler's doing, and never with fewer available than it may, nor with fewer
+    that may be so again."""
     twin = Twin(seed, Strategy(max_surge=bounds[0], max_unavailable=bounds[1]))
     for _ in range(40):
         twin.act()
         twin.move()
         if twin.rng.random() < 0.2:
             twin.disturb()
+    twin.fix()
     for _ in range(400):
         twin.act()
         twin.move()
