@@ -6,7 +6,7 @@ from agent.api.mesh import MeshReader
 from beemesh.intents.record import Intent
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.stewardship.hosting import CLOCKS_MS
-from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE
+from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, is_of_another
 from beemesh.workloads.kubejob import JobView
 from beemesh.workloads.kubeshape import PodView
 from beemesh.workloads.record import JobTerms, Workload
@@ -27,7 +27,8 @@ async def jobs(mesh: MeshReader, namespace: str = "") -> list[JobView]:
 
 def _events(mesh: MeshReader, body: Workload) -> list[Event]:
     told = mesh.journal.events(workload_id=body.workload_id)
-    return [event for event in told if event.issued_ms >= body.created_ms - CLOCKS_MS]
+    since_ms = body.created_ms - CLOCKS_MS
+    return [event for event in told if event.issued_ms >= since_ms and not is_of_another(event, body)]
 
 
 def _job(intent: Intent, body: Workload, pods: list[PodView], told: list[Event]) -> JobView:

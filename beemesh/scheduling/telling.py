@@ -6,6 +6,7 @@ from beemesh.effects import Notify, Now, Randomness
 from beemesh.events import EmitEvent
 from beemesh.ids import ULID_RANDOM_BYTES, NodeId, ulid
 from beemesh.scheduling.messages import Event, EventStatus, Task
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES
 from beemesh.workloads.record import Revision, Workload
 from beemesh.workloads.rollout import mark_of
 
@@ -26,6 +27,10 @@ TARGET = "target"
 """In `details` of RolledOut and RolledBack events: the beginning of the revision's manifest address (hexadecimal), by
 which a revision is told from another of its number; and the revision that takes a failed one's place."""
 
+POD_MANIFEST = "pod_manifest"
+"""In `details` of what is told of one pod: the same of its own manifest. A workload that was deleted and applied anew
+begins with revision 1 again, and what became of pods of before says nothing of it."""
+
 ROLLOUT_EVENTS = ("RolledOut", "RolledBack", "Completed")
 """What stewards tell of a whole workload (`Completed`: of a Job): none of its replicas is meant."""
 
@@ -34,6 +39,12 @@ def revision_told_of(event: Event, workload: Workload) -> Revision | None:
     """The kept revision that a word of a whole workload is about; None for another of its number."""
     revision = workload.covering(event.revision)
     return revision if revision is not None and mark_of(revision).hex() == event.details.get(MANIFEST) else None
+
+
+def is_of_another(event: Event, workload: Workload) -> bool:
+    """Whether a word of one pod is known to be about a manifest that `workload` does not keep."""
+    mark = event.details.get(POD_MANIFEST)
+    return mark is not None and all(mark_of(revision).hex() != mark for revision in workload.revisions)
 
 
 class Teller:
@@ -51,7 +62,7 @@ class Teller:
             status,
             now,
             reason,
-            details,
+            {POD_MANIFEST: task.manifest_ref[:MANIFEST_MARK_BYTES].hex(), **(details or {})},
             task_id=task.task_id,
             workload_id=task.workload_id,
             namespace=task.namespace,

@@ -55,7 +55,7 @@ class Rollout:
 
     def renew(self, before: Workload | None, after: Workload, now_s: float) -> None:
         """Another record stands in the place of `before`, which was None when nothing did."""
-        if before is None or not _same(before.current, after.current):
+        if before is None or not is_same(before.current, after.current):
             if before is not None and self.complete:
                 self.good = before.current.number
             self.begun, self.complete, self.verdict = True, False, None
@@ -186,5 +186,6 @@ def _held_back(declared: Declared, observed: Observed, admitted: int | None) -> 
     return frozenset((declared.revision, each) for each in declared.ordinals if each >= admitted and each not in there)
 
 
-def _same(one: Revision, other: Revision) -> bool:
+def is_same(one: Revision, other: Revision) -> bool:
+    """Whether both are one: numbers may clash, and a restart makes another one of the same manifest."""
     return (one.number, one.manifest) == (other.number, other.manifest)

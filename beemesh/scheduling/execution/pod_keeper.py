@@ -16,7 +16,7 @@ from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import EventStatus, Task
 from beemesh.scheduling.promises import promise_found, promise_of
 from beemesh.scheduling.tasks import IntentLookup, workload_of
-from beemesh.scheduling.telling import FINISHED, Teller
+from beemesh.scheduling.telling import FINISHED, POD_MANIFEST, Teller
 from beemesh.workloads.observation import ReplicaReport
 
 VANISH_GRACE_S = 5.0
@@ -194,11 +194,12 @@ class PodKeeper:
         self, report: ReplicaReport, status: EventStatus, now: Now, reason: str, details: dict[str, str] | None = None
     ) -> Notify:
         """Tell what happened to a pod."""
+        mark = {POD_MANIFEST: report.manifest.hex()} if report.manifest else {}
         return self._tell.about(
             status,
             now,
             reason,
-            {"pod": report.pod, **(details or {})},
+            {"pod": report.pod, **mark, **(details or {})},
             task_id=report.task_id,
             workload_id=report.workload_id,
             namespace=report.namespace,

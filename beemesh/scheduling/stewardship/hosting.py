@@ -12,12 +12,21 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
 from beemesh.scheduling.stewardship.surroundings import takes_turns
-from beemesh.scheduling.telling import FINAL, FINISHED, MANIFEST, RETRYABLE, TARGET, Teller, revision_told_of
+from beemesh.scheduling.telling import (
+    FINAL,
+    FINISHED,
+    MANIFEST,
+    RETRYABLE,
+    TARGET,
+    Teller,
+    is_of_another,
+    revision_told_of,
+)
 from beemesh.workloads.daemons import ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
-from beemesh.workloads.rollout import Rollout, Verdict, mark_of
+from beemesh.workloads.rollout import Rollout, Verdict, is_same, mark_of
 
 LOST_REVISION = 0
 """Stands for a revision whose record lost against another of the same number; real ones count from 1."""
@@ -94,8 +103,9 @@ class Hosted:
 
     def renew(self, workload: Workload | None, record: Signed, boot_s: float) -> None:
         """Another record stands: what failed before has a new chance."""
+        before = self.workload
         if workload is not None:
-            self.rollout.renew(self.workload, workload, boot_s)
+            self.rollout.renew(before, workload, boot_s)
         self.workload, self.record = workload, record
         self.failures.clear()
         self.in_vain.clear()
@@ -103,8 +113,8 @@ class Hosted:
         self.exhausted.clear()
         self.ran.clear()
         self.over = ""
-        revision = workload.current.number if workload else 0
-        self.finished = {slot for slot in self.finished if slot[0] == revision}
+        same = before is not None and workload is not None and is_same(before.current, workload.current)
+        self.finished = self.finished if same else set()
 
     def lose(self) -> None:
         """The lease is gone; what was observed is soon stale."""
@@ -217,6 +227,8 @@ class Hosted:
 
     def told_of(self, event: Event, boot_s: float) -> None:
         """Something happened to one of its replicas."""
+        if self.workload is not None and is_of_another(event, self.workload):
+            return
         slot = (event.revision, event.replica)
         if event.status == "Failed" and FINAL not in event.details:
             self._failed(slot, event, boot_s)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
+from beemesh.ids import Digest
+from beemesh.scheduling.messages import Event
+from beemesh.scheduling.stewardship.hosting import Hosted
+from beemesh.scheduling.telling import FINISHED, POD_MANIFEST
 from beemesh.workloads.record import JobTerms, Strategy, Workload
-from tests.unit.scheduling.samples import WALL_MS, workload
+from beemesh.workloads.rollout import mark_of
+from tests.unit.scheduling.samples import WALL_MS, card, record, revision, workload
 from tests.unit.scheduling.world import World
 
 
@@ -115,3 +121,46 @@ def test_a_deadline_stops_what_runs() -> None:
 
     assert active(world) == 0
     assert [event.reason for event in world.events("Failed")] == ["DeadlineExceeded"]
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_job_that_is_applied_anew_is_not_over_by_what_became_of_the_one_before(phase: str, *, deleted: bool) -> None:
+    """Its pods bear the same numbers, and it follows within a minute: neither its steward nor the next one takes their
+    ends for its own, also where nobody heard that the first one was deleted."""
+    world = World(("a", "b", "c", "d", "e"))
+    first = job(2, JobTerms(parallelism=2, backoff_limit=0))
+    world.apply(first)
+    world.run(5)
+    end_all(world, phase)
+    world.run(5)
+    if deleted:
+        world.delete(first, 2)
+        world.run(5)
+    sealed_anew = msgspec.structs.replace(revision(), manifest=Digest(bytes(32)))
+    world.apply(msgspec.structs.replace(first, revisions=(sealed_anew,), created_ms=world.now.wall_ms), 3)
+    world.run(10)
+    assert active(world) == 2
+    told = len(world.events("Completed") + world.events("Failed"))
+    for _ in range(2):
+        holder = world.leases.held["steward/job/default/hello"][0]
+        steward = next(node for node in world.nodes.values() if node.node_id == holder)
+        steward.kill()
+        world.run(20)
+        steward.boot()
+        world.run(20)
+
+    assert active(world) == 2
+    assert len(world.events("Completed") + world.events("Failed")) == told
+
+
+def test_ends_of_pods_count_by_their_manifest() -> None:
+    """One of this job's own counts, one of another's does not; where an older agent tells none, the number decides."""
+    mine = job(3, JobTerms())
+    hosted = Hosted(mine.workload_id, mine, record(mine)[1])
+    for replica, mark in enumerate(({POD_MANIFEST: mark_of(mine.current).hex()}, {}, {POD_MANIFEST: "00"})):
+        details = {FINISHED: "true", **mark}
+        told = Event("e", card("one").node_id, "Stopped", WALL_MS, revision=1, replica=replica, details=details)
+        hosted.told_of(told, 5.0)
+
+    assert hosted.finished == {(1, 0), (1, 1)}

@@ -72,7 +72,7 @@ from beemesh.scheduling.messages import LEASE_KIND, Event, Lease, LeaseProof, Si
 from beemesh.scheduling.stewardship.steward import Steward
 from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.secret import SecretBytes
-from beemesh.workloads.observation import ReplicaReport
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.samples import CA, WALL_MS, card, membership_intent, record, settings, tombstone
 
@@ -383,6 +383,7 @@ class WorldNode:
             ready=True,
             task_id=task.task_id,
             fence=job.fence,
+            manifest=task.manifest_ref[:MANIFEST_MARK_BYTES],
         )
         self.runtime[f"{task.namespace}/{job.pod}"] = report
         self.started.append(job.pod)

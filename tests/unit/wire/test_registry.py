@@ -153,7 +153,7 @@ EVENT = scheduling.Event(
     revision=10_000,
     replica=10_000,
     reason="r" * 200,
-    details={"pod": f"{NAME}-10000-10000"},
+    details={"pod": f"{NAME}-10000-10000", "pod_manifest": "a" * 32},
 )
 
 SIZES: dict[str, tuple[msgspec.Struct, int]] = {
@@ -166,12 +166,12 @@ SIZES: dict[str, tuple[msgspec.Struct, int]] = {
     "wanted topic messages": (IWant((bytes(16),) * 50), 904),
     "task": (_on_topic(scheduling.SignedTask(_signed("task", TASK)), scheduling.TOPIC_TASKS), 960),
     "bid": (_on_topic(scheduling.SignedBid(_signed("bid", BID)), scheduling.TOPIC_PROPOSALS), 526),
-    "event": (_on_topic(scheduling.SignedEvent(_signed("event", EVENT)), scheduling.TOPIC_EVENTS), 734),
+    "event": (_on_topic(scheduling.SignedEvent(_signed("event", EVENT)), scheduling.TOPIC_EVENTS), 781),
     "call for bids": (scheduling.CallForBids(_signed("task", TASK)), 917),
     "offer": (scheduling.Offer("7" * 26, BID), 379),
     "refusal": (scheduling.Offer("7" * 26, None, ("r" * 200,) * 4, 5_000), 864),
     "award to one that stepped in": (scheduling.Award("7" * 26, _signed("task", TASK)), 952),
-    "event of a large mesh": (scheduling.SignedEvent(_signed("event", EVENT)), 690),
+    "event of a large mesh": (scheduling.SignedEvent(_signed("event", EVENT)), 737),
     "intent news": (
         _on_topic(
             intents.IntentNews(
