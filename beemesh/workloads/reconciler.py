@@ -97,6 +97,8 @@ class Failures:
     tries: int = 0
     blamed: int = 0
     """Failures that the replica itself is to blame for."""
+    runs_s: float | None = None
+    """Since when it runs after all (on our boot clock); None while nobody said so since the last failure."""
 
     @property
     def pause_s(self) -> float:

@@ -22,6 +22,7 @@ from beemesh.scheduling.telling import (
     is_of_another,
     revision_told_of,
 )
+from beemesh.workloads.backoff import STEADY_S
 from beemesh.workloads.daemons import ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
@@ -163,6 +164,11 @@ class Hosted:
             replicas = [each for each in replicas if each.replica == ordinal_of(each.node_id)]
         replicas = [self._numbered(report) for report in replicas]
         self.ran |= {(each.revision, each.replica) for each in replicas if each.phase == "Running"}
+        for each in replicas:
+            if each.ready:
+                self._runs((each.revision, each.replica), boot_s)
+        for slot in tuple(self.failures):
+            self._forget(slot, boot_s)
         self.in_vain = {slot: at_s for slot, at_s in self.in_vain.items() if self._is_of_record(*slot)}
         return Observed(
             tuple(replicas),
@@ -240,6 +246,7 @@ class Hosted:
         elif event.status == "Deployed":
             self.told.pop(slot, None)
             self.in_vain.pop(slot, None)
+            self._runs(slot, boot_s)
 
     def deployed(self, event: Event) -> None:
         """A pod runs on a node; that is all that is known of it until the node lists it."""
@@ -266,7 +273,23 @@ class Hosted:
         """Nodes that run something of the workload."""
         return {node_id for node_id, reports in self.reports.items() if reports}
 
+    def _runs(self, slot: Slot, boot_s: float) -> None:
+        """What failed before runs now. Who does not host it hears no more of it than that it was deployed."""
+        failures = self.failures.get(slot)
+        if failures is not None and failures.runs_s is None:
+            self.failures[slot] = replace(failures, runs_s=boot_s)
+
+    def _forget(self, slot: Slot, boot_s: float) -> None:
+        """What has run for so long without another failure begins with a clean sheet when it has to start again. The
+        pods of a Job are counted to its end."""
+        failures, is_job = self.failures.get(slot), self.workload is not None and self.workload.kind == "Job"
+        if is_job or failures is None or failures.runs_s is None or boot_s - failures.runs_s < STEADY_S:
+            return
+        del self.failures[slot]
+        self.exhausted.discard(slot)
+
     def _failed(self, slot: Slot, event: Event, boot_s: float, *, counts: bool = True) -> None:
+        self._forget(slot, boot_s)
         before = self.failures.get(slot, Failures(0, boot_s))
         message = event.details.get("message", "")
         reason = f"{event.reason}: {message}" if message else event.reason

@@ -24,7 +24,9 @@ from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.stewardship.ledger import TaskLedger
 from beemesh.scheduling.stewardship.steward import Steward
 from beemesh.scheduling.stewardship.upkeep import Upkeep
+from beemesh.workloads.backoff import STEADY_S
 from beemesh.workloads.observation import ReplicaList, ReplicaReport, StopReplica
+from beemesh.workloads.reconciler import EXHAUSTED_RETRY_S
 from beemesh.workloads.record import Strategy
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.large import Large
@@ -127,6 +129,28 @@ def test_an_answer_from_before_a_deployment_does_not_hide_it() -> None:
 
     assert hosted.asked == {}
     assert [(each.replica, each.fence, each.phase) for each in hosted.reports[ONE]] == [(0, 4, "Pending")]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_failures_are_forgotten_once_it_has_run_well_since(kind: str) -> None:
+    """Not while a successor of what runs fails again and again, and never of a Job, which has a limit over all."""
+    wanted, slot = workload(kind=kind, replicas=3), (1, 2)
+    hosted = Hosted(wanted.workload_id, wanted, record(wanted)[1])
+    hosted.reports[ONE] = (msgspec.structs.replace(REPORT, ready=True),)
+    hosted.exhausted.add(slot)
+
+    def left(at_s: float) -> int:
+        observed = hosted.observed((), lambda _: True, at_s)
+        return observed.failures[slot].count if slot in observed.failures else 0
+
+    for turn in range(10):
+        at_s = turn * EXHAUSTED_RETRY_S
+        hosted.told_of(Event("e", TWO, "Failed", WALL_MS, revision=1, replica=2), at_s)
+        assert left(at_s) == turn + 1
+    assert left(at_s + STEADY_S - 1) == 10
+    assert hosted.exhausted
+    assert left(at_s + STEADY_S) == (10 if kind == "Job" else 0)
+    assert bool(hosted.exhausted) == (kind == "Job")
 
 
 def test_candidates_are_few_and_agree() -> None:

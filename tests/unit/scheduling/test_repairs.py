@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,9 @@ from beemesh.scheduling.stewardship.repairs import (
     STORM_S,
     Repairs,
 )
+from beemesh.scheduling.telling import FINAL
+from beemesh.workloads.backoff import STEADY_S
+from beemesh.workloads.record import Strategy
 from tests.unit.scheduling.samples import workload
 from tests.unit.scheduling.world import World
 
@@ -88,3 +92,34 @@ def test_a_partition_that_flaps_moves_nothing() -> None:
 
     assert len(world.tasks()) == tasks
     assert len(world.pods()) == 16
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Pod"])
+@pytest.mark.parametrize("steward_too", [False, True])
+def test_what_ran_well_since_starts_with_all_its_attempts(kind: str, *, steward_too: bool) -> None:
+    """Four starts failed long ago, then it ran for a while: when its machine dies, with that of its steward or alone,
+    and the next start fails, it is tried again at once, and not given up."""
+    world = World(("a", "b", "c", "d"))
+    nodes = list(world.nodes.values())
+    once = {"kind": "Pod", "restart_policy": "OnFailure", "strategy": Strategy("Recreate", 0, 1, rollback="never")}
+    wanted = workload(**(once if kind == "Pod" else {}))
+    for node in nodes:
+        node.fails = "EngineError: a registry is away"
+    world.apply(wanted)
+    world.run_until(lambda: len(world.events("Failed")) == 4)
+    for node in nodes:
+        node.fails = ""
+    world.run_until(lambda: bool(world.pods()))
+    world.run(STEADY_S + 10)
+    holder = world.leases.held[f"steward/{wanted.workload_id}"][0]
+    lost = [node for node in nodes if node.runtime or (steward_too and node.node_id == holder)]
+    for node in nodes:
+        node.fails = "EngineError: a moment's trouble"
+    for node in lost:
+        node.kill(power=True)
+    world.run_until(lambda: len(world.events("Failed")) == 5)
+    for node in nodes:
+        node.fails = ""
+    world.run_until(lambda: bool(world.pods()), 60)
+
+    assert not [event for event in world.events("Failed") if FINAL in event.details]
