@@ -44,6 +44,7 @@ PLAIN = (
     "beemesh/events.py",
     "beemesh/effects.py",
     "beemesh/identity/certificates.py",
+    "simulator/commands.py",
     "simulator/golden.py",
     "simulator/plot.py",
 )

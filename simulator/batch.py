@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,14 @@ def outcomes(seeds: Sequence[int], nodes: int, seconds: float, jobs: int, kind: 
     if jobs <= 1:
         yield from map(trial, seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    # Ctrl-C reaches all processes of a terminal, and the one that waits for the others ends them. A new process ignores
+    # what its parent ignores, from its first moment on.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(jobs)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    with pool:
         yield from pool.imap_unordered(trial, seeds)
 
 
