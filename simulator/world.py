@@ -354,9 +354,10 @@ class World:
     def _ask(self, machine: Machine, ask: Ask) -> None:
         life, answered = machine.life, [False]
 
-        def answer(message: msgspec.Struct | None, why: str = "") -> None:
+        def answer(message: msgspec.Struct | None, body: bytes = b"", why: str = "") -> None:
             if not answered[0] and machine.life == life and machine.composition is not None:
                 answered[0] = True
+                self._note(machine, body if message is not None else why.encode())
                 node = machine.composition.node
                 self.carry(machine, node.answer(ask.request_id, ask.peer, message, why, self.now_of(machine)))
 
@@ -374,7 +375,7 @@ class World:
 
         reached = self._stream(machine, ask.peer, deliver)
         patience_s = ask.deadline_s if reached else min(ask.deadline_s, self._delay_s(machine, machine))
-        self.at(self.now_s + patience_s, lambda: answer(None, "no answer in time"), machine)
+        self.at(self.now_s + patience_s, lambda: answer(None, why="no answer in time"), machine)
 
     def _answer_back(
         self,
@@ -382,13 +383,13 @@ class World:
         asker: Machine,
         question: msgspec.Struct,
         message: msgspec.Struct,
-        answer: Callable[[msgspec.Struct | None], None],
+        answer: Callable[[msgspec.Struct, bytes], None],
     ) -> None:
         liar = self.liars.get(target.index)
         told = liar.answer(question, message) if liar is not None else message
         if told is not None and self._reaches(target, asker):
-            copied = _copied(told)[0]
-            self.at(self.now_s + self._delay_s(target, asker), lambda: answer(copied), asker)
+            copied, body = _copied(told)
+            self.at(self.now_s + self._delay_s(target, asker), lambda: answer(copied, body), asker)
 
     def _carry_out(self, machine: Machine, run: Run) -> None:
         self.runtime(machine, run)
@@ -452,7 +453,7 @@ class World:
 
     @property
     def trace(self) -> str:
-        """A hash of every message that arrived: when, where and what."""
+        """A hash of every message that arrived, answers and their failing to come included: when, where and what."""
         return self._trace.hexdigest()
 
 

@@ -8,13 +8,15 @@ from collections.abc import Iterable
 
 import pytest
 
-from beemesh.effects import Now
+from beemesh.effects import Now, Reply
 from beemesh.events import EmitEvent, LeaveMesh, MemberDown, PutIntent
 from beemesh.identity.grants import Grant
 from beemesh.ids import NodeId, OperatorId
 from beemesh.intents.record import Cordon, cordon_key, operator_key
 from beemesh.membership.claims import ClaimDesk
 from beemesh.membership.messages import Claims, Suspect
+from beemesh.outward import Ask
+from beemesh.scheduling.messages import SilenceAnswer, SilenceQuestion
 from simulator.world import START_WALL_MS, YEAR_MS, World
 
 
@@ -363,3 +365,37 @@ def test_the_same_seed_tells_the_same_story_in_every_process() -> None:
 
     assert first == _told(1, "2")
     assert first != _told(2, "1")
+
+
+def _trace_of_an_answer(answer: SilenceAnswer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The trace of a mesh in which one node answers so, and the other makes nothing of it."""
+    world = _formed(2, 1)
+    asker, target = world.machines
+    ask = Ask(1 << 40, target.membership.node_id, ("", 0), SilenceQuestion("task"), 5.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.node(1).node), "asked", lambda _node, _peer, token, *_: [Reply(token, answer)])
+        world.carry(asker, [ask])
+        world.run_for(0.01)
+    return world.trace
+
+
+def test_what_is_answered_is_part_of_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs in which nothing but an answer differs have different traces, and the same answer gives the same."""
+    yes, no = SilenceAnswer("task", True), SilenceAnswer("task", False)
+
+    assert _trace_of_an_answer(yes, monkeypatch) == _trace_of_an_answer(yes, monkeypatch)
+    assert _trace_of_an_answer(yes, monkeypatch) != _trace_of_an_answer(no, monkeypatch)
+
+
+def test_an_answer_that_does_not_come_is_part_of_the_story() -> None:
+    """A node alone asks one that is down: no message arrives anywhere, and yet something has happened."""
+    world = World(2, 1)
+    world.start(0)
+    world.run_for(1)
+    before, peer = world.trace, world.machines[1].membership.node_id
+    world.carry(world.machines[0], [Ask(1 << 40, peer, ("", 0), SilenceQuestion("task"), 0.01)])
+    assert world.trace == before
+
+    world.run_for(0.02)
+
+    assert world.trace != before
