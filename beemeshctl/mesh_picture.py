@@ -132,10 +132,25 @@ def _status_row(picture: MeshPicture, member: dict[str, Any]) -> list[str]:
     ]
 
 
+def rtt_pairs(picture: MeshPicture, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The stable JSON shape of round trips: between the named nodes, of one with all others, or of all."""
+    wanted = set(names)
+    return [
+        {"from": viewer, "to": link["node"], "rtt_ms": link["rtt_ms"]}
+        for viewer, view in sorted(picture.views.items())
+        for link in view["links"]
+        if len(wanted & {viewer, link["node"]}) == min(len(wanted), 2)
+    ]
+
+
 def rtt_table(picture: MeshPicture, names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Round trips in ms between the named nodes, or all: from the node of a row to that of a column, as the row's node
-    measured it. Of more than `RTT_COLUMNS_MAX` nodes, each has one row with its nearest and its farthest."""
-    names = names or [str(member["node"]) for member in picture.members]
+    measured it. Of more than `RTT_COLUMNS_MAX` nodes, each has one row with its nearest and its farthest; of a single
+    one, each other node has a row with the way there and the way back."""
+    members = [str(member["node"]) for member in picture.members]
+    names = list(dict.fromkeys(names)) or members
+    if len(names) == 1:
+        return _rtt_of_one(picture, names[0], [name for name in members if name != names[0]])
     if len(names) > RTT_COLUMNS_MAX:
         return ["NODE", "SITE", "MEASURED", "NEAREST", "MEDIAN", "FARTHEST"], [
             _rtt_row(picture, name) for name in names
@@ -145,6 +160,13 @@ def rtt_table(picture: MeshPicture, names: Sequence[str] = ()) -> tuple[list[str
         seen = dict(_measured(picture, name))
         rows.append([name, *("·" if other == name else in_ms(seen.get(other), unit="") for other in names)])
     return ["RTT ms", *names], rows
+
+
+def _rtt_of_one(picture: MeshPicture, name: str, others: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    there = dict(_measured(picture, name))
+    back = {other: dict(_measured(picture, other)).get(name) for other in others}
+    rows = [[other, in_ms(there.get(other), unit=""), in_ms(back[other], unit="")] for other in others]
+    return ["RTT ms", f"from {name}", f"to {name}"], rows
 
 
 def _measured(picture: MeshPicture, name: str) -> list[tuple[str, float]]:

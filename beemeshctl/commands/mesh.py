@@ -45,9 +45,10 @@ def status(output: str, via: str) -> None:
 def rtt(nodes: tuple[str, ...], output: str, via: str) -> None:
     """Round-trip times between nodes in milliseconds, each as the node of its row measured it.
 
-    Of all nodes, or of those that are named. More than 16 have a row each, with the nearest and the farthest.
+    Of all nodes, between those that are named, or of a single one with all others. More than 16 have a row each, with
+    the nearest and the farthest.
     """
-    from beemeshctl.mesh_picture import gather, rtt_table
+    from beemeshctl.mesh_picture import gather, rtt_pairs, rtt_table
     from beemeshctl.render import print_table
 
     picture = gather(via)
@@ -55,13 +56,7 @@ def rtt(nodes: tuple[str, ...], output: str, via: str) -> None:
     if unknown:
         raise NotFound(f"the mesh {picture.mesh} has no node {unknown[0]!r}", hint="beemeshctl get nodes lists them")
     if output == "json":
-        pairs = [
-            {"from": viewer, "to": link["node"], "rtt_ms": link["rtt_ms"]}
-            for viewer, view in sorted(picture.views.items())
-            for link in view["links"]
-            if not nodes or (viewer in nodes and link["node"] in nodes)
-        ]
-        click.echo(json.dumps({"mesh": picture.mesh, "pairs": pairs}, indent=2))
+        click.echo(json.dumps({"mesh": picture.mesh, "pairs": rtt_pairs(picture, nodes)}, indent=2))
         return
     print_table(*rtt_table(picture, nodes))
 

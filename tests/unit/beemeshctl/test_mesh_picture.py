@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from beemeshctl.mesh_picture import MeshPicture, rtt_table, status_lines, topology_lines
+from beemeshctl.mesh_picture import MeshPicture, rtt_pairs, rtt_table, status_lines, topology_lines
 
 SITES = {"attic": "house", "cellar": "house", "shed": "garden", "gone": ""}
 
@@ -97,6 +97,32 @@ def test_round_trips_are_from_row_to_column() -> None:
     assert heads == ["RTT ms", "attic", "cellar", "shed", "gone"]
     assert rows[0] == ["attic", "·", "1.00", "8.00", "-"]
     assert rows[2] == ["shed", "10", "-", "·", "-"]
+
+
+def test_round_trips_of_a_single_node_are_those_with_all_others() -> None:
+    """Naming one node shows the way to each other one and back, as each end measured it, in a mesh of any size."""
+    heads, rows = rtt_table(picture(), ["cellar"])
+    assert heads == ["RTT ms", "from cellar", "to cellar"]
+    assert rows == [["attic", "3.00", "1.00"], ["shed", "30", "-"], ["gone", "-", "-"]]
+    assert rtt_pairs(picture(), ["cellar"]) == [
+        {"from": "attic", "to": "cellar", "rtt_ms": 1.0},
+        {"from": "cellar", "to": "attic", "rtt_ms": 3.0},
+        {"from": "cellar", "to": "shed", "rtt_ms": 30.0},
+        {"from": "cellar", "to": "gone", "rtt_ms": None},
+        {"from": "shed", "to": "cellar", "rtt_ms": None},
+    ]
+
+
+def test_a_node_that_is_named_twice_is_one_node() -> None:
+    """Neither a column nor a pair comes twice, and a name with itself is a single node."""
+    for twice, once in ((["shed", "shed"], ["shed"]), (["shed", "attic", "shed"], ["shed", "attic"])):
+        assert rtt_table(picture(), twice) == rtt_table(picture(), once)
+        assert rtt_pairs(picture(), twice) == rtt_pairs(picture(), once)
+    assert rtt_pairs(picture(), ["shed", "attic"]) == [
+        {"from": "attic", "to": "shed", "rtt_ms": 8.0},
+        {"from": "shed", "to": "attic", "rtt_ms": 10.0},
+    ]
+    assert len(rtt_pairs(picture())) == 9
 
 
 def test_round_trips_of_many_nodes_have_a_row_each() -> None:
