@@ -105,7 +105,7 @@ class SchedulingTrial(Ordeal):
             WireChecker(hostile="hostile" in kinds),
             IntentChecker(self._submitted),
             DurabilityChecker(self._submitted),
-            MembershipChecker(self.plan, FORMING_S),
+            MembershipChecker(),
             self.outcomes,
         )
 

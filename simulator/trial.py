@@ -79,7 +79,7 @@ class Trial(Ordeal):
             *always(forgetful="wipe" in kinds, hostile="hostile" in kinds),
             self._accepted,
             self._directory,
-            MembershipChecker(self.plan, FORMING_S),
+            MembershipChecker(),
             DurabilityChecker(self._submitted),
         )
         self._panel = Panel(world, checkers, self._blame)

@@ -1,51 +1,44 @@
-"""Nobody is held dead who can be reached, and in the end all see all."""
+"""Nobody is held dead by whoever reaches it, and in the end all see all."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from beemesh.events import MemberDown
+from beemesh.membership.settings import SwimSettings
+from beemesh.membership.suspicion import ACCUSERS_NEEDED, CONFIRMATIONS_WANTED, timeout_bounds_s, timeout_s
 from simulator.checkers import Blame
-from simulator.plan import Plan
+from simulator.touch import Touch
 from simulator.world import World
-
-CALM_S = 40.0
-"""So long after the last fault that touched either of two machines, neither may hold the other dead."""
-
-CALM_LOSS = 0.1
-"""Above this loss a mesh of some twenty may lose a member for a moment; it is told by the rate, not by one trial."""
 
 
 class MembershipChecker:
-    """Knows from the plan when each machine was last touched."""
+    """Whoever reaches the accused ignores the accusers, so a suspicion that began while its holder and the suspect were
+    in touch must not end in a death: it is verified at once, and the suspect has all its time to refute it.
+
+    One that began before may be right, and nobody verifies it again: it is excused until its time is over."""
 
     name = "membership"
     sees: tuple[type, ...] = (MemberDown,)
 
-    def __init__(self, plan: Plan, started_s: float) -> None:
-        self._loss = plan.loss
-        self._touched_s: dict[int, float] = {}
-        self._steps = [(started_s + step.at_s, step) for step in plan.steps]
+    def __init__(self) -> None:
+        self._touch = Touch()
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """A death that nothing explains is a false one."""
-        if not isinstance(event, MemberDown) or self._loss > CALM_LOSS:
+        if not isinstance(event, MemberDown):
             return
+        self._touch.look(world)
         target = world.index_of(event.node_id)
-        belong = world.machines[target].is_member and world.machines[index].is_member
-        if belong and world.machines[target].is_up and self._is_calm(at_s, index) and self._is_calm(at_s, target):
-            blame(f"n{index} holds n{target} dead, which was never out of reach")
-
-    def _is_calm(self, now_s: float, index: int) -> bool:
-        for at_s, step in self._steps:
-            whole_mesh = step.kind in ("cut", "one-way", "blackout")
-            over_s = at_s + (step.amount if step.kind not in ("slow", "skew") else float("inf"))
-            if (whole_mesh or index in step.machines) and at_s <= now_s <= over_s + CALM_S:
-                return False
-        return True
+        in_touch_s = self._touch.lasts_s(world.now_s, index, target)
+        suspected_s = _suspected_s(world, index, event)
+        if in_touch_s > min(suspected_s, _excused_s(world)):
+            told = f"in touch for {in_touch_s:.1f} s, suspected for {suspected_s:.1f} s"
+            blame(f"n{index} holds n{target} dead, which it reaches: {told}")
 
     def look(self, world: World, blame: Blame) -> None:
-        """Deaths are events."""
+        """Deaths are events; what excuses them is not."""
+        self._touch.look(world)
 
     def at_end(self, world: World, blame: Blame) -> None:
         """Every node holds every other alive."""
@@ -57,3 +50,19 @@ class MembershipChecker:
             alive = len(machine.composition.view.alive())
             if alive != len(members):
                 blame(f"n{machine.index} holds {alive} of {len(members)} alive in the end")
+
+
+def _excused_s(world: World) -> float:
+    """How long a suspicion lasts that has the accusers that a death takes."""
+    members = sum(machine.is_member for machine in world.machines)
+    bounds_s = timeout_bounds_s(members, SwimSettings().probe_interval_s)
+    return timeout_s(ACCUSERS_NEEDED - 1, CONFIRMATIONS_WANTED, *bounds_s)
+
+
+def _suspected_s(world: World, index: int, event: MemberDown) -> float:
+    """For how long a node has suspected whom it holds dead now; 0 for a death without a suspicion."""
+    machine = world.machines[index]
+    row = machine.composition.swim.members.get(event.node_id) if machine.composition is not None else None
+    if row is None or row.suspicion is None:
+        return 0.0
+    return world.now_of(machine).boot_s - row.suspicion.since_s

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
+import pytest
 
 from beemesh.custody.custodians import TABLE_SERVED, TABLE_SHARES
 from beemesh.effects import Save
@@ -12,12 +14,14 @@ from beemesh.events import DeployPod, LeaseGranted, MemberDown, Observed, Submit
 from beemesh.identity.signing import Signed, decode_body
 from beemesh.ids import Digest
 from beemesh.intents.record import Cordon, Intent, cordon_key
+from beemesh.membership.suspicion import Suspicion, timeout_bounds_s
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.secret import SecretBytes
 from simulator.checkers.custody import CustodyChecker
 from simulator.checkers.durability import DurabilityChecker
 from simulator.checkers.evidence import EvidenceChecker
 from simulator.checkers.leases import LeaseChecker
+from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.pods import PodChecker
 from simulator.checkers.wire import WireChecker
 from simulator.hostile import Hostile
@@ -26,8 +30,10 @@ from simulator.world import World
 SIGNED = Signed("lease", b"", bytes(32), bytes(64))
 
 
-def _world(nodes: int = 4) -> World:
+def _world(nodes: int = 4, *, booted_s: float = 0.0) -> World:
     world = World(nodes, 1)
+    for machine in world.machines:
+        machine.boot_offset_s = booted_s
     world.start_all()
     world.run_for(5)
     return world
@@ -188,3 +194,124 @@ def _deploying(*, tolerant: bool) -> DeployPod:
     task = Task("t", "deployment/default/x", "default", "Deployment", 1, 0, some, some, 0, 0, b"",
                 duplicate_tolerant=tolerant)  # fmt: skip
     return DeployPod("x-0", task, 1, SecretBytes(b""))
+
+
+def _false_death(world: World, checker: MembershipChecker, index: int, target: int, *, suspected_s: float) -> bool:
+    """Whether it is told that a node holds another one dead, which it has suspected for so long."""
+    node, told = world.node(index), list[str]()
+    row = node.swim.members.get(world.machines[target].membership.node_id)
+    assert row is not None
+    since_s = world.now_of(world.machines[index]).boot_s - suspected_s
+    row.suspicion = Suspicion(row.incarnation, since_s, 2, *timeout_bounds_s(4, 1.0))
+    checker.saw(world, world.now_s, index, MemberDown(row.node_id), told.append)
+    row.suspicion = None
+    return told != []
+
+
+def _watched(world: World, checker: MembershipChecker, seconds: float) -> None:
+    """Let time pass while the checker looks on."""
+    end_s = world.now_s + seconds
+    while world.now_s < end_s:
+        checker.look(world, lambda _text: None)
+        world.run_for(min(0.25, end_s - world.now_s))
+
+
+def _set_apart(world: World) -> None:
+    world.machines[0].skew_ms, world.machines[2].skew_ms = -20_000, 20_000
+
+
+def _set_right(world: World) -> None:
+    world.machines[0].skew_ms = world.machines[2].skew_ms = 0
+
+
+PARTINGS: dict[str, tuple[Callable[[World], object], Callable[[World], object]]] = {
+    "cut": (lambda world: world.faults.cut({0, 1}, {2, 3}), lambda world: world.faults.heal()),
+    "unheard": (lambda world: world.faults.cut_one_way({2}, {0}), lambda world: world.faults.heal()),
+    "unspoken to": (lambda world: world.faults.cut_one_way({0}, {2}), lambda world: world.faults.heal()),
+    "slow": (lambda world: world.faults.slow.update({2: 100.0}), lambda world: world.faults.slow.clear()),
+    "skew": (_set_apart, _set_right),
+    "pause": (lambda world: world.pause(2, 100.0), lambda world: world.wake(2)),
+    "crash": (lambda world: world.kill(2), lambda world: world.start(2)),
+    "leave": (
+        lambda world: setattr(world.machines[2], "is_member", False),
+        lambda world: setattr(world.machines[2], "is_member", True),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", PARTINGS)
+def test_a_fault_excuses_suspicions_between_those_that_it_parts(fault: str) -> None:
+    """While it lasts, and after it those that it began; whoever is in touch meanwhile may hold nobody dead."""
+    world, checker = _world(booted_s=500.0), MembershipChecker()
+    begin, end = PARTINGS[fault]
+    world.faults.delay_s = (0.0005, 0.01)
+    _watched(world, checker, 5.0)
+    assert _false_death(world, checker, 0, 2, suspected_s=3.0)
+    begin(world)
+    _watched(world, checker, 6.0)
+    assert not _false_death(world, checker, 0, 2, suspected_s=3.0)
+    assert _false_death(world, checker, 0, 1, suspected_s=3.0)
+    end(world)
+    _watched(world, checker, 2.0)
+    assert not _false_death(world, checker, 0, 2, suspected_s=3.0)
+    assert _false_death(world, checker, 0, 2, suspected_s=1.0)
+    assert _false_death(world, checker, 0, 1, suspected_s=3.0)
+
+
+def test_heavy_loss_excuses_what_is_suspected_while_it_lasts() -> None:
+    """Of everybody by everybody, and nothing that is suspected later."""
+    world, checker = _world(), MembershipChecker()
+    world.faults.loss = 0.2
+    _watched(world, checker, 5.0)
+    assert not _false_death(world, checker, 0, 2, suspected_s=3.0)
+    world.faults.loss = 0.0
+    _watched(world, checker, 2.0)
+    assert not _false_death(world, checker, 0, 2, suspected_s=3.0)
+    assert _false_death(world, checker, 0, 2, suspected_s=1.0)
+
+
+def test_what_a_probe_outlives_excuses_nothing() -> None:
+    """A tenth of loss, repetition, an echo that still comes in time, and clocks that may hear each other."""
+    world, checker = _world(), MembershipChecker()
+    world.faults.loss, world.faults.repeat, world.faults.delay_s = 0.1, 0.2, (0.0005, 0.1)
+    world.faults.slow[2] = 2.0
+    world.machines[2].skew_ms = 20_000
+    _watched(world, checker, 5.0)
+    assert _false_death(world, checker, 0, 2, suspected_s=3.0)
+    assert _false_death(world, checker, 2, 0, suspected_s=3.0)
+
+
+@pytest.mark.parametrize("fault", ["crash", "pause"])
+def test_a_machine_that_was_away_between_two_looks_begins_anew(fault: str) -> None:
+    """However short it was: what happened before is excused."""
+    world, checker = _world(), MembershipChecker()
+    begin, end = PARTINGS[fault]
+    _watched(world, checker, 5.0)
+    begin(world)
+    world.run_for(0.1)
+    end(world)
+    _watched(world, checker, 2.0)
+    assert not _false_death(world, checker, 0, 2, suspected_s=3.0)
+    assert not _false_death(world, checker, 2, 3, suspected_s=3.0)
+    assert _false_death(world, checker, 0, 1, suspected_s=3.0)
+
+
+def test_an_old_suspicion_is_excused_until_its_time_is_over() -> None:
+    """With two accusers a suspicion lasts 11.4 s among four: by then whoever is in touch with the suspect heard it."""
+    world, checker = _world(), MembershipChecker()
+    _watched(world, checker, 11.0)
+    assert not _false_death(world, checker, 0, 2, suspected_s=100.0)
+    _watched(world, checker, 1.0)
+    assert _false_death(world, checker, 0, 2, suspected_s=100.0)
+
+
+def test_a_death_that_nobody_suspected_is_false() -> None:
+    """There is no fault to excuse it, unless the two are not in touch."""
+    world, checker, told = _world(), MembershipChecker(), list[str]()
+    _watched(world, checker, 1.0)
+    down = MemberDown(world.machines[2].membership.node_id)
+    checker.saw(world, world.now_s, 0, down, told.append)
+    assert len(told) == 1
+    world.kill(2)
+    checker.saw(world, world.now_s, 0, down, told.append)
+    assert len(told) == 1

@@ -39,7 +39,6 @@ from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import STARTS_MAX, TASKS_MAX, StormChecker
 from simulator.mock_runtime import MockRuntime, PodStarted, conduct_of
 from simulator.operator import deployment, grant_operator, remove, submission, unplug
-from simulator.plan import Plan
 from simulator.world import World
 
 WORK = "deployment/default/web"
@@ -136,7 +135,7 @@ def test_a_fence_that_goes_back_is_blamed() -> None:
 def test_who_was_removed_is_missed_by_nobody_and_amiss_until_it_is_gone() -> None:
     """All members are to see all members; a machine that goes on after its removal is a fault, one that is gone not."""
     world, _ = meshed(4)
-    checker, blamed = MembershipChecker(Plan(0.0, 0.0, (0.001, 0.002), frozenset(), ()), 0.0), list[str]()
+    checker, blamed = MembershipChecker(), list[str]()
     assert not is_troubled(world)
     remove(world, 0, world.machines[3], bytes(KEY_BYTES))
     world.run_for(10)
