@@ -52,6 +52,7 @@ class Hostile:
             self._accuse, self._replay, self._flood, self._forge_claims, self._forge_datagrams, self._revoke, self._lie,
         )  # fmt: skip
         self._acts = self._chance.sample(acts, self._chance.randint(1, len(acts)))
+        self._liar: Liar | None = None
         machine = world.machines[index]
         self._own_id = machine.membership.node_id
         self._sealer = DatagramSealer(machine.crypto, self._own_id, self._boot_id(), world.ring)
@@ -64,7 +65,8 @@ class Hostile:
     def _act(self) -> None:
         if self._world.now_s >= self._until_s:
             self._world.taps.remove(self._listen)
-            self._world.liars.pop(self._index, None)
+            if self._liar is not None and self._world.liars.get(self._index) is self._liar:
+                del self._world.liars[self._index]
             return
         self._chance.choice(self._acts)()
         self._world.at(self._world.now_s + ACT_EVERY_S, self._act)
@@ -130,9 +132,10 @@ class Hostile:
 
     def _lie(self) -> None:
         """In its answers, from now on, as long as it acts."""
-        if self._index not in self._world.liars:
+        if self._liar is None:
             crypto = self._world.machines[self._index].crypto
-            self._world.liars[self._index] = Liar(crypto, self._world.ring, self._chance.getrandbits(32))
+            self._liar = Liar(crypto, self._world.ring, self._chance.getrandbits(32))
+            self._world.liars.setdefault(self._index, self._liar)
 
     # --- its means ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ is saved which is not.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -63,17 +63,21 @@ Lie = Callable[[msgspec.Struct, msgspec.Struct], msgspec.Struct | None]
 class Liar:
     """What becomes of a machine's answers. Give it to `World.liars`."""
 
-    def __init__(
-        self, crypto: Crypto, ring: GossipRing, seed: int, about: tuple[type[msgspec.Struct], ...] = QUESTIONS
-    ) -> None:
-        """It lies about some of the questions in `about`, in a way of its own about each."""
+    def __init__(self, crypto: Crypto, ring: GossipRing, seed: int) -> None:
+        """It lies about some questions, in a way of its own about each."""
         self._crypto = crypto
         self._ring = ring
         self._chance = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
         ways: tuple[Lie, ...] = (self._nothing, self._denial, self._boast, self._garbled, self._said_before)
-        some = self._chance.sample(about, self._chance.randint(1, len(about)))
+        some = self._chance.sample(QUESTIONS, self._chance.randint(1, len(QUESTIONS)))
         self.lies: dict[type[msgspec.Struct], Lie] = {kind: self._chance.choice(ways) for kind in some}
         self._said: list[msgspec.Struct] = []
+        self._fellows: tuple[NodeId, ...] = ()
+
+    def crowd(self, fellows: Sequence[NodeId]) -> None:
+        """From now on it lies about records alone: there are none, and nobody else is near than its fellows."""
+        self._fellows = tuple(fellows)
+        self.lies = {FindRecords: self._denial, StoreRecord: self._denial}
 
     def answer(self, question: msgspec.Struct, answer: msgspec.Struct) -> msgspec.Struct | None:
         """What the asker gets instead; None: nothing at all."""
@@ -104,7 +108,8 @@ class Liar:
         """There is nothing here, and nothing may be put here."""
         match question, answer:
             case FindRecords(), FoundRecords():
-                return msgspec.structs.replace(answer, records=())
+                nodes = self._fellows if answer.nodes and self._fellows else answer.nodes
+                return msgspec.structs.replace(answer, records=(), nodes=nodes)
             case GetLease(key=key), _:
                 return LeaseAnswer(key, None, 0)
             case FetchManifest(manifest=manifest), _:

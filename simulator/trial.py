@@ -9,14 +9,17 @@ from typing import Any
 
 import msgspec
 
+from beemesh.dht.records import point_of
+from beemesh.dht.region import distance
 from beemesh.errors import BeemeshError
-from beemesh.events import FindProviders, PutIntent
+from beemesh.events import FindProviders, PutIntent, Submitted
 from beemesh.intents.record import Cordon, Intent, cordon_key
 from beemesh.workloads.record import Workload
 from simulator.checkers.directory import DirectoryChecker
 from simulator.checkers.durability import DurabilityChecker
 from simulator.checkers.intents import IntentChecker
 from simulator.checkers.membership import MembershipChecker
+from simulator.liar import Liar
 from simulator.locks import Locks
 from simulator.machine import Machine
 from simulator.operator import deployment, grant_operator, is_alone, submission
@@ -24,6 +27,7 @@ from simulator.ordeal import Ordeal
 from simulator.panel import Panel, always
 from simulator.plan import FORMING_S, draw
 from simulator.turnover import Load, draw_turnover, leave_out
+from simulator.world import MESH
 
 HEAL_S = 120.0
 """After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
@@ -45,6 +49,12 @@ FAREWELL_S = 30.0
 """When all is well again one machine goes for good, and all others know it within this time."""
 
 
+CROWD_PART = 0.2
+"""Trials in which a fifth of the machines at most, those nearest to the key of a manifest, deny all records to the end:
+whoever chose its members' IDs so. A mesh's CA signs them, but who runs a machine may have made many keys."""
+CROWD_SHARE = 0.2
+
+
 class Trial(Ordeal):
     """One seed. The same seed, size and duration give the same trace."""
 
@@ -59,6 +69,9 @@ class Trial(Ordeal):
         self._locks = Locks(self.world, self.plan.locks, locks_end_s, chance.getrandbits(32))
         self._well_s = HEAL_S if chance.random() < PATIENT else WELL_S
         changes = random.Random(f"turnover {seed}")  # noqa: S311
+        crowd = random.Random(f"crowd {seed}")  # noqa: S311
+        self._crowd = crowd.randint(1, int(nodes * CROWD_SHARE)) if _crowds(crowd, nodes) else 0
+        """Machines that will crowd the first key."""
         self._turnover = draw_turnover(changes, nodes, seconds, forgetful="wipe" in self.plan.kinds)
 
     # --- phases ---------------------------------------------------------------------------------------------------
@@ -122,9 +135,8 @@ class Trial(Ordeal):
         members = self._members()
         for number, intent in enumerate(self._accepted.accepted):
             asker = members[(self.seed + number) % len(members)].index
-            manifest = msgspec.msgpack.decode(intent.body, type=Workload).current.manifest
             self._directory.asked(asker, intent.key)
-            self.world.event(asker, FindProviders(intent.key, "manifest", manifest.hex()))
+            self.world.event(asker, FindProviders(intent.key, "manifest", _manifest_of(intent)))
 
     def _farewell(self) -> None:
         """One machine goes for good: whoever was kept from noticing deaths by what happened before shows it now."""
@@ -171,7 +183,28 @@ class Trial(Ordeal):
             self.world.event(index, PutIntent(record))
         self._tell(f"quarrel{number} between n{who[0]} and n{who[1]}")
 
+    def _crowd_in(self, intent: Intent) -> None:
+        """Those nearest to the key where keepers of a manifest are looked up turn against it."""
+        world, point = self.world, point_of(MESH, "manifest", _manifest_of(intent))
+        members = sorted(self._members(), key=lambda machine: distance(machine.membership.node_id, point))
+        crowd, self._crowd = members[: self._crowd], 0
+        self._tell(f"{','.join(f'n{machine.index}' for machine in crowd)} crowd the manifest of {intent.key}")
+        for machine in crowd:
+            world.liars[machine.index] = liar = Liar(machine.crypto, world.ring, self.seed)
+            liar.crowd([each.membership.node_id for each in crowd])
+
     def _saw(self, index: int, event: Any) -> None:
         super()._saw(index, event)
+        if self._crowd and type(event) is Submitted and event.accepted:
+            self._crowd_in(self._submitted[event.token])
         if type(event) in Locks.sees:
             self._locks.saw(index, event)
+
+
+def _crowds(chance: random.Random, nodes: int) -> bool:
+    return int(nodes * CROWD_SHARE) > 0 and chance.random() < CROWD_PART
+
+
+def _manifest_of(intent: Intent) -> str:
+    """The subject of the records that say who keeps it."""
+    return msgspec.msgpack.decode(intent.body, type=Workload).current.manifest.hex()
