@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.api.mesh import MeshReader, explained, rolled_back_to
+from agent.api.mesh import MeshReader, by_workload, explained, rolled_back_to
+from agent.api.told import Told
 from beemesh.intents.record import Intent
 from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.kubedaemons import DaemonSetView
@@ -15,19 +16,16 @@ async def daemon_sets(mesh: MeshReader, namespace: str = "") -> list[DaemonSetVi
     wanted = [(intent, body) for intent, body in mesh.workloads(namespace) if body.kind == DAEMON_SET]
     if not wanted:
         return []
-    pods = await mesh.pods(namespace)
-    return [
-        _daemon_set(mesh, intent, body, [pod for pod in pods if pod.workload_id == body.workload_id])
-        for intent, body in wanted
-    ]
+    pods, told = by_workload(await mesh.pods(namespace)), mesh.told()
+    return [_daemon_set(mesh, intent, body, pods.get(body.workload_id, []), told) for intent, body in wanted]
 
 
-def _daemon_set(mesh: MeshReader, intent: Intent, body: Workload, pods: list[PodView]) -> DaemonSetView:
-    nodes = mesh.daemons(body)
+def _daemon_set(mesh: MeshReader, intent: Intent, body: Workload, pods: list[PodView], told: Told) -> DaemonSetView:
+    nodes = mesh.daemons(body, told)
     running = [pod for pod in pods if pod.node and pod.phase in ("Pending", "Running")]
     rightly = [pod for pod in running if pod.replica in nodes]
     behind = {pod.node for pod in rightly if not body.current.covers(pod.revision)}
-    failed = mesh.failed_rollout(body)
+    failed = told.failed_rollout(body)
     return DaemonSetView(
         name=body.name,
         namespace=body.namespace,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.api.mesh import MeshReader
+from agent.api.mesh import MeshReader, by_workload
+from agent.api.told import Told
 from beemesh.intents.record import Intent
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.stewardship.hosting import CLOCKS_MS
@@ -18,17 +19,15 @@ async def jobs(mesh: MeshReader, namespace: str = "") -> list[JobView]:
     wanted = [(intent, body) for intent, body in mesh.workloads(namespace) if body.kind == "Job"]
     if not wanted:
         return []
-    pods = await mesh.pods(namespace)
-    return [
-        _job(intent, body, [pod for pod in pods if pod.workload_id == body.workload_id], _events(mesh, body))
-        for intent, body in wanted
-    ]
+    pods, told = by_workload(await mesh.pods(namespace)), mesh.told()
+    return [_job(intent, body, pods.get(body.workload_id, []), _events(told, body)) for intent, body in wanted]
 
 
-def _events(mesh: MeshReader, body: Workload) -> list[Event]:
-    told = mesh.journal.events(workload_id=body.workload_id)
+def _events(told: Told, body: Workload) -> list[Event]:
     since_ms = body.created_ms - CLOCKS_MS
-    return [event for event in told if event.issued_ms >= since_ms and not is_of_another(event, body)]
+    return [
+        event for event in told.of(body.workload_id) if event.issued_ms >= since_ms and not is_of_another(event, body)
+    ]
 
 
 def _job(intent: Intent, body: Workload, pods: list[PodView], told: list[Event]) -> JobView:

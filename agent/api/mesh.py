@@ -16,6 +16,7 @@ import msgspec
 
 from agent.api.gathering import Asker, Gatherer
 from agent.api.live import LiveReplicas
+from agent.api.told import Told
 from beemesh.errors import Unreachable
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
@@ -35,7 +36,6 @@ from beemesh.workloads.kubeshape import ConfigView, EventView, NodeView, PodView
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 from beemesh.workloads.podspec import pod_name
 from beemesh.workloads.record import SealedObject, Workload
-from beemesh.workloads.rollout import mark_of
 
 ASK_PATIENCE_S = 2.0
 """How long a live node may take to list its replicas before it is shown as not answering."""
@@ -161,19 +161,24 @@ class MeshReader:
         wanted = {body.workload_id: (intent, body) for intent, body in self.workloads()}
         views = [self._running(report, wanted) for report in replicas.reports]
         running = {(report.workload_id, report.replica) for report in replicas.reports}
+        told = self.told()
         for intent, body in wanted.values():
-            wanted_here: Iterable[int] = range(body.replicas) if body.kind != DAEMON_SET else self.daemons(body)
+            wanted_here: Iterable[int] = range(body.replicas) if body.kind != DAEMON_SET else self.daemons(body, told)
             missing = [each for each in wanted_here if (body.workload_id, each) not in running]
             if body.kind == "Job":
                 continue  # its pods come in turn: `get jobs` tells how far it is
-            views += [self._missing(intent, body, replica) for replica in missing]
+            views += [self._missing(intent, body, replica, told) for replica in missing]
         views.sort(key=lambda view: (view.namespace, view.name, view.node))
         return [view for view in views if not namespace or view.namespace == namespace]
 
-    def daemons(self, body: Workload) -> dict[int, str]:
+    def told(self) -> Told:
+        """What the journal says now, for one answer."""
+        return Told(self.journal.events())
+
+    def daemons(self, body: Workload, told: Told) -> dict[int, str]:
         """Ordinal → name of each node that a DaemonSet is for."""
-        told = self.failed_rollout(body)
-        return daemon_nodes(body, rolled_back_to(told) or body.current.number, self.roster, self.view)
+        failed = told.failed_rollout(body)
+        return daemon_nodes(body, rolled_back_to(failed) or body.current.number, self.roster, self.view)
 
     def _running(self, report: ReplicaReport, wanted: dict[str, tuple[Intent, Workload]]) -> PodView:
         record = wanted.get(report.workload_id)
@@ -201,8 +206,9 @@ class MeshReader:
             resource_version=record[0].seq if record else 0,
         )
 
-    def _missing(self, intent: Intent, body: Workload, replica: int) -> PodView:
-        told = self._last_word(body.workload_id, replica, intent.issued_ms)
+    @staticmethod
+    def _missing(intent: Intent, body: Workload, replica: int, told: Told) -> PodView:
+        last = told.last_word(body.workload_id, replica, intent.issued_ms)
         return PodView(
             name=pod_name(body.kind, body.name, body.current.number, replica),
             namespace=body.namespace,
@@ -211,30 +217,21 @@ class MeshReader:
             owner_name=body.name,
             revision=body.current.number,
             replica=replica,
-            phase="Failed" if told is not None and told.status == "Failed" and told.details.get("final") else "Pending",
-            reason=told.status if told is not None else "Scheduling",
-            message=explained(told) if told is not None else "",
-            task_id=told.task_id if told is not None else "",
+            phase="Failed" if last is not None and last.status == "Failed" and last.details.get("final") else "Pending",
+            reason=last.status if last is not None else "Scheduling",
+            message=explained(last) if last is not None else "",
+            task_id=last.task_id if last is not None else "",
             labels=body.pod_labels,
             images=body.images,
             created_ms=intent.issued_ms,
             resource_version=intent.seq,
         )
 
-    def _last_word(self, workload_id: str, replica: int, since_ms: int) -> Event | None:
-        """Why a replica does not run, as told since its record was signed."""
-        for event in reversed(self.journal.events()):
-            if event.issued_ms < since_ms or (event.workload_id, event.replica) != (workload_id, replica):
-                continue
-            if event.status in ("Pending", "Failed"):
-                return event
-        return None
-
     async def deployments(self, namespace: str = "") -> list[DeploymentView]:
         """Every Deployment with what runs of it."""
-        pods = await self.pods(namespace)
+        pods, told = by_workload(await self.pods(namespace)), self.told()
         return [
-            self._deployment(intent, body, [pod for pod in pods if pod.workload_id == body.workload_id])
+            self._deployment(intent, body, pods.get(body.workload_id, []), told)
             for intent, body in self.workloads(namespace)
             if body.kind == "Deployment"
         ]
@@ -254,10 +251,11 @@ class MeshReader:
         )
         return endpoints_views(await self.pods(namespace), wanted)
 
-    def _deployment(self, intent: Intent, body: Workload, pods: list[PodView]) -> DeploymentView:
+    @staticmethod
+    def _deployment(intent: Intent, body: Workload, pods: list[PodView], told: Told) -> DeploymentView:
         running = [pod for pod in pods if pod.node]
         current = [pod for pod in running if body.current.covers(pod.revision)]
-        failed = self.failed_rollout(body)
+        failed = told.failed_rollout(body)
         problems = sorted({pod.message for pod in pods if not pod.node and pod.message})
         return DeploymentView(
             name=body.name,
@@ -282,14 +280,6 @@ class MeshReader:
             created_ms=body.created_ms or intent.issued_ms,
             resource_version=intent.seq,
         )
-
-    def failed_rollout(self, body: Workload) -> Event | None:
-        """What the steward told of the current revision, if that has failed."""
-        for event in reversed(self.journal.events(workload_id=body.workload_id)):
-            about = event.details.get(MANIFEST) == mark_of(body.current).hex()
-            if about and event.revision == body.current.number:
-                return event if event.status in ("RolledBack", "Failed") else None
-        return None
 
     def nodes(self, wall_ms: int) -> list[NodeView]:
         """Every member of the roster, alive or not."""
@@ -389,6 +379,14 @@ class MeshReader:
             warning=event.status in WARNINGS,
             details=event.details,
         )
+
+
+def by_workload(pods: Iterable[PodView]) -> dict[str, list[PodView]]:
+    """Each workload's pods, in their order: once for all, since both may be thousands."""
+    found: dict[str, list[PodView]] = {}
+    for pod in pods:
+        found.setdefault(pod.workload_id, []).append(pod)
+    return found
 
 
 def explained(event: Event) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from agent.api.daemons import daemon_sets
 from agent.api.jobs import jobs
@@ -16,6 +18,10 @@ from beemesh.workloads.record import Workload
 
 BEEMESH_GROUP = "beemesh.io/v1alpha1"
 EVENTS_LISTED_MAX = 1_000
+SHAPED_AT_ONCE = 500
+"""Objects that are shaped in one go, some 20 ms: between two goes the agent answers its peers."""
+
+View = TypeVar("View")
 
 Lister = Callable[[Backend, str], Awaitable[list[Json]]]
 """All objects of a kind, in one namespace or (for the empty one) in all, shaped as Kubernetes shapes them."""
@@ -53,12 +59,21 @@ class Resource:
         return found
 
 
+async def shaped(shape: Callable[[View], Json], views: Sequence[View]) -> list[Json]:
+    """The objects of a kind of which there may be thousands."""
+    items: list[Json] = []
+    for start in range(0, len(views), SHAPED_AT_ONCE):
+        items += map(shape, views[start : start + SHAPED_AT_ONCE])
+        await asyncio.sleep(0)
+    return items
+
+
 async def _nodes(api: Backend, _namespace: str) -> list[Json]:
     return [kubeshape.node(view) for view in api.mesh.nodes(api.door.wall_ms())]
 
 
 async def _pods(api: Backend, namespace: str) -> list[Json]:
-    return [kubeshape.pod(view) for view in await api.mesh.pods(namespace)]
+    return await shaped(kubeshape.pod, await api.mesh.pods(namespace))
 
 
 async def _deployments(api: Backend, namespace: str) -> list[Json]:
