@@ -131,7 +131,7 @@ ContainerPort
 ResourceRequirements
   +limits:ResourceList +requests:ResourceList claims:[ResourceClaim]
 ResourceList
-  +cpu:amount +ephemeral-storage:amount +memory:amount */*:quantity hugepages-*:quantity
+  +cpu:cpu +ephemeral-storage:amount +memory:amount */*:quantity hugepages-*:quantity
 ResourceClaim
   name!:str request:str
 VolumeMount

@@ -8,7 +8,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 
-from beemesh.workloads.quantities import parse_quantity
+from beemesh.workloads.quantities import AMOUNT_MAX, millicores, parse_quantity
 
 LABEL_CHARS_MAX = 63  # RFC 1123
 SUBDOMAIN_CHARS_MAX = 253  # RFC 1123
@@ -143,15 +143,26 @@ def capability(text: str) -> str:
 def quantity(value: str | int | float) -> str:
     """Any quantity."""
     try:
-        parse_quantity(value)
+        found = parse_quantity(value)
     except ValueError:
         return "must be a quantity such as 500m, 0.5, 64Mi or 1G"
-    return ""
+    return "must be at most 8Pi, which is 2^53" if abs(found) > AMOUNT_MAX else ""
 
 
 def amount(value: str | int | float) -> str:
     """A quantity that is not negative."""
     return quantity(value) or ("must not be negative" if parse_quantity(value) < 0 else "")
+
+
+def cpu(value: str | int | float) -> str:
+    """An amount of CPU."""
+    if wrong := amount(value):
+        return wrong
+    try:
+        millicores(value)
+    except ValueError:
+        return f"must be at most {AMOUNT_MAX // 1000} cores"
+    return ""
 
 
 def mode(value: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from beemesh.workloads.formats import cpu
 from beemesh.workloads.objects import Finding, ManifestObject, shown
 from beemesh.workloads.policies import (
     PRIORITY_MIN,
@@ -29,6 +30,8 @@ def quota_findings(body: Mapping[str, Any]) -> Iterator[Finding]:
         if key not in known:
             hint = did_you_mean(key, known) or f"{', '.join(known)} are"
             yield Finding(place, f"a quota on {shown(key)} is not supported by beemesh yet", hint, at_key=True)
+        elif key.endswith("cpu") and (wrong := cpu(amount)):
+            yield Finding(place, f"{key} {shown(amount)} {wrong}")
         elif parse_quantity(amount) < 0:
             yield Finding(place, f"{key} {shown(amount)} must not be negative")
         elif key == "pods" and parse_quantity(amount).denominator != 1:

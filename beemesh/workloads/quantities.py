@@ -12,6 +12,10 @@ QUANTITY_CHARS_MAX = 64
 EXPONENT_MAX = 30
 """Decimal exponents beyond this are refused: 10^30 bytes is more than all disks there are."""
 
+AMOUNT_MAX = 2**53
+"""The most that is kept of anything, in thousandths of a core, bytes or MiB: every reader of JSON knows such a number
+exactly, a sum over a pod's containers fits a record, and 8 PiB is more memory than there is in one machine."""
+
 _QUANTITY = re.compile(r"([+-]?)([0-9]+\.?[0-9]*|\.[0-9]+)(?:([eE][+-]?[0-9]+)|([KMGTPE]i|[numkMGTPE]))?")
 _SUFFIXES: dict[str, Fraction] = {
     **{suffix: Fraction(10) ** (3 * power) for power, suffix in enumerate(("n", "u", "m", "", "k", "M"), start=-3)},
@@ -40,8 +44,8 @@ def parse_quantity(value: str | int | float) -> Fraction:
 
 
 def millicores(value: str | int | float) -> int:
-    """A CPU quantity in thousandths of a core, rounded up as Kubernetes does."""
-    return math.ceil(parse_quantity(value) * 1000)
+    """A CPU quantity in thousandths of a core, rounded up as Kubernetes does; `ValueError` beyond `AMOUNT_MAX`."""
+    return _bounded(math.ceil(parse_quantity(value) * 1000))
 
 
 def whole_bytes(value: str | int | float) -> int:
@@ -50,5 +54,11 @@ def whole_bytes(value: str | int | float) -> int:
 
 
 def mebibytes(value: str | int | float) -> int:
-    """A memory or storage quantity in MiB, rounded up."""
-    return math.ceil(parse_quantity(value) / 2**20)
+    """A memory or storage quantity in MiB, rounded up; `ValueError` beyond `AMOUNT_MAX`."""
+    return _bounded(math.ceil(parse_quantity(value) / 2**20))
+
+
+def _bounded(amount: int) -> int:
+    if abs(amount) > AMOUNT_MAX:
+        raise ValueError("it is more than there is anywhere")
+    return amount

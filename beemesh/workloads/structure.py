@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from beemesh.workloads.formats import TEXT_FORMATS, amount, count_or_percent, mode, quantity
+from beemesh.workloads.formats import TEXT_FORMATS, amount, count_or_percent, cpu, mode, quantity
 from beemesh.workloads.objects import Finding, Ignored, Path, path_text, shown
 from beemesh.workloads.schema import Field, FieldType, StructType, did_you_mean, structs
 
@@ -14,6 +14,7 @@ FINDINGS_MAX = 100
 INT_MAX = 2**63 - 1
 """Kubernetes' integers have 64 bits."""
 
+QUANTITY_FORMATS = {"quantity": quantity, "amount": amount, "cpu": cpu}
 HIDDEN_FORMATS = frozenset({"str", "base64"})
 """Formats whose values may be secret, so that no message repeats them."""
 
@@ -143,10 +144,10 @@ def _scalar_problem(kind: FieldType, value: object) -> tuple[str, str]:
         return ("", "") if isinstance(value, bool) else (f"must be true or false, not {word_for(value)}", "")
     if form == "int":
         return _int_problem(kind, value), ""
-    if form in ("quantity", "amount"):
+    if form in QUANTITY_FORMATS:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             return f"must be a quantity such as 500m or 64Mi, not {word_for(value)}", ""
-        return (quantity if form == "quantity" else amount)(value), ""
+        return QUANTITY_FORMATS[form](value), ""
     if form == "mode":
         return _mode_problem(value)
     if form in ("countorpercent", "portref"):

@@ -48,6 +48,10 @@ def class_manifest(**changes: Any) -> dict[str, Any]:
     [
         (quota_manifest(services=1), "spec.hard.services", "not supported"),
         (quota_manifest(request_cpu=1), "spec.hard['request.cpu']", "did you mean 'requests.cpu'"),
+        (quota_manifest(pods="1e30"), "spec.hard.pods", "at most 8Pi"),
+        (quota_manifest(cpu="1e30"), "spec.hard.cpu", "at most 8Pi"),
+        (quota_manifest(requests_cpu="1P"), "spec.hard['requests.cpu']", "at most 9007199254740 cores"),
+        (quota_manifest(limits_memory="9Pi"), "spec.hard['limits.memory']", "at most 8Pi"),
         (quota_manifest(pods="1.5"), "spec.hard.pods", "whole number"),
         (quota_manifest(cpu=1, requests_cpu=1), "spec.hard.cpu", "short for requests.cpu"),
         (class_manifest(value=1_000_000_001), "value", "from -2147483648 to 1000000000"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 import pytest
 from hypothesis import given
@@ -63,6 +63,15 @@ def test_refused(text: str) -> None:
     """What Kubernetes' grammar does not know is no quantity."""
     with pytest.raises(ValueError):
         parse_quantity(text)
+
+
+@given(numbers, suffixes)
+def test_what_is_kept_fits_a_record(number: Decimal, suffix: str) -> None:
+    """Thousandths of a core and MiB are at most 2^53, or refused: more than that is nobody's, and fits no record."""
+    for measure, in_units in ((millicores, Decimal(1000)), (mebibytes, Decimal(1) / 2**20)):
+        fits = (dumb(number, suffix) * in_units).to_integral_value(ROUND_CEILING) <= 2**53
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError):
+            assert measure(f"{number:f}{suffix}") <= 2**53
 
 
 @given(st.text())

@@ -142,6 +142,13 @@ def test_a_typo_inside_of_an_unsupported_field_is_still_one() -> None:
             "spec.containers[0].ports[1].hostPort",
             "asked for twice",
         ),
+        ({"resources": {"requests": {"cpu": 1e30}}}, "spec.containers[0].resources.requests.cpu", "at most 8Pi"),
+        (
+            {"resources": {"limits": {"cpu": "9P"}}},
+            "spec.containers[0].resources.limits.cpu",
+            "at most 9007199254740 co",
+        ),
+        ({"resources": {"limits": {"memory": "9Pi"}}}, "spec.containers[0].resources.limits.memory", "at most 8Pi"),
         ({"resources": {"limits": {"memory": "64MB"}}}, "spec.containers[0].resources.limits.memory", "quantity"),
         ({"resources": {"limits": {"memory": "64m"}}}, "spec.containers[0].resources.limits.memory", "64Mi"),
         ({"resources": {"limits": {"cpu": -1}}}, "spec.containers[0].resources.limits.cpu", "negative"),
@@ -332,7 +339,7 @@ def test_the_same_object_twice() -> None:
 def test_every_type_of_the_tables_exists() -> None:
     """No field of the tables points to a type that is not described."""
     known = structs()
-    forms = {"list", "map", "struct", "enum", "int", "bool", "str", "any", "mode", "amount", "quantity"}
+    forms = {"list", "map", "struct", "enum", "int", "bool", "str", "any", "mode", "amount", "cpu", "quantity"}
     forms |= {"label", "subdomain", "labelvalue", "qualifiedname", "datakey", "envname", "portname", "abspath"}
     forms |= {"relpath", "image", "base64", "ip", "capability", "countorpercent", "portref"}
     for struct in known.values():
