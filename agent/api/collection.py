@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -29,6 +29,8 @@ WATCH_MAX_S = 3_600.0
 """A watch ends after an hour at the latest, and clients open it again."""
 
 Stream = AsyncIterator[bytes]
+Key = tuple[str, str, str]
+"""Namespace, name and UID."""
 
 
 async def answer(api: Backend, resource: Resource, request: Request) -> Response:
@@ -58,30 +60,52 @@ async def answer(api: Backend, resource: Resource, request: Request) -> Response
 
 async def _watch(api: Backend, resource: Resource, items: Callable[[Backend], Awaitable[list[Json]]]) -> Stream:
     """ADDED, MODIFIED and DELETED lines whenever something changed; ends by itself after `WATCH_MAX_S`."""
-    known: dict[tuple[str, str], bytes] = {}
-    objects: dict[tuple[str, str], Json] = {}
+    changes = Changes()
     source = replace(api, mesh=api.mesh.following())
     loop = asyncio.get_running_loop()
     ends_s = loop.time() + WATCH_MAX_S
     with api.mesh.live.watched() as beat:
         while loop.time() < ends_s:
             beat.clear()
-            seen = set()
-            for item in await items(source):
-                key = (item["metadata"].get("namespace", ""), item["metadata"]["name"])
-                seen.add(key)
-                encoded = msgspec.json.encode(item)
-                if known.get(key) != encoded:
-                    kind = "MODIFIED" if key in known else "ADDED"
-                    known[key], objects[key] = encoded, item
-                    yield msgspec.json.encode({"type": kind, "object": item}) + b"\n"
-            for key in [key for key in known if key not in seen]:
-                del known[key]
-                yield msgspec.json.encode({"type": "DELETED", "object": objects.pop(key)}) + b"\n"
+            for change in changes.since(await items(source)):
+                yield msgspec.json.encode(change) + b"\n"
             with suppress(TimeoutError):
                 async with asyncio.timeout(TOLD_EVERY_S if resource.tells else LOOK_EVERY_S):
                     await beat.wait()
             await asyncio.sleep(GATHER_S)
+
+
+class Changes:
+    """What a watch has told of, and what differs from it."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, tuple[bytes, Json]] = {}
+
+    def since(self, items: Iterable[Json]) -> list[Json]:
+        """ADDED, MODIFIED and DELETED since the last look. One name may stand for several objects (a Deployment's and a
+        DaemonSet's endpoints, a replica on two nodes), which are told apart; where one has come in the place of another
+        of its name, such as the pod that runs in the place of the missing one, that one was MODIFIED."""
+        found = {_key(item): item for item in items}
+        gone: dict[tuple[str, str], list[Key]] = {}
+        for key in self._known:
+            if key not in found:
+                gone.setdefault(key[:2], []).append(key)
+        changes = []
+        for key, item in found.items():
+            encoded, replaced = msgspec.json.encode(item), gone.get(key[:2])
+            before = self._known.get(key)
+            if before is None and replaced:
+                before = self._known.pop(replaced.pop(0))
+            if before is None or before[0] != encoded:
+                self._known[key] = (encoded, item)
+                changes.append({"type": "ADDED" if before is None else "MODIFIED", "object": item})
+        vanished = [key for keys in gone.values() for key in keys]
+        return changes + [{"type": "DELETED", "object": self._known.pop(key)[1]} for key in vanished]
+
+
+def _key(item: Json) -> Key:
+    metadata = item["metadata"]
+    return metadata.get("namespace", ""), metadata["name"], metadata.get("uid", "")
 
 
 def _visible(item: Json, grant: Grant) -> bool:

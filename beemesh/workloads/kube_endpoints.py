@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from beemesh.workloads.kubeshape import Json, PodView, metadata_of
+from beemesh.workloads.kubeshape import Json, PodView, metadata_of, uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def endpoints(view: EndpointsView) -> Json:
         created_ms=view.created_ms,
         resource_version=view.resource_version,
     )
+    metadata["uid"] = uid("Endpoints", view.namespace, view.name, view.kind)  # kinds may share a name
     subsets = [subset for pod in view.pods for subset in _subsets(pod)]
     return {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets}
 

@@ -247,6 +247,7 @@ def pod(view: PodView) -> Json:
         created_ms=view.created_ms,
         resource_version=view.resource_version,
     )
+    metadata["uid"] = uid("Pod", view.workload_id, view.name, view.node, str(view.created_ms))  # names may be shared
     if view.owner_kind and view.owner_kind != "Pod":
         owner = {"apiVersion": "apps/v1", "kind": view.owner_kind, "name": view.owner_name, "controller": True}
         metadata["ownerReferences"] = [{**owner, "uid": uid(view.owner_kind, view.namespace, view.owner_name)}]
