@@ -24,6 +24,15 @@ from beemesh.undecodable import UNDECODABLE
 TRANSFER_TYPE = "application/msgpack"
 
 
+REFUSED_AGAIN = {
+    "exceeded quota": "scale to fewer replicas, ask for less, or raise the quota",
+    "failed quota": "give every container these in its resources, or take them from the quota",
+    "quota ": "delete the quota, or apply this in another namespace",
+    "there is no PriorityClass": "apply the class first; `beemeshctl get priorityclasses` lists those that there are",
+}
+"""How reasons begin against which applying again does not help, and what does."""
+
+
 async def intents(api: Backend, request: Request) -> Response:
     """Signed records, for operators who apply."""
     grant = await api.gate.operator(request)
@@ -75,8 +84,17 @@ async def submissions(api: Backend, request: Request) -> Response:
     outcome = await api.door.submit(body.record, body.ciphertext, body.boxes)
     if outcome.accepted:
         return json_answer({"accepted": True})
-    hint = "read it again and apply again" if outcome.conflict else "apply again; nothing was changed"
-    return failure(409 if outcome.conflict else 422, outcome.reason, hint=hint)
+    if outcome.conflict:
+        return failure(409, outcome.reason, hint="read it again and apply again")
+    return failure(422, outcome.reason, hint=hint_for(outcome.reason))
+
+
+def hint_for(reason: str) -> str:
+    """What helps against a refusal; what a quota forbids it forbids the next time as well."""
+    for words, help_ in REFUSED_AGAIN.items():
+        if reason.startswith(words):
+            return f"nothing was changed; {help_}"
+    return "apply again; nothing was changed"
 
 
 async def readings(api: Backend, request: Request) -> Response:
