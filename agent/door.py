@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.api.mesh import MeshReader
-from agent.api.seam import ReadingAnswer
+from agent.api.seam import ReadingAnswer, Running
 from agent.clock import Clock
 from agent.counting import Counting
 from agent.files import NodeFiles
@@ -199,13 +199,13 @@ class Door:
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
-    def tasks(self) -> list[TaskView]:
+    async def tasks(self, running: Running) -> list[TaskView]:
         """See `TaskReader.tasks`."""
-        return self._tasks.tasks()
+        return await self._tasks.tasks(running)
 
-    async def explain(self, task_id: str) -> dict[str, Any]:
+    async def explain(self, task_id: str, running: Running) -> dict[str, Any]:
         """See `TaskReader.explain`."""
-        return await self._tasks.explain(task_id)
+        return await self._tasks.explain(task_id, running)
 
     def _name(self, node_id: bytes) -> str:
         member = self._composition.roster.member(node_id)

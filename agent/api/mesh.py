@@ -141,6 +141,11 @@ class MeshReader:
         reports.sort(key=lambda report: (report.namespace, report.pod, report.node_id))
         return Replicas(tuple(reports), tuple(silent))
 
+    async def running_tasks(self) -> dict[str, str]:
+        """Task id → name of the node that runs its pod."""
+        reports = (await self.replicas()).reports
+        return {each.task_id: self.name(each.node_id) for each in reports if each.phase == "Running" and each.task_id}
+
     async def _list(self, node_id: NodeId) -> ReplicaList | None:
         try:
             answer = await self._asker.ask_node(node_id, ListReplicas(), ASK_PATIENCE_S)

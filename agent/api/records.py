@@ -115,7 +115,7 @@ async def explanation(api: Backend, request: Request) -> Response:
             answer = await api.relay.forward(teller, request.method, request.url.path, dict(request.headers))
             if answer.status_code == 200:
                 return answer
-    return json_answer(await api.door.explain(task_id))
+    return json_answer(await api.door.explain(task_id, api.mesh.running_tasks))
 
 
 async def _decoded(request: Request, kind: type[Any]) -> Any:

@@ -131,7 +131,8 @@ async def _events(api: Backend, namespace: str) -> list[Json]:
 
 
 async def _tasks(api: Backend, namespace: str) -> list[Json]:
-    return [kubeshape.task(view) for view in api.door.tasks() if not namespace or view.namespace == namespace]
+    views = await api.door.tasks(api.mesh.running_tasks)
+    return [kubeshape.task(view) for view in views if not namespace or view.namespace == namespace]
 
 
 RESOURCES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ from beemesh.intents.record import Intent
 from beemesh.workloads import kubeshape
 
 Json = dict[str, Any]
+Running = Callable[[], Awaitable[Mapping[str, str]]]
+"""Asks the mesh which tasks' pods run, each with its node's name."""
 
 
 class SubmissionBody(msgspec.Struct, frozen=True):
@@ -82,11 +84,11 @@ class AgentDoor(Protocol):
         """A container's output on this node; raises `NotFound`."""
         ...
 
-    def tasks(self) -> list[kubeshape.TaskView]:
+    async def tasks(self, running: Running) -> list[kubeshape.TaskView]:
         """The tasks that this agent heard of."""
         ...
 
-    async def explain(self, task_id: str) -> Json:
+    async def explain(self, task_id: str, running: Running) -> Json:
         """Everything known of a task's placement; raises `NotFound`."""
         ...
 

@@ -72,6 +72,9 @@ class Explanation:
     events: tuple[EventLine, ...]
 
 
+RUNS = "running; its history is no longer kept"
+"""Of a task whose pod runs, by its node's report, while its events have made room for newer ones."""
+
 ENDS = {"Deployed", "Failed", "Cancelled"}
 STATES = ("Scheduled", "Deployed", "Failed", "Cancelled", "Stopped", "Pending", "Preempted")
 
@@ -82,15 +85,17 @@ def explain(
     siblings: Sequence[Entry],
     silences: Mapping[NodeId, tuple[str, ...]],
     name_of: NameOf,
+    runs_on: str = "",
 ) -> Explanation:
     """Tell the story of `entry`. `events` are those of its workload, `siblings` the entries of the same replica (this
-    one may be among them), `silences` what nodes answered when they were asked why they did not bid."""
+    one may be among them), `silences` what nodes answered when they were asked why they did not bid, `runs_on` the node
+    that reports its pod, for when no event tells."""
     task = entry.task
     told = [event for event in events if event.status not in ROLLOUT_EVENTS]
     ours = [event for event in told if (event.revision, event.replica) == (task.revision, task.replica)]
     ours.sort(key=lambda event: (event.issued_ms, event.event_id))
     own = [event for event in ours if event.task_id == task.task_id]
-    state, node, reason = state_of(own, name_of)
+    state, node, reason = state_of(own, name_of, runs_on)
     tasks = {each.task.task_id for each in siblings if _same(each.task, task)} | {task.task_id}
     tasks |= {event.task_id for event in ours if event.task_id}
     return Explanation(
@@ -117,11 +122,17 @@ def explain(
     )
 
 
-def state_of(events: Sequence[Event], name_of: NameOf) -> tuple[str, str, str]:
-    """(state, the node that has the task, the reason) by the events of one task, oldest first."""
-    last = next((event for event in reversed(events) if event.status in STATES), None)
+def last_state(events: Sequence[Event]) -> Event | None:
+    """The event that tells the state of a task, of all of it that are kept, oldest first; None where none does."""
+    return next((event for event in reversed(events) if event.status in STATES), None)
+
+
+def state_of(events: Sequence[Event], name_of: NameOf, runs_on: str = "") -> tuple[str, str, str]:
+    """(state, the node that has the task, the reason) by the events of one task, oldest first, and by the node that
+    reports its pod."""
+    last = last_state(events)
     if last is None:
-        return "Pending", "", _reason(None)
+        return ("Deployed", runs_on, RUNS) if runs_on else ("Pending", "", _reason(None))
     return last.status, name_of(last.node_id) if last.status in ("Scheduled", "Deployed") else "", _reason(last)
 
 
