@@ -7,21 +7,26 @@ from typing import Any
 
 import click
 
-from beemesh.errors import NotFound
-from beemeshctl.options import namespace_option, via_option
+from beemesh.errors import InvalidInput, NotFound
+from beemeshctl.options import TYPES, namespace_option, path_of, type_and_names, via_option
+
+EXPLAINED = ("deployments", "daemonsets", "jobs", "pods")
+"""The types whose objects come of tasks."""
 
 
 @click.command()
-@click.argument("target", metavar="TASK | deployment/NAME | pod/NAME")
+@click.argument("target", metavar="TASK | TYPE/NAME")
 @namespace_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print.")
 @via_option
 def command(target: str, namespace: str, output: str, via: str) -> int:
-    """Show every bid for a task with its parts, who kept silent and why, and what became of it.
+    """Show every bid for a task with its parts, who kept silent and why, and what became of it. A deployment, daemonset
+    or job stands for the newest task of each of its replicas, a pod for its own.
 
     \b
     Examples:
       beemeshctl explain deployment/hello
+      beemeshctl explain pod/hello-1-0
       beemeshctl get tasks && beemeshctl explain 01JC…
     """
     from beemeshctl.client import BEEMESH, Client
@@ -39,19 +44,46 @@ def command(target: str, namespace: str, output: str, via: str) -> int:
 
 
 def _tasks(client: Any, target: str, namespace: str) -> list[str]:
-    """The newest task of each replica of a workload, or the task itself."""
-    kind, slash, name = target.partition("/")
-    if not slash:
+    """The newest task of each replica of a workload that is wanted, or the task itself."""
+    if "/" not in target:
         return [target]
+    ((plural, name),) = type_and_names((target,))
+    if plural not in EXPLAINED:
+        raise InvalidInput(f"{plural} come of no task", hint=f"explain one of {', '.join(EXPLAINED)}, or a task")
+    found = _object(client, path_of(plural, namespace, name))
+    workload_id, wanted = f"{TYPES[plural][0].lower()}/{namespace}/{name}", None
+    if found and plural == "deployments":
+        wanted = range(int(found["spec"]["replicas"]))
+    elif found and plural == "pods":
+        told, ordinal = found["metadata"]["annotations"], int(found["metadata"]["labels"]["beemesh.io/replica"])
+        if found["spec"].get("nodeName") and told.get("beemesh.io/task"):
+            return [str(told["beemesh.io/task"])]
+        workload_id, wanted = told["beemesh.io/workload-id"], range(ordinal, ordinal + 1)
+    if wanted is not None and not wanted:
+        raise NotFound(f"{target}: no replica of it is wanted", hint="`beemeshctl scale` it to have some")
+    newest = _newest(client, workload_id, wanted)
+    if not newest:
+        raise NotFound(f"{target}: no task of it is remembered", hint="`beemeshctl get tasks` lists those that are")
+    return newest
+
+
+def _object(client: Any, path: str) -> dict[str, Any]:
+    """What is explained, as it is now; empty where it is gone, and only its tasks are left."""
+    try:
+        found: dict[str, Any] = client.get(path)
+    except NotFound:
+        return {}
+    return found
+
+
+def _newest(client: Any, workload_id: str, wanted: range | None) -> list[str]:
+    """The newest task of each replica of a workload, or of the wanted ones of them: others were scaled away."""
     from beemeshctl.client import BEEMESH
 
     newest: dict[int, str] = {}
     for item in client.get(f"{BEEMESH}/tasks")["items"]:
-        parts = item["spec"]["workload"].split("/")
-        if parts[1:] == [namespace, name] and parts[0].startswith(kind.lower().rstrip("s")[:6]):
+        if item["spec"]["workload"] == workload_id and (wanted is None or _replica(item) in wanted):
             newest[_replica(item)] = item["spec"]["taskID"]
-    if not newest:
-        raise NotFound(f"{target}: no task of it is remembered", hint="`beemeshctl get tasks` lists those that are")
     return [newest[replica] for replica in sorted(newest)]
 
 
@@ -63,7 +95,7 @@ def _print(story: dict[str, Any]) -> None:
     click.echo(f"task {story['task_id']}: replica {story['replica']} of {story['workload_id']}")
     where = f" on {story['node']}" if story["node"] else ""
     click.echo(f"{story['state']}{where}, revision {story['revision']}, attempt {story['attempt']}")
-    if story["reason"] and not story["node"]:
+    if story["reason"]:
         click.echo(f"reason: {story['reason']}")
     click.echo(f"asked for by steward {story['steward']}\n")
     _print_bids(story["bids"])
