@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,9 +15,12 @@ from agent.api.answers import json_answer
 from agent.api.auth import require_read
 from agent.api.resources import Resource
 from agent.api.seam import Backend, Json
-from beemesh.errors import NotFound
+from beemesh.errors import InvalidInput, NotFound
 from beemesh.identity.grants import Grant
 from beemesh.workloads import kubeshape
+from beemesh.workloads.formats import label_value, qualified_name
+from beemesh.workloads.record import Expression
+from beemesh.workloads.selectors import matches
 
 LOOK_EVERY_S = 0.25
 """How often a watch looks at what nobody tells of."""
@@ -40,10 +43,11 @@ async def answer(api: Backend, resource: Resource, request: Request) -> Response
     require_read(grant, namespace)
     name = request.path_params.get("name", "")
 
+    terms = terms_of(request.query_params.get("labelSelector", ""))
+
     async def items(source: Backend = api) -> list[Json]:
         found = [item for item in await resource.lister(source, namespace) if _visible(item, grant)]
-        selector = request.query_params.get("labelSelector", "")
-        return [item for item in found if _selected(item, name, selector)]
+        return [item for item in found if _selected(item, name, terms)]
 
     if request.query_params.get("watch") in ("true", "1"):
         return StreamingResponse(_watch(api, resource, items), media_type="application/json")
@@ -113,20 +117,32 @@ def _visible(item: Json, grant: Grant) -> bool:
     return not namespace or grant.may_read(namespace)
 
 
-def _selected(item: Json, name: str, selector: str) -> bool:
+def _selected(item: Json, name: str, terms: Sequence[Expression]) -> bool:
     if name and item["metadata"]["name"] != name:
         return False
     labels = item["metadata"].get("labels", {})
-    return all(_matches(labels, term.strip()) for term in selector.split(",") if term.strip())
+    return all(matches(term, labels) for term in terms)
 
 
-def _matches(labels: dict[str, str], term: str) -> bool:
-    """`key=value`, `key==value`, `key!=value`, `key` and `!key`."""
-    for operator in ("!=", "==", "="):
-        if operator in term:
-            key, value = term.split(operator, 1)
-            return (labels.get(key.strip()) == value.strip()) is (operator != "!=")
-    return term.removeprefix("!") in labels if not term.startswith("!") else term[1:] not in labels
+def terms_of(selector: str) -> list[Expression]:
+    """The terms of a selector: `key=value`, `key==value`, `key!=value`, `key` and `!key`. Raises `InvalidInput` for
+    anything else, which would otherwise choose nothing."""
+    return [_term_of(term.strip()) for term in selector.split(",") if term.strip()]
+
+
+def _term_of(term: str) -> Expression:
+    operator = next((each for each in ("!=", "==", "=") if each in term), "")
+    if operator:
+        key, value = (part.strip() for part in term.split(operator, 1))
+        found = Expression(key, "NotIn" if operator == "!=" else "In", (value,))
+    else:
+        found = Expression(term.removeprefix("!").strip(), "DoesNotExist" if term.startswith("!") else "Exists")
+    if qualified_name(found.key) or any(label_value(value) for value in found.values):
+        hint = (
+            "write key=value, key!=value, key or !key, with commas between; sets such as `in (a,b)` are not supported"
+        )
+        raise InvalidInput(f"the selector's {term!r} is not understood", hint=hint)
+    return found
 
 
 def _number(text: str, default: int) -> int:

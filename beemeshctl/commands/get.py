@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from beemesh.errors import InvalidInput
 from beemeshctl.options import (
     TYPES,
     all_namespaces_option,
@@ -52,6 +53,8 @@ def command(
     pairs = type_and_names(words)
     space = "" if all_namespaces else namespace
     client = Client(via=via)
+    if watch and len(pairs) > 1:
+        raise InvalidInput("-w watches one type, or one object", hint="run one `get -w` for each")
     if watch:
         return _watch(client, *pairs[0], space, selector, output)
     by_type: dict[str, list[Any]] = {}

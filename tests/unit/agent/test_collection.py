@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.collection import Changes
+from agent.api.collection import Changes, terms_of
+from beemesh.errors import InvalidInput
 from beemesh.workloads.kube_endpoints import EndpointsView, endpoints
 from beemesh.workloads.kubeshape import PodView, pod
+from beemesh.workloads.selectors import matches
 
 Json = dict[str, Any]
 
@@ -78,3 +81,33 @@ def test_whoever_follows_a_watch_knows_what_there_is(looks: list[list[Json]]) ->
                 kept[key] = item
         assert kept == there
         assert changes.since(items) == []
+
+
+@pytest.mark.parametrize(
+    ("selector", "is_chosen"),
+    [
+        ("", True),
+        ("app=web", True),
+        ("app==web, tier != cache", True),
+        ("app=api", False),
+        ("app!=web", False),
+        ("other!=web", True),
+        ("app,!other", True),
+        ("other", False),
+        ("!app", False),
+        ("example.org/team=", True),
+    ],
+)
+def test_selectors_choose_as_kubernetes_says(selector: str, *, is_chosen: bool) -> None:
+    """All terms must hold; `!=` also where there is no such label."""
+    labels = {"app": "web", "tier": "front", "example.org/team": ""}
+    assert all(matches(term, labels) for term in terms_of(selector)) is is_chosen
+
+
+@pytest.mark.parametrize(
+    "selector", ["app in (web)", "app in (web,api)", "app notin (web)", "a>1", "=web", "!", "a=b=c"]
+)
+def test_a_selector_that_is_not_understood_is_refused(selector: str) -> None:
+    """Choosing nothing would read as if there were nothing."""
+    with pytest.raises(InvalidInput, match="is not understood"):
+        terms_of(selector)
