@@ -27,7 +27,7 @@ from simulator.ordeal import Ordeal
 from simulator.panel import Panel, always
 from simulator.plan import FORMING_S, draw
 from simulator.turnover import Load, draw_turnover, leave_out
-from simulator.world import MESH
+from simulator.world import MESH, World
 
 HEAL_S = 120.0
 """After the last fault everything must be well again within this time: suspicion, leases that have to run out, one
@@ -70,8 +70,8 @@ class Trial(Ordeal):
         self._well_s = HEAL_S if chance.random() < PATIENT else WELL_S
         changes = random.Random(f"turnover {seed}")  # noqa: S311
         crowd = random.Random(f"crowd {seed}")  # noqa: S311
-        self._crowd = crowd.randint(1, int(nodes * CROWD_SHARE)) if _crowds(crowd, nodes) else 0
-        """Machines that will crowd the first key."""
+        self.crowd = crowd.randint(1, int(nodes * CROWD_SHARE)) if _crowds(crowd, nodes) else 0
+        """Machines that will crowd the key of the first manifest."""
         self._turnover = draw_turnover(changes, nodes, seconds, forgetful="wipe" in self.plan.kinds)
 
     # --- phases ---------------------------------------------------------------------------------------------------
@@ -183,19 +183,24 @@ class Trial(Ordeal):
             self.world.event(index, PutIntent(record))
         self._tell(f"quarrel{number} between n{who[0]} and n{who[1]}")
 
+    @staticmethod
+    def nearest(world: World, manifest: str) -> list[Machine]:
+        """Members, those first that are nearest to where the keepers of a manifest are looked up."""
+        point = point_of(MESH, "manifest", manifest)
+        members = [machine for machine in world.machines if machine.is_member]
+        return sorted(members, key=lambda machine: distance(machine.membership.node_id, point))
+
     def _crowd_in(self, intent: Intent) -> None:
         """Those nearest to the key where keepers of a manifest are looked up turn against it."""
-        world, point = self.world, point_of(MESH, "manifest", _manifest_of(intent))
-        members = sorted(self._members(), key=lambda machine: distance(machine.membership.node_id, point))
-        crowd, self._crowd = members[: self._crowd], 0
+        crowd, self.crowd = self.nearest(self.world, _manifest_of(intent))[: self.crowd], 0
         self._tell(f"{','.join(f'n{machine.index}' for machine in crowd)} crowd the manifest of {intent.key}")
         for machine in crowd:
-            world.liars[machine.index] = liar = Liar(machine.crypto, world.ring, self.seed)
+            self.world.liars[machine.index] = liar = Liar(machine.crypto, self.world.ring, self.seed)
             liar.crowd([each.membership.node_id for each in crowd])
 
     def _saw(self, index: int, event: Any) -> None:
         super()._saw(index, event)
-        if self._crowd and type(event) is Submitted and event.accepted:
+        if self.crowd and type(event) is Submitted and event.accepted:
             self._crowd_in(self._submitted[event.token])
         if type(event) in Locks.sees:
             self._locks.saw(index, event)
