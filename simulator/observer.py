@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beemesh.events import MemberDown, MemberLeft, MemberUp
-from beemesh.workloads.record import Workload
+from beemesh.scheduling.eligibility import placement_refusals
+from beemesh.workloads.daemons import DAEMON_SET
+from beemesh.workloads.record import JobTerms, Workload
 from simulator.machine import Machine
 from simulator.world import World
 
@@ -20,6 +22,9 @@ Tell = Callable[[str], None]
 
 NAMES_SHOWN = 5
 """Names in one line; of more, their number is told."""
+
+BETWEEN_PODS_S = 5.0
+"""A Job lacks a pod for a moment whenever one has ended: only when it does for longer is it short of one."""
 
 LINES_SHOWN = 4
 """Workloads with a line of their own when several change at once; of more, their sum is told."""
@@ -48,18 +53,34 @@ class Detection:
 
 @dataclass(slots=True)
 class WorkStory:
-    """What became of one workload. Replicas are counted once, however often they run."""
+    """What became of one workload. Replicas are counted once, however often they run; those of a Job that have ended
+    well count among `running`, since nobody misses them."""
 
     workload_id: str
     wanted: int = 0
+    """Of a DaemonSet: one for each machine that it is for and that is up, or runs one without its agent."""
     running: int = 0
+    completed: int = 0
     before: int = 0
     lowest: int = 0
     short_until_s: float | None = None
     """The last moment at which a replica was missing; None when none was since the first fault."""
     doubled: int = 0
     """Most replicas that ran twice at one moment."""
+    twice: int = 0
+    """Replicas that run twice now."""
+    is_short: bool = False
+    """Whether replicas are missing now."""
     where: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Wish:
+    """What was applied last of a workload; of a Job also which ordinals ended well, and since when too few run."""
+
+    workload: Workload
+    completed: set[int] = field(default_factory=set)
+    fewer_since_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -77,6 +98,7 @@ class Observer:
         self._world = world
         self._tell = tell
         self.stories: dict[str, WorkStory] = {}
+        self._wishes: dict[str, _Wish] = {}
         self.samples: list[Sample] = []
         self.detections: list[Detection] = []
         self.false_deaths = 0
@@ -87,13 +109,18 @@ class Observer:
 
     # --- what the stage says ----------------------------------------------------------------------------------------
 
-    def wants(self, workload: Workload) -> None:
-        """A workload is wanted from now on, with so many replicas."""
-        self.stories.setdefault(workload.workload_id, WorkStory(workload.workload_id)).wanted = workload.replicas
+    def wants(self, workload: Workload) -> int:
+        """A workload is wanted from now on; with how many replicas."""
+        story = self.stories.setdefault(workload.workload_id, WorkStory(workload.workload_id))
+        wish = self._wishes.setdefault(workload.workload_id, _Wish(workload))
+        wish.workload = workload
+        story.wanted = self._wanted(story, workload)
+        return story.wanted
 
     def wants_no_more(self, workload_id: str) -> None:
         """It was deleted."""
         self.stories.setdefault(workload_id, WorkStory(workload_id)).wanted = 0
+        self._wishes.pop(workload_id, None)
 
     def fault(self) -> None:
         """Something is about to go wrong; the first time, what runs now is remembered."""
@@ -180,7 +207,10 @@ class Observer:
             if each.paused_until_s > self._world.now_s:
                 continue  # its pods stand still as well
             for pod in each.pods.values():
-                found.setdefault(pod.workload_id, {}).setdefault(pod.replica, []).append(each.spec.name)
+                if pod.phase == "Running":
+                    found.setdefault(pod.workload_id, {}).setdefault(pod.replica, []).append(each.spec.name)
+                elif pod.phase == "Succeeded" and pod.workload_id in self._wishes:
+                    self._wishes[pod.workload_id].completed.add(pod.replica)
         changed = [self._update(workload_id, replicas) for workload_id, replicas in found.items()]
         lines = [line for line in changed if line]
         if len(lines) > LINES_SHOWN:
@@ -193,19 +223,43 @@ class Observer:
     def _update(self, workload_id: str, replicas: dict[int, list[str]]) -> str:
         """Take in what runs of a workload; the line to tell when that changed."""
         story = self.stories.setdefault(workload_id, WorkStory(workload_id))
+        wish = self._wishes.get(workload_id)
+        completed = wish.completed if wish is not None else set()
         where = tuple(name for replica in sorted(replicas) for name in replicas[replica])
-        twice = sum(1 for names in replicas.values() if len(names) > 1)
-        story.running, story.doubled = len(replicas), max(story.doubled, twice)
+        before = (story.where, story.completed)
+        story.where, story.completed = where, len(completed)
+        story.twice = sum(1 for names in replicas.values() if len(names) > 1)
+        story.running, story.doubled = len(replicas.keys() | completed), max(story.doubled, story.twice)
+        if wish is not None:
+            story.wanted = self._wanted(story, wish.workload)
+        story.is_short = self._is_short(story, wish, active=len(replicas))
         if self._fault_s is not None:
             story.lowest = min(story.lowest, story.running)
-            if story.running < story.wanted:
+            if story.is_short:
                 story.short_until_s = self._world.now_s
-        if where == story.where:
-            return ""
-        story.where = where
-        doubled = f", {twice} of them twice" if twice else ""
-        at = f": {named(where)}" if where else ""
-        return f"{short(workload_id)} {story.running} of {story.wanted} run{doubled}{at}"
+        return "" if (story.where, story.completed) == before else _line(story, len(replicas))
+
+    def _wanted(self, story: WorkStory, workload: Workload) -> int:
+        """How many replicas there should be now. A DaemonSet is for the machines that its record fits and that are up;
+        one whose agent died still runs its own. While no agent is left, those that ran last are missed."""
+        machines = self._world.machines
+        if workload.kind != DAEMON_SET:
+            return workload.replicas
+        if not any(self._is_live(each) for each in machines):
+            return story.wanted
+        able = [each for each in machines if self._is_live(each) or each.spec.name in story.where]
+        return sum(1 for each in able if not placement_refusals(workload.constraints, each.membership))
+
+    def _is_short(self, story: WorkStory, wish: _Wish | None, *, active: int) -> bool:
+        """Whether fewer run than should. A Job runs so many at a time, and takes a moment from one to the next."""
+        if wish is None or wish.workload.kind != "Job":
+            return story.running < story.wanted
+        terms = wish.workload.job or JobTerms()
+        if active >= min(terms.parallelism, story.wanted - story.completed):
+            wish.fewer_since_s = None
+        elif wish.fewer_since_s is None:
+            wish.fewer_since_s = self._world.now_s
+        return wish.fewer_since_s is not None and self._world.now_s - wish.fewer_since_s >= BETWEEN_PODS_S
 
     # --- helpers ------------------------------------------------------------------------------------------------------
 
@@ -219,6 +273,17 @@ class Observer:
 
     def _name(self, index: int) -> str:
         return self._world.machines[index].spec.name
+
+
+def _line(story: WorkStory, active: int) -> str:
+    """How many of a workload run, and where."""
+    doubled = f", {story.twice} of them twice" if story.twice else ""
+    at = f": {named(story.where)}" if story.where else ""
+    if story.completed:
+        return (
+            f"{short(story.workload_id)} {story.completed} of {story.wanted} have ended well, {active} run{doubled}{at}"
+        )
+    return f"{short(story.workload_id)} {story.running} of {story.wanted} run{doubled}{at}"
 
 
 def named(names: Iterable[str]) -> str:

@@ -16,6 +16,8 @@ from beemesh.intents.record import Cordon, Drain
 from beemesh.workloads.quantities import mebibytes, millicores
 from beemesh.workloads.record import Workload
 from simulator.crypto import FakeCrypto, Keys
+from simulator.job_pods import JobPods
+from simulator.machine import Machine
 from simulator.observer import Detection, Observer, Sample, WorkStory, short
 from simulator.operator import deployment, grant_operator, order_node, submission, withdraw
 from simulator.panel import Panel, always
@@ -72,10 +74,13 @@ class Stage:
         self._passed = passed
         self._chance = random.Random(scenario.seed)  # noqa: S311 - a simulation wants chance that repeats
         self.world = World(self._specs, self._chance.getrandbits(32), keys=keys)
+        JobPods(self.world)
         self.report = Report()
         self.observer = Observer(self.world, self._tell)
         self._submitted: dict[int, Workload] = {}
         self._refused: set[str] = set()
+        self._created_ms: dict[str, int] = {}
+        """Job → when it was applied first: its deadline counts from then on."""
         self._stewards: dict[str, int] = {}
         """Steward lease → the machine that was granted it last."""
         self._chosen = self._choose_all()
@@ -126,7 +131,7 @@ class Stage:
         report.false_deaths, report.fault_s = observer.false_deaths, observer.fault_s
         report.trace, report.events = self.world.trace, self.world.handled
         for workload_id, story in observer.stories.items():
-            if story.running < story.wanted:
+            if story.is_short:
                 report.pending[workload_id] = self._why_pending(workload_id)
         return report
 
@@ -154,8 +159,8 @@ class Stage:
             draft = self._submitted[event.token]
             name = short(draft.workload_id)
             if event.accepted:
-                self.observer.wants(draft)
-                self._tell(f"{name} accepted at {self._specs[index].name}: {draft.replicas} wanted")
+                wanted = self.observer.wants(draft)
+                self._tell(f"{name} accepted at {self._specs[index].name}: {wanted} wanted")
             else:
                 self._refused.add(draft.name)
                 self._tell(f"{name} refused at {self._specs[index].name}: {event.reason}")
@@ -205,8 +210,12 @@ class Stage:
         role, _, name = selector.removeprefix(DYNAMIC).partition(":")
         if role == "steward":
             return tuple(index for key, index in self._stewards.items() if key.rpartition("/")[2] == name)
-        running = [(pod.replica, each.index, pod) for each in self.world.machines for pod in each.pods.values()]
-        named = [(replica, index) for replica, index, pod in running if pod.workload_id.rpartition("/")[2] == name]
+        named = [
+            (pod.replica, each.index)
+            for each in self.world.machines
+            for pod in each.pods.values()
+            if pod.workload_id.rpartition("/")[2] == name and pod.phase == "Running"
+        ]
         return (min(named)[1],) if named else ()
 
     def _kill(self, step: Step, who: Sequence[int]) -> None:
@@ -267,8 +276,8 @@ class Stage:
     # --- workloads ----------------------------------------------------------------------------------------------------
 
     def _apply(self, number: int, step: Step) -> None:
-        for draft in self._drafts(step):
-            token = len(self._submitted) + 1
+        for wanted in self._drafts(step):
+            token, draft = len(self._submitted) + 1, self._dated(wanted)
             try:
                 index = self._via(number, step)
                 _, command = submission(self.world, index, draft, token)
@@ -278,6 +287,12 @@ class Stage:
             else:
                 self._submitted[token] = draft
                 self.world.event(index, command)
+
+    def _dated(self, draft: Workload) -> Workload:
+        if draft.kind != "Job":
+            return draft
+        created_ms = self._created_ms.setdefault(draft.workload_id, self.world.wall_ms)
+        return msgspec.structs.replace(draft, created_ms=created_ms)
 
     def _drafts(self, step: Step) -> list[Workload]:
         options = step.options
@@ -300,6 +315,7 @@ class Stage:
                 self._tell(f"{short(draft.workload_id)} cannot be deleted: {error.message}")
             else:
                 self.observer.wants_no_more(draft.workload_id)
+                self._created_ms.pop(draft.workload_id, None)
 
     def _via(self, number: int, step: Step) -> int:
         """The node that is asked: the one that is named, else the first that answers."""
@@ -313,7 +329,8 @@ class Stage:
             if machine.composition is None:
                 continue
             events = machine.composition.journal.events(workload_id=workload_id)
-            told = [event for event in events if event.status == "Pending" and event.reason]
+            reasons = ("Pending", "Failed") if workload_id.startswith("job/") else ("Pending",)
+            told = [event for event in events if event.status in reasons and event.reason]
             if told:
                 last = max(told, key=lambda event: event.issued_ms)
                 return f"{last.reason}: {last.details['message']}" if last.details.get("message") else last.reason
@@ -350,10 +367,10 @@ class Stage:
                 return [f"{len(maps)} different maps of intents"] if len(maps) > 1 else []
             case "single":
                 stories = self.observer.stories.items()
-                return [f"{short(key)} runs twice" for key, story in stories if len(story.where) > story.running]
+                return [f"{short(key)} runs twice" for key, story in stories if story.twice]
             case "empty":
-                named = {self._specs[each.index].name: each.pods for each in self.world.machines}
-                return [f"{name} runs {len(named[name])}" for name in words.split() if named.get(name)]
+                running = {self._specs[each.index].name: _running(each) for each in self.world.machines}
+                return [f"{name} runs {running[name]}" for name in words.split() if running.get(name)]
             case "never-below":
                 return [text for word in words.split() if (text := self._lower_than(word))]
             case "never-doubled":
@@ -379,6 +396,10 @@ _ACTORS_WITH_WHO = (
     *("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon"),
     *("cut", "cut-one-way", "skew", "slow"),
 )
+
+
+def _running(machine: Machine) -> int:
+    return sum(1 for pod in machine.pods.values() if pod.phase == "Running")
 
 
 def _quicken(slow: dict[int, float], who: Sequence[int]) -> None:

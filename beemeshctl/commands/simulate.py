@@ -59,8 +59,8 @@ def command(inventory: Path, manifests: tuple[str, ...], plot: Path | None, outp
     """Say what would happen to a mesh: who notices, what moves where, how long it takes, what it costs.
 
     The very protocols of the agents run on simulated machines, in a simulated network, by a virtual clock. Nothing is
-    installed and nothing is contacted. Images are taken to be there, and pods to start in 0.3 s. The exit code is 1
-    when something that is wanted does not run in the end.
+    installed and nothing is contacted. Images are taken to be there, pods to start in 0.3 s, and those of a Job to
+    end well after 10 s. The exit code is 1 when something that is wanted does not run in the end.
 
     \b
     Examples:

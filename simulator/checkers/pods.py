@@ -74,7 +74,8 @@ class PodChecker:
 
 def _running(world: World) -> Counter[Slot]:
     awake = [each for each in world.machines if each.paused_until_s < world.now_s - WAKING_S]
-    return Counter((pod.workload_id, pod.replica) for each in awake for pod in each.pods.values())
+    pods = (pod for each in awake for pod in each.pods.values())
+    return Counter((pod.workload_id, pod.replica) for pod in pods if pod.phase == "Running")
 
 
 def _where(world: World, workload_id: str) -> str:

@@ -189,6 +189,18 @@ def test_a_start_without_its_lease_is_told() -> None:
     assert len(told) == 2
 
 
+def test_a_pod_that_has_ended_does_not_run() -> None:
+    """What a machine still lists of a job that is over is no replica too many."""
+    world, checker, told = _world(), PodChecker(), list[str]()
+    report = world.machines[1].begin(_deploying(tolerant=True), world.wall_ms)
+    world.machines[1].pods["x-0"] = msgspec.structs.replace(report, phase="Succeeded")
+    checker.at_end(world, told.append)
+    assert not told
+    world.machines[1].pods["x-0"] = report
+    checker.at_end(world, told.append)
+    assert told == ["1 of deployment/default/x/0 run in the end, not 0: n1:0"]
+
+
 def _deploying(*, tolerant: bool) -> DeployPod:
     some = Digest(bytes(32))
     task = Task("t", "deployment/default/x", "default", "Deployment", 1, 0, some, some, 0, 0, b"",

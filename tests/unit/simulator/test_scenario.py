@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beemesh.errors import InvalidInput
+from beemesh.workloads.record import Constraints, JobTerms, Workload
+from simulator.operator import deployment
 from simulator.plot import page, svg
 from simulator.scenario import parse
 from simulator.spec import choose, machine
@@ -159,3 +163,68 @@ def test_the_same_scenario_is_told_the_same_way() -> None:
     one, other = Stage(parse(text)).run(), Stage(parse(text)).run()
 
     assert (one.transcript(), one.trace) == (other.transcript(), other.trace)
+
+
+def _daemons(**constraints: dict[str, str]) -> Workload:
+    return msgspec.structs.replace(
+        deployment("each", 0, cpu_m=1000), kind="DaemonSet", constraints=Constraints(**constraints)
+    )
+
+
+def _job(completions: int, parallelism: int = 1, **terms: int) -> Workload:
+    return msgspec.structs.replace(
+        deployment("sums", completions), kind="Job", restart_policy="Never", job=JobTerms(parallelism, **terms)
+    )
+
+
+def test_a_daemon_is_wanted_on_each_machine_that_it_is_for_and_that_is_up() -> None:
+    """A machine that dies takes its wish with it, one that comes back has it again, one without the label never."""
+    machines = [machine(name, labels={"disk": "ssd"}) for name in "abc"] + [machine("d")]
+    text = "at 1s apply each\nat 10s kill a\nat 20s crash b\nat 30s start a\nend 29s"
+    works = {"each": _daemons(node_selector={"disk": "ssd"})}
+
+    killed = Stage(parse(text.replace("at 30s start a\n", "")), machines, works).run()
+    back = Stage(parse(text.replace("29s", "40s")), machines, works).run()
+
+    story = killed.works["daemonset/default/each"]
+    assert (story.wanted, story.before, story.lowest, story.running) == (2, 3, 2, 2)
+    assert (story.short_until_s, killed.pending) == (None, {})
+    story = back.works["daemonset/default/each"]
+    assert (story.wanted, story.running, back.pending) == (3, 3, {})
+    assert story.short_until_s is not None and 30.0 < story.short_until_s < 35.0
+
+
+def test_a_daemon_that_is_missing_is_missed() -> None:
+    """Where there is no room for it, and where nobody is left at all: its record does not name a number."""
+    machines = [replace(machine(name), cpu_m=4000 if name != "c" else 500) for name in "abc"]
+
+    crammed = Stage(parse("at 1s apply each\nend 20s"), machines, {"each": _daemons()}).run()
+    dark = Stage(parse("at 1s apply each\nat 10s kill all\nend 20s"), machines, {"each": _daemons()}).run()
+
+    story = crammed.works["daemonset/default/each"]
+    assert (story.wanted, story.running) == (3, 2)
+    assert "CPU" in crammed.pending["daemonset/default/each"]
+    assert list(dark.pending) == ["daemonset/default/each"]
+
+
+def test_a_job_ends_well_and_is_not_missed_between_two_of_its_pods() -> None:
+    """Each completion runs for a while, one after the other; its deadline counts from the moment it was applied."""
+    text = "nodes 3\nat 1s apply sums\nat 3s loss share=0%\nend 40s"
+
+    report = Stage(parse(text), works={"sums": _job(3, active_deadline_s=100)}).run()
+
+    story = report.works["job/default/sums"]
+    assert (story.wanted, story.completed, story.running, story.doubled) == (3, 3, 3, 0)
+    assert (story.short_until_s, report.pending) == (None, {})
+
+
+def test_a_job_under_way_is_not_short_and_one_that_stopped_is() -> None:
+    """What counts is whether as many run as may, not how many are done; a deadline that passed is told as reason."""
+    under_way = Stage(parse("nodes 3\nat 1s apply sums\nend 25s"), works={"sums": _job(9, 2)}).run()
+    dark = Stage(parse("nodes 3\nat 1s apply sums\nat 15s kill all\nend 30s"), works={"sums": _job(9, 2)}).run()
+    late = Stage(parse("nodes 3\nat 1s apply sums\nend 40s"), works={"sums": _job(3, active_deadline_s=15)}).run()
+
+    assert under_way.works["job/default/sums"].completed == 4
+    assert under_way.pending == {}
+    assert list(dark.pending) == ["job/default/sums"]
+    assert late.pending["job/default/sums"].startswith("DeadlineExceeded")
