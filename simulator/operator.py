@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from beemesh.identity.grants import Grant, Revocation
 from beemesh.identity.key_rotation import RING_KEY, rotation
 from beemesh.identity.signing import decode_body
 from beemesh.ids import NodeId, OperatorId, digest_of
-from beemesh.intents.record import Cordon, Intent, cordon_key, operator_key, revoked_key, workload_key
+from beemesh.intents.record import Cordon, Intent, IntentKind, cordon_key, operator_key, revoked_key, workload_key
 from beemesh.workloads.record import Requirements, Workload
 from beemesh.workloads.revising import with_revision
 from simulator.machine import Machine
@@ -30,6 +31,20 @@ def grant_operator(world: World) -> None:
         "admin", 1, world.wall_ms, world.wall_ms + YEAR_MS,
     )  # fmt: skip
     world.records.append(world.sign_ca("grant", operator_key("ops"), grant))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A record of an operator that is no workload: a quota, a priority class, a disruption budget."""
+
+    kind: IntentKind
+    key: str
+    body: msgspec.Struct
+
+
+def set_policy(world: World, policy: Policy) -> None:
+    """Put it into the records that every node starts with."""
+    world.records.append(world.sign(world.operator, policy.kind, policy.key, policy.body))
 
 
 def deployment(

@@ -59,6 +59,8 @@ class Scenario:
     delay_s: tuple[float, float] = (0.0005, 0.003)
     absent: frozenset[str] = frozenset()
     """Machines that do not run in the beginning."""
+    file: str = ""
+    """Where it was read from, for what is wrong with it."""
 
 
 FAULTS = ("kill", "crash", "wipe", "pause", "cut", "cut-one-way", "loss", "slow", "skew", "drain")
@@ -155,6 +157,7 @@ class _Reading:
             loss=self._loss,
             delay_s=self._delay_s,
             absent=frozenset(self._absent),
+            file=self._file,
         )
 
     def _read_nodes(self, rest: list[str]) -> None:

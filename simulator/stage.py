@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from beemesh.errors import BeemeshError, InvalidInput, Problem
+from beemesh.errors import BeemeshError, Unavailable
 from beemesh.events import LeaseGranted, LeaveMesh, Submitted
 from beemesh.intents.record import Cordon, Drain
-from beemesh.workloads.quantities import mebibytes, millicores
 from beemesh.workloads.record import Workload
+from simulator.cast import Cast, Role
 from simulator.crypto import FakeCrypto, Keys
 from simulator.job_pods import JobPods
 from simulator.machine import Machine
-from simulator.observer import Detection, Observer, Sample, WorkStory, short
-from simulator.operator import deployment, grant_operator, order_node, submission, withdraw
+from simulator.observer import Detection, Observer, Sample, WorkStory, named, short
+from simulator.operator import Policy, grant_operator, order_node, set_policy, submission, withdraw
 from simulator.panel import Panel, always
 from simulator.scenario import FAULTS, Scenario, Step, seconds, share
-from simulator.spec import MachineSpec, choose
+from simulator.spec import MachineSpec
 from simulator.world import World
 
 LOOK_EVERY_S = 0.1
 CALM_DELAY_S = (0.0005, 0.003)
-DYNAMIC = "@"
-"""Begins a selector whose machine is known only when its step comes."""
 
 
 @dataclass(slots=True)
@@ -42,6 +40,8 @@ class Report:
     detections: list[Detection] = field(default_factory=list)
     works: dict[str, WorkStory] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Workloads whose last apply was refused, and why; without those that were expected to be."""
     false_deaths: int = 0
     fault_s: float | None = None
     trace: str = ""
@@ -59,17 +59,18 @@ class Stage:
         self,
         scenario: Scenario,
         machines: Sequence[MachineSpec] = (),
-        works: Mapping[str, Workload] | None = None,
+        works: Iterable[Workload] = (),
+        policies: Iterable[Policy] = (),
         told: Callable[[float, str], None] | None = None,
         passed: Callable[[float], None] | None = None,
         keys: Keys = FakeCrypto,
     ) -> None:
-        """`machines` are used when the scenario names none. `works` are workloads that `apply NAME` may mean. `told`
-        hears each line of the story at once, `passed` how far the clock is; `keys` makes everybody's keys. Raises
-        `InvalidInput` when a step names what there is not."""
+        """`machines` are used when the scenario names none. `works` are workloads that `apply NAME` may mean;
+        `policies` stand from the beginning. `told` hears each line of the story at once, `passed` how far the clock is;
+        `keys` makes everybody's keys. Raises `InvalidInput` when a step names what there is not."""
         self._scenario = scenario
         self._specs = tuple(scenario.machines or machines)
-        self._works = dict(works or {})
+        self._policies = tuple(policies)
         self._told = told
         self._passed = passed
         self._chance = random.Random(scenario.seed)  # noqa: S311 - a simulation wants chance that repeats
@@ -78,47 +79,32 @@ class Stage:
         self.report = Report()
         self.observer = Observer(self.world, self._tell)
         self._submitted: dict[int, Workload] = {}
+        """What was handed in and is not answered yet, by token."""
+        self._tokens = 0
         self._refused: set[str] = set()
+        """Workloads that were refused at any time."""
         self._created_ms: dict[str, int] = {}
         """Job → when it was applied first: its deadline counts from then on."""
         self._stewards: dict[str, int] = {}
         """Steward lease → the machine that was granted it last."""
-        self._chosen = self._choose_all()
+        self._cast = Cast(scenario, self._specs, works, self._chance)
         wipes = any(step.action == "wipe" for step in scenario.steps)
         self._panel = Panel(self.world, always(forgetful=wipes, hostile=False), self._blame)
         self.world.watch = self._saw
-
-    def _choose_all(self) -> dict[tuple[int, str], tuple[int, ...]]:
-        """Every selector of every step, drawn in order: a share means the same machines in `for` and after it."""
-        if not self._specs:
-            raise InvalidInput("there are no machines", hint="name some: nodes 3")
-        chosen: dict[tuple[int, str], tuple[int, ...]] = {}
-        problems = []
-        for number, step in enumerate(self._scenario.steps):
-            wanted = [step.who, step.other] if step.action in _ACTORS_WITH_WHO else []
-            wanted += [step.options["via"]] if "via" in step.options else []
-            if step.action == "expect" and step.who == "dead":
-                wanted = [step.other]
-            for selector in wanted:
-                if not selector or selector.startswith(DYNAMIC):
-                    continue
-                try:
-                    chosen[number, selector] = choose(selector, self._specs, self._chance)
-                except InvalidInput as error:
-                    problems.append(Problem(error.message, line=step.line, hint=error.hint))
-        if problems:
-            raise InvalidInput("the scenario names what there is not", problems=tuple(problems))
-        return chosen
 
     def run(self) -> Report:
         """Play it to its end."""
         world, scenario = self.world, self._scenario
         world.faults.loss, world.faults.delay_s = scenario.loss, scenario.delay_s
         grant_operator(world)
+        for policy in self._policies:
+            set_policy(world, policy)
         for machine in world.machines:
             if machine.spec.name not in scenario.absent:
                 world.start(machine.index)
         self._tell(f"{sum(each.is_up for each in world.machines)} agents start")
+        if self._policies:
+            self._tell(f"policies: {named(policy.key for policy in self._policies)}")
         for number, step in enumerate(scenario.steps):
             self._run_until(step.at_s)
             self._act(number, step)
@@ -130,6 +116,8 @@ class Stage:
         report.samples, report.detections, report.works = observer.samples, observer.detections, observer.stories
         report.false_deaths, report.fault_s = observer.false_deaths, observer.fault_s
         report.trace, report.events = self.world.trace, self.world.handled
+        for draft in self._submitted.values():
+            report.refused[draft.workload_id] = "it was not answered"
         for workload_id, story in observer.stories.items():
             if story.is_short:
                 report.pending[workload_id] = self._why_pending(workload_id)
@@ -156,14 +144,19 @@ class Stage:
         if isinstance(event, LeaseGranted) and event.key.startswith("steward/") and not event.proof.tentative:
             self._stewards[event.key] = index
         if isinstance(event, Submitted) and event.token in self._submitted:
-            draft = self._submitted[event.token]
+            draft = self._submitted.pop(event.token)
             name = short(draft.workload_id)
             if event.accepted:
                 wanted = self.observer.wants(draft)
+                self.report.refused.pop(draft.workload_id, None)
                 self._tell(f"{name} accepted at {self._specs[index].name}: {wanted} wanted")
             else:
-                self._refused.add(draft.name)
+                self._refuse(draft, event.reason)
                 self._tell(f"{name} refused at {self._specs[index].name}: {event.reason}")
+
+    def _refuse(self, draft: Workload, reason: str) -> None:
+        self._refused.add(draft.workload_id)
+        self.report.refused[draft.workload_id] = reason
 
     def _tell(self, text: str) -> None:
         self.report.story.append((self.world.now_s, text))
@@ -177,7 +170,7 @@ class Stage:
             self.observer.fault()
         if step.action != "expect":
             self._tell(f"> {step}")
-        who, others = self._meant(number, step.who), self._meant(number, step.other)
+        who, others = self._meant(number, "who"), self._meant(number, "other")
         match step.action:
             case "apply":
                 self._apply(number, step)
@@ -199,24 +192,24 @@ class Stage:
             case "cut" | "cut-one-way":
                 self._cut(step, who, others)
             case "expect":
-                self._expect(step, others)
+                self._expect(number, step, others)
             case _:
                 self._disturb(step, who)
 
-    def _meant(self, number: int, selector: str) -> tuple[int, ...]:
-        """The machines that a selector means at this moment."""
-        if not selector.startswith(DYNAMIC):
-            return self._chosen.get((number, selector), ())
-        role, _, name = selector.removeprefix(DYNAMIC).partition(":")
-        if role == "steward":
-            return tuple(index for key, index in self._stewards.items() if key.rpartition("/")[2] == name)
-        named = [
+    def _meant(self, number: int, place: str) -> tuple[int, ...]:
+        """The machines that a step means at this moment."""
+        meant = self._cast.machines(number, place)
+        if not isinstance(meant, Role):
+            return meant
+        if meant.name == "steward":
+            return tuple(index for key, index in self._stewards.items() if key == f"steward/{meant.workload_id}")
+        running = [
             (pod.replica, each.index)
             for each in self.world.machines
             for pod in each.pods.values()
-            if pod.workload_id.rpartition("/")[2] == name and pod.phase == "Running"
+            if pod.workload_id == meant.workload_id and pod.phase == "Running"
         ]
-        return (min(named)[1],) if named else ()
+        return (min(running)[1],) if running else ()
 
     def _kill(self, step: Step, who: Sequence[int]) -> None:
         for index in who:
@@ -276,16 +269,17 @@ class Stage:
     # --- workloads ----------------------------------------------------------------------------------------------------
 
     def _apply(self, number: int, step: Step) -> None:
-        for wanted in self._drafts(step):
-            token, draft = len(self._submitted) + 1, self._dated(wanted)
+        for wanted in self._cast.drafts[number]:
+            draft = self._dated(wanted)
+            self._tokens += 1
             try:
                 index = self._via(number, step)
-                _, command = submission(self.world, index, draft, token)
+                _, command = submission(self.world, index, draft, self._tokens)
             except BeemeshError as error:
-                self._refused.add(draft.name)
+                self._refuse(draft, error.message)
                 self._tell(f"{short(draft.workload_id)} cannot be applied: {error.message}")
             else:
-                self._submitted[token] = draft
+                self._submitted[self._tokens] = draft
                 self.world.event(index, command)
 
     def _dated(self, draft: Workload) -> Workload:
@@ -294,33 +288,23 @@ class Stage:
         created_ms = self._created_ms.setdefault(draft.workload_id, self.world.wall_ms)
         return msgspec.structs.replace(draft, created_ms=created_ms)
 
-    def _drafts(self, step: Step) -> list[Workload]:
-        options = step.options
-        if step.who == "all" and self._works:
-            return list(self._works.values())
-        if step.who in self._works:
-            draft = self._works[step.who]
-            replicas = int(options.get("replicas", draft.replicas))
-            return [msgspec.structs.replace(draft, replicas=replicas)]
-        cpu_m, mem_mb = millicores(options.get("cpu", "10m")), mebibytes(options.get("memory", "16Mi"))
-        tolerant = options.get("once", "no") in ("no", "false")
-        replicas = int(options.get("replicas", "1"))
-        return [deployment(step.who, replicas, cpu_m=cpu_m, mem_mb=mem_mb, tolerant=tolerant)]
-
     def _delete(self, number: int, step: Step) -> None:
-        for draft in self._drafts(step):
+        for workload_id in self._cast.workloads[number]:
             try:
-                withdraw(self.world, self._via(number, step), draft.workload_id)
+                withdraw(self.world, self._via(number, step), workload_id)
             except BeemeshError as error:
-                self._tell(f"{short(draft.workload_id)} cannot be deleted: {error.message}")
+                self._tell(f"{short(workload_id)} cannot be deleted: {error.message}")
             else:
-                self.observer.wants_no_more(draft.workload_id)
-                self._created_ms.pop(draft.workload_id, None)
+                self.observer.wants_no_more(workload_id)
+                self._created_ms.pop(workload_id, None)
 
     def _via(self, number: int, step: Step) -> int:
         """The node that is asked: the one that is named, else the first that answers."""
         if "via" in step.options:
-            return self._chosen[number, step.options["via"]][0]
+            meant = self._meant(number, "via")
+            if not meant:
+                raise Unavailable(f"{step.options['via']} is nobody just now")
+            return meant[0]
         up = [each.index for each in self.world.machines if each.is_up and each.paused_until_s <= self.world.now_s]
         return up[0] if up else 0
 
@@ -338,22 +322,25 @@ class Stage:
 
     # --- expectations -------------------------------------------------------------------------------------------------
 
-    def _expect(self, step: Step, others: Sequence[int]) -> None:
-        failures = list(self._unmet(step.who, step.other, others))
+    def _expect(self, number: int, step: Step, others: Sequence[int]) -> None:
+        failures = self._unmet(number, step, others)
         for failure in failures:
             self.report.violations.append(f"{self.world.now_s:.1f} s: {step}: {failure}")
             self._tell(f"NOT AS EXPECTED: {step}: {failure}")
         if not failures:
             self._tell(f"as expected: {step.text.removeprefix('expect ')}")
 
-    def _unmet(self, what: str, words: str, others: Sequence[int]) -> list[str]:
+    def _unmet(self, number: int, step: Step, others: Sequence[int]) -> list[str]:
         up = [each for each in self.world.machines if each.is_up and each.paused_until_s <= self.world.now_s]
-        match what:
+        stories = self.observer.stories
+        counts, workloads = self._cast.counts.get(number, ()), self._cast.workloads.get(number, ())
+        match step.who:
             case "running":
-                return [text for word in words.split() if (text := self._unlike(word))]
+                found = {each: stories[each].running if each in stories else 0 for each, _ in counts}
+                return [f"{found[each]} of {_name(each)} run" for each, count in counts if found[each] != count]
             case "alive":
                 seen = {each.spec.name: len(self.world.node(each.index).view.alive()) for each in up}
-                return [f"{name} sees {count}" for name, count in seen.items() if str(count) != words]
+                return [f"{name} sees {count}" for name, count in seen.items() if str(count) != step.other]
             case "dead":
                 ids = [self.world.machines[index].membership.node_id for index in others]
                 holders = [(each, node_id) for each in up for node_id in ids]
@@ -366,36 +353,28 @@ class Stage:
                 maps = {self.world.node(each.index).intents.bucket_hashes() for each in up}
                 return [f"{len(maps)} different maps of intents"] if len(maps) > 1 else []
             case "single":
-                stories = self.observer.stories.items()
-                return [f"{short(key)} runs twice" for key, story in stories if story.twice]
+                return [f"{short(key)} runs twice" for key, story in stories.items() if story.twice]
             case "empty":
                 running = {self._specs[each.index].name: _running(each) for each in self.world.machines}
-                return [f"{name} runs {running[name]}" for name in words.split() if running.get(name)]
+                return [f"{name} runs {running[name]}" for name in step.other.split() if running.get(name)]
             case "never-below":
-                return [text for word in words.split() if (text := self._lower_than(word))]
+                lowest = {each: stories[each].lowest if each in stories else 0 for each, _ in counts}
+                return [
+                    f"{lowest[each]} of {_name(each)} ran at the worst of times"
+                    for each, count in counts
+                    if lowest[each] < count
+                ]
             case "never-doubled":
-                return [f"{short(key)} ran twice" for key, story in self.observer.stories.items() if story.doubled]
+                doubled = [key for key, story in stories.items() if story.doubled and key in (workloads or stories)]
+                return [f"{short(key)} ran twice" for key in doubled]
             case _:
-                return [f"{name} was not refused" for name in words.split() if name not in self._refused]
-
-    def _unlike(self, word: str) -> str:
-        name, _, wanted = word.partition("=")
-        found = [story for key, story in self.observer.stories.items() if key.rpartition("/")[2] == name]
-        running = found[0].running if found else 0
-        return "" if str(running) == wanted else f"{running} of {name} run"
-
-    def _lower_than(self, word: str) -> str:
-        """Whether fewer than so many ran at any moment since the first fault."""
-        name, _, least = word.partition("=")
-        found = [story for key, story in self.observer.stories.items() if key.rpartition("/")[2] == name]
-        lowest = found[0].lowest if found else 0
-        return f"{lowest} of {name} ran at the worst of times" if lowest < int(least) else ""
+                for each in workloads:
+                    self.report.refused.pop(each, None)
+                return [f"{_name(each)} was not refused" for each in workloads if each not in self._refused]
 
 
-_ACTORS_WITH_WHO = (
-    *("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon"),
-    *("cut", "cut-one-way", "skew", "slow"),
-)
+def _name(workload_id: str) -> str:
+    return short(workload_id).partition("/")[2]
 
 
 def _running(machine: Machine) -> int:

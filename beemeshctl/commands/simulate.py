@@ -15,6 +15,8 @@ from beemesh.errors import BeemeshError, ExitCode, InvalidInput
 from beemeshctl.options import duration_s
 
 if TYPE_CHECKING:
+    from beemesh.workloads.record import Workload
+    from simulator.operator import Policy
     from simulator.scenario import Scenario
     from simulator.spec import MachineSpec
     from simulator.stage import Report
@@ -74,7 +76,7 @@ def command(inventory: Path, manifests: tuple[str, ...], plot: Path | None, outp
 
     _check_plot(plot)
     machines = _machines(inventory, options)
-    works = _works(manifests, len(machines), options)
+    works, policies = _works(manifests, len(machines), options)
     scenario = _scenario(options, bool(works))
     progress = ProgressLine()
 
@@ -86,7 +88,7 @@ def command(inventory: Path, manifests: tuple[str, ...], plot: Path | None, outp
     def passed(at_s: float) -> None:
         progress.tell(f"{100 * at_s / scenario.end_s // PROGRESS_STEP * PROGRESS_STEP:.0f} % simulated")
 
-    stage = Stage(scenario, machines, works, told, passed)
+    stage = Stage(scenario, machines, works, policies, told, passed)
     gc.disable()  # a simulated mesh is one large web of objects that all stay: looking for waste in it doubles the time
     try:
         report = stage.run()
@@ -100,7 +102,7 @@ def command(inventory: Path, manifests: tuple[str, ...], plot: Path | None, outp
     if plot is not None:
         faults = ", ".join(str(each) for each in scenario.steps if each.action not in ("apply", "expect"))
         _draw(plot, report, f"{inventory.name}: {faults}")
-    failed = report.violations or report.pending
+    failed = _is_failed(report)
     return int(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
@@ -131,13 +133,19 @@ def _machines(inventory: Path, options: dict[str, Any]) -> list[MachineSpec]:
     ]
 
 
-def _works(manifests: Sequence[str], machines: int, options: dict[str, Any]) -> dict[str, Any]:
-    from beemeshctl.what_if import workloads_of
-    from simulator.operator import deployment
+def _works(
+    manifests: Sequence[str], machines: int, options: dict[str, Any]
+) -> tuple[Sequence[Workload], Sequence[Policy]]:
+    """What is to run, and what an operator allows of it."""
+    from beemeshctl.what_if import wanted_of
+    from simulator.operator import Policy, deployment
 
     if not manifests:
-        return {EXAMPLE: deployment(EXAMPLE, min(machines, EXAMPLE_REPLICAS_MAX))}
-    return workloads_of(manifests, options["namespace"], allow_unsupported=options["allow_unsupported"])
+        return [deployment(EXAMPLE, min(machines, EXAMPLE_REPLICAS_MAX))], ()
+    wanted = wanted_of(manifests, options["namespace"], allow_unsupported=options["allow_unsupported"])
+    for ignored in wanted.ignored:
+        click.echo(f"warning: ignored, not supported yet: {ignored}", err=True)
+    return wanted.workloads, [Policy(*policy) for policy in wanted.policies]
 
 
 def _scenario(options: dict[str, Any], has_works: bool) -> Scenario:
@@ -187,15 +195,20 @@ def _text_of(path: Path) -> str:
 # --- what came of it --------------------------------------------------------------------------------------------------
 
 
+def _is_failed(report: Report) -> bool:
+    return bool(report.violations or report.pending or report.refused)
+
+
 def _document(report: Report, scenario: Scenario) -> dict[str, Any]:
     return {
         "seed": scenario.seed,
         "seconds": scenario.end_s,
-        "recovered": not (report.violations or report.pending),
+        "recovered": not _is_failed(report),
         "workloads": [
             dataclasses.asdict(story) | {"missing_s": _missing_s(report, story), "pending": report.pending.get(key)}
             for key, story in sorted(report.works.items())
         ],
+        "refused": report.refused,
         "detections": [dataclasses.asdict(each) for each in report.detections],
         "false_deaths": report.false_deaths,
         "violations": report.violations,
@@ -228,7 +241,8 @@ def _print_verdict(report: Report, machines: int) -> None:
 
 
 def _findings(report: Report, machines: int) -> list[str]:
-    lines = [f"{key} stays short: {reason or 'no node told why'}" for key, reason in sorted(report.pending.items())]
+    lines = [f"{key} was refused: {reason}" for key, reason in sorted(report.refused.items())]
+    lines += [f"{key} stays short: {reason or 'no node told why'}" for key, reason in sorted(report.pending.items())]
     if report.detections and report.fault_s is not None:
         last_s = max(each.last_s for each in report.detections) - report.fault_s
         lines.append(f"noticed by all others {last_s:.1f} s after the first fault")

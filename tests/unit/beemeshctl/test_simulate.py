@@ -92,6 +92,41 @@ def test_what_has_no_room_left_is_told_with_the_reason(simulate: Simulate) -> No
     assert "needs 3136 MiB of memory" in result.output
 
 
+def test_every_workload_of_the_manifests_is_tried(simulate: Simulate, tmp_path: Path) -> None:
+    """Also where two bear one name, in two namespaces or of two kinds."""
+    web = MANIFEST.replace("MEMORY", "64Mi")
+    daemon = web.replace("Deployment", "DaemonSet").replace("  replicas: 3\n", "")
+    (tmp_path / "all.yaml").write_text(
+        "---\n".join((web, web.replace("name: web}", "name: web, namespace: lab}", 1), daemon))
+    )
+
+    result = simulate("--manifests", "all.yaml", "--watch", "5s", "-o", "json")
+
+    works = {each["workload_id"]: each["running"] for each in json.loads(result.output)["workloads"]}
+    assert works == {"deployment/default/web": 3, "deployment/lab/web": 3, "daemonset/default/web": 5}
+
+
+def test_what_a_policy_forbids_is_refused_as_it_would_be(simulate: Simulate, tmp_path: Path) -> None:
+    """Quotas and priority classes among the manifests stand in the simulated mesh; what they refuse is exit code 1."""
+    quota = "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: few}\nspec: {hard: {pods: '2'}}\n---\n"
+    high = "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: high}\nvalue: 1000\n---\n"
+    web = MANIFEST.replace("MEMORY", "64Mi")
+    urgent = web.replace("      containers:", "      priorityClassName: high\n      containers:")
+    for name, text in {"few": quota + web, "urgent": high + urgent, "classless": urgent}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+
+    few = simulate("--manifests", "few.yaml", "--watch", "5s")
+    urgent_one = simulate("--manifests", "urgent.yaml", "--watch", "5s")
+    classless = simulate("--manifests", "classless.yaml", "--watch", "5s")
+
+    assert few.exit_code == 1
+    assert "deployment/default/web was refused: exceeded quota: few, requested: pods=3" in few.output
+    assert urgent_one.exit_code == 0
+    assert "deployment/web 3 of 3 run" in urgent_one.output
+    assert (classless.exit_code, classless.output) == (2, "")
+    assert "there is no PriorityClass 'high'" in classless.errors
+
+
 def test_scripts_get_json_that_repeats(simulate: Simulate) -> None:
     """The same seed gives the same document, another seed another one."""
     documents = [json.loads(simulate("--kill", "30%", "--seed", seed, "-o", "json").output) for seed in ("1", "1", "2")]

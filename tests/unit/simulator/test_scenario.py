@@ -124,6 +124,25 @@ def test_a_stage_refuses_a_step_about_nobody_before_it_plays() -> None:
     assert caught.value.problems[0].line == 2
 
 
+def test_a_short_name_means_one_workload_or_is_refused() -> None:
+    """`web` is enough while only one is called so; else its namespace, or all of it, says which is meant."""
+    works = [deployment("web", 2), msgspec.structs.replace(deployment("web", 1), namespace="lab"), deployment("api", 1)]
+    meant = "at 1s apply lab/web replicas=2\nat 1s apply api\nat 5s expect running deployment/lab/web=2 api=1\nend 5s"
+    several = "nodes 3\nat 1s apply all\nat 2s apply web\nat 3s expect running web=2\nat 3s kill @runner:web\n"
+
+    report = Stage(parse(f"nodes 3\n{meant}"), works=works).run()
+    with pytest.raises(InvalidInput) as caught:
+        Stage(parse(f"{several}at 3s delete web", "my.scenario"), works=works)
+
+    assert not report.violations
+    assert sorted(report.works) == ["deployment/default/api", "deployment/lab/web"]
+    assert [(each.file, each.line) for each in caught.value.problems] == [
+        ("my.scenario", line) for line in (3, 4, 5, 6)
+    ]
+    wrong = "'web' may be any of deployment/default/web, deployment/lab/web"
+    assert all(each.message == wrong for each in caught.value.problems)
+
+
 def test_a_story_has_what_a_person_wants_to_know() -> None:
     """Who died and when it was noticed, what ran before, at worst and after; drawn as a picture as well."""
     stage = Stage(parse("nodes 4\nat 1s apply web replicas=4\nat 5s kill n1\nat 40s expect running web=4\nend 40s"))
@@ -181,7 +200,7 @@ def test_a_daemon_is_wanted_on_each_machine_that_it_is_for_and_that_is_up() -> N
     """A machine that dies takes its wish with it, one that comes back has it again, one without the label never."""
     machines = [machine(name, labels={"disk": "ssd"}) for name in "abc"] + [machine("d")]
     text = "at 1s apply each\nat 10s kill a\nat 20s crash b\nat 30s start a\nend 29s"
-    works = {"each": _daemons(node_selector={"disk": "ssd"})}
+    works = [_daemons(node_selector={"disk": "ssd"})]
 
     killed = Stage(parse(text.replace("at 30s start a\n", "")), machines, works).run()
     back = Stage(parse(text.replace("29s", "40s")), machines, works).run()
@@ -198,8 +217,8 @@ def test_a_daemon_that_is_missing_is_missed() -> None:
     """Where there is no room for it, and where nobody is left at all: its record does not name a number."""
     machines = [replace(machine(name), cpu_m=4000 if name != "c" else 500) for name in "abc"]
 
-    crammed = Stage(parse("at 1s apply each\nend 20s"), machines, {"each": _daemons()}).run()
-    dark = Stage(parse("at 1s apply each\nat 10s kill all\nend 20s"), machines, {"each": _daemons()}).run()
+    crammed = Stage(parse("at 1s apply each\nend 20s"), machines, [_daemons()]).run()
+    dark = Stage(parse("at 1s apply each\nat 10s kill all\nend 20s"), machines, [_daemons()]).run()
 
     story = crammed.works["daemonset/default/each"]
     assert (story.wanted, story.running) == (3, 2)
@@ -211,7 +230,7 @@ def test_a_job_ends_well_and_is_not_missed_between_two_of_its_pods() -> None:
     """Each completion runs for a while, one after the other; its deadline counts from the moment it was applied."""
     text = "nodes 3\nat 1s apply sums\nat 3s loss share=0%\nend 40s"
 
-    report = Stage(parse(text), works={"sums": _job(3, active_deadline_s=100)}).run()
+    report = Stage(parse(text), works=[_job(3, active_deadline_s=100)]).run()
 
     story = report.works["job/default/sums"]
     assert (story.wanted, story.completed, story.running, story.doubled) == (3, 3, 3, 0)
@@ -220,9 +239,9 @@ def test_a_job_ends_well_and_is_not_missed_between_two_of_its_pods() -> None:
 
 def test_a_job_under_way_is_not_short_and_one_that_stopped_is() -> None:
     """What counts is whether as many run as may, not how many are done; a deadline that passed is told as reason."""
-    under_way = Stage(parse("nodes 3\nat 1s apply sums\nend 25s"), works={"sums": _job(9, 2)}).run()
-    dark = Stage(parse("nodes 3\nat 1s apply sums\nat 15s kill all\nend 30s"), works={"sums": _job(9, 2)}).run()
-    late = Stage(parse("nodes 3\nat 1s apply sums\nend 40s"), works={"sums": _job(3, active_deadline_s=15)}).run()
+    under_way = Stage(parse("nodes 3\nat 1s apply sums\nend 25s"), works=[_job(9, 2)]).run()
+    dark = Stage(parse("nodes 3\nat 1s apply sums\nat 15s kill all\nend 30s"), works=[_job(9, 2)]).run()
+    late = Stage(parse("nodes 3\nat 1s apply sums\nend 40s"), works=[_job(3, active_deadline_s=15)]).run()
 
     assert under_way.works["job/default/sums"].completed == 4
     assert under_way.pending == {}
