@@ -16,6 +16,8 @@ from simulator.spec import MachineSpec, choose
 DYNAMIC = "@"
 """Begins a selector whose machine is known only when its step comes."""
 
+ROLES = ("steward", "runner")
+
 _WITH_MACHINES = (
     *("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon"),
     *("cut", "cut-one-way", "skew", "slow"),
@@ -51,7 +53,11 @@ class Cast:
         self.counts: dict[int, tuple[tuple[str, int], ...]] = {}
         """Step → (workload, how many of it are expected)."""
         self._machines: dict[tuple[int, str], tuple[int, ...] | Role] = {}
-        problems: list[Problem] = []
+        problems = [
+            Problem(f"absent names {name!r}, which is no machine", scenario.file, line)
+            for name, line in scenario.absent.items()
+            if not any(spec.name == name for spec in specs)
+        ]
         steps = list(enumerate(scenario.steps))
         for look in (self._look_at_drafts, self._look_at_names, self._look_at_machines):
             for number, step in steps:
@@ -86,8 +92,8 @@ class Cast:
         wanted = {"who": step.who, "other": step.other} if step.action in _WITH_MACHINES else {}
         if "via" in step.options:
             wanted["via"] = step.options["via"]
-        if step.action == "expect" and step.who == "dead":
-            wanted["other"] = step.other
+        if step.action == "expect" and step.who in ("dead", "empty"):
+            wanted["other"] = ",".join(step.other.split())
         for place, selector in wanted.items():
             if selector:
                 self._machines[number, place] = self._meant(selector)
@@ -96,4 +102,7 @@ class Cast:
         if not selector.startswith(DYNAMIC):
             return choose(selector, self._specs, self._chance)
         role, _, name = selector.removeprefix(DYNAMIC).partition(":")
+        if role not in ROLES or not name:
+            known = " or ".join(f"{DYNAMIC}{each}:WORKLOAD" for each in ROLES)
+            raise InvalidInput(f"{selector!r} means nobody", hint=f"write {known}")
         return Role(role, self._names.of(name))

@@ -13,6 +13,7 @@ from beemesh.workloads.record import Workload
 from simulator.observer import short
 from simulator.operator import deployment
 from simulator.scenario import Step
+from simulator.spec import SHOWN_MAX
 
 ALL = "all"
 """Every workload of the manifests."""
@@ -33,6 +34,8 @@ class Names:
         if step.who == ALL:
             if not self._works:
                 raise InvalidInput("apply all: there are no manifests", hint="name a workload: apply web replicas=2")
+            if step.options.keys() - {"via"}:
+                raise InvalidInput("apply all: manifests say how many and how large", hint="change it there")
             return tuple(self._works.values())
         found = _called(step.who, self._works)
         if not found:
@@ -40,6 +43,10 @@ class Names:
             self._known[draft.workload_id] = None
             return (draft,)
         draft = self._works[_only(step.who, found)]
+        unused = [each for each in step.options if each not in ("replicas", "via")]
+        if unused or ("replicas" in step.options and draft.kind != "Deployment"):
+            said = unused[0] if unused else "replicas"
+            raise InvalidInput(f"apply {step.who}: its manifest says {said}", hint="change it there")
         if "replicas" in step.options:
             draft = msgspec.structs.replace(draft, replicas=int(step.options["replicas"]))
         return (draft,)
@@ -48,8 +55,7 @@ class Names:
         """The ID of the workload that a step calls so; raises `InvalidInput` where there is none, or several."""
         found = _called(word, self._known)
         if not found:
-            known = ", ".join(short(each) for each in self._known)
-            raise InvalidInput(f"nothing applies a workload {word!r}", hint=f"there are {known}" if known else "")
+            raise InvalidInput(f"nothing applies a workload {word!r}", hint=_there_are(self._known))
         return _only(word, found)
 
     def those(self, word: str) -> tuple[str, ...]:
@@ -69,11 +75,15 @@ def _only(word: str, found: Sequence[str]) -> str:
     return found[0]
 
 
+def _there_are(workload_ids: Iterable[str]) -> str:
+    known = [short(each) for each in workload_ids]
+    return f"there are {', '.join(known[:SHOWN_MAX])}{', …' * (len(known) > SHOWN_MAX)}" if known else ""
+
+
 def _made_up(step: Step, works: Iterable[str]) -> Workload:
     options = step.options
     if _NAME.fullmatch(step.who) is None:
-        known = ", ".join(works)
-        raise InvalidInput(f"there is no workload {step.who!r}", hint=f"there are {known}" if known else "")
+        raise InvalidInput(f"there is no workload {step.who!r}", hint=_there_are(works))
     cpu_m, mem_mb = millicores(options.get("cpu", "10m")), mebibytes(options.get("memory", "16Mi"))
     tolerant = options.get("once", "no") in ("no", "false")
     return deployment(step.who, int(options.get("replicas", "1")), cpu_m=cpu_m, mem_mb=mem_mb, tolerant=tolerant)

@@ -57,14 +57,17 @@ class Scenario:
     seed: int = 0
     loss: float = 0.0
     delay_s: tuple[float, float] = (0.0005, 0.003)
-    absent: frozenset[str] = frozenset()
-    """Machines that do not run in the beginning."""
+    absent: Mapping[str, int] = field(default_factory=dict)
+    """Machines that do not run in the beginning, each with the line that says so."""
     file: str = ""
     """Where it was read from, for what is wrong with it."""
 
 
 FAULTS = ("kill", "crash", "wipe", "pause", "cut", "cut-one-way", "loss", "slow", "skew", "drain")
 """Actions after which it is told how long the mesh took to notice and to recover."""
+
+_LASTING = ("kill", "crash", "wipe", "pause", "cut", "cut-one-way", "loss", "slow")
+"""Actions that `for DURATION` undoes."""
 
 _WHO = ("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon")
 _OPTIONS = {
@@ -76,6 +79,25 @@ _OPTIONS = {
     "drain": {"force"},
 }
 EXPECTATIONS = ("running", "alive", "dead", "agree", "single", "never-doubled", "refused", "empty", "never-below")
+_EXPECTED = {
+    "running": "workloads and how many of each: running web=3",
+    "never-below": "workloads and the least of each: never-below web=2",
+    "alive": "one number of nodes: alive 5",
+    "dead": "who is held dead: dead n0",
+    "empty": "which machines: empty n0",
+    "refused": "which workloads: refused web",
+    "agree": "nothing behind it",
+    "single": "nothing behind it",
+}
+"""What is to stand behind each of them; workloads may stand behind `never-doubled`."""
+
+_COUNTED = re.compile(r"[^=]+=[0-9]{1,5}")
+_FACTOR = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+REPLICAS_MAX = 10_000
+CPU_M_MAX = 1_000_000_000
+MEM_MB_MAX = 1 << 40
+"""More than any machine has (a million cores, an exbibyte), and few enough for every sum of them."""
 
 
 def parse(text: str, file: str = "") -> Scenario:
@@ -111,9 +133,11 @@ class _Reading:
         self._file = file
         self._problems: list[Problem] = []
         self._names: list[str] = []
+        self._known: set[str] = set()
         self._sites: dict[str, str] = {}
         self._steps: list[Step] = []
-        self._absent: set[str] = set()
+        self._absent: dict[str, int] = {}
+        self._line = 0
         self._end_s: float | None = None
         self._seed = 0
         self._loss = 0.0
@@ -123,10 +147,11 @@ class _Reading:
         """One line, split into words."""
         if not words:
             return
+        self._line = number
         settings: dict[str, Callable[[list[str]], None]] = {
             "nodes": self._read_nodes,
             "site": self._read_site,
-            "absent": self._absent.update,
+            "absent": self._read_absent,
             "seed": self._read_seed,
             "loss": self._read_loss,
             "delay": self._read_delay,
@@ -156,7 +181,7 @@ class _Reading:
             seed=self._seed,
             loss=self._loss,
             delay_s=self._delay_s,
-            absent=frozenset(self._absent),
+            absent=dict(self._absent),
             file=self._file,
         )
 
@@ -164,10 +189,20 @@ class _Reading:
         count = int(rest[0]) if len(rest) == 1 and rest[0].isdecimal() and len(rest[0]) < 9 else -1
         if count > NODES_MAX:
             raise ValueError(f"{count} nodes are more than {NODES_MAX}")
-        self._names += [f"n{index}" for index in range(count)] if count >= 0 else rest
+        names = [f"n{index}" for index in range(count)] if count >= 0 else rest
+        for name in names:
+            if name in self._known:
+                raise ValueError(f"{name!r} is named twice")
+            self._known.add(name)
+        self._names += names
+        if len(self._names) > NODES_MAX:
+            raise ValueError(f"{len(self._names)} nodes are more than {NODES_MAX}")
+
+    def _read_absent(self, rest: list[str]) -> None:
+        self._absent.update(dict.fromkeys(rest, self._line))
 
     def _read_site(self, rest: list[str]) -> None:
-        unknown = [name for name in rest[1:] if name not in self._names]
+        unknown = [name for name in rest[1:] if name not in self._known]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no node named before")
         self._sites.update(dict.fromkeys(rest[1:], rest[0]))
@@ -196,6 +231,8 @@ def _step(line: int, words: list[str]) -> Step:
     if len(rest) > 1 and rest[-2] == "for":
         lasts_s = seconds(rest[-1])
         rest = rest[:-2]
+        _want(action in _LASTING, f"{action} cannot be for a while (only {', '.join(_LASTING)})")
+        _want(lasts_s > 0, "for wants a time above 0")
     text = " ".join(words[2:])
     plain = [word for word in rest if "=" not in word or action not in _OPTIONS]
     options = dict(word.split("=", 1) for word in rest if word not in plain)
@@ -216,25 +253,63 @@ def _checked(step: Step, plain: list[str]) -> Step:
         _want(len(plain) in (1, 3) and plain[1:2] in ([], ["/"]), f"{action} wants A / B, or A alone against the rest")
         return replace(step, other=plain[2] if len(plain) == 3 else "")
     if action == "expect":
-        _want(bool(plain) and plain[0] in EXPECTATIONS, f"expect wants one of {', '.join(EXPECTATIONS)}")
-        return replace(step, who=plain[0], other=" ".join(plain[1:]))
+        return _expectation(step, plain)
+    if action in ("heal", "loss"):
+        _want(not plain, f"{action} is for everybody: {' '.join(plain)!r} is too much")
     match action:
         case "apply":
-            millicores(step.options.get("cpu", "10m"))
-            mebibytes(step.options.get("memory", "16Mi"))
-            _want(step.options.get("replicas", "1").isdecimal(), "replicas wants a whole number")
+            _check_size(step.options)
         case "pause":
             _want(step.lasts_s > 0, "pause wants for DURATION")
         case "skew":
             seconds(step.options.get("by", "").lstrip("+-"))
         case "slow":
-            float(step.options.get("by", ""))
+            by = step.options.get("by", "")
+            _want(_FACTOR.fullmatch(by) is not None and float(by) > 0, "slow wants by=FACTOR above 0, such as by=5")
         case "loss":
             share(step.options.get("share", ""))
+        case "drain":
+            _check_switch(step.options, "force")
         case _:
             known = (*_WHO, "apply", "delete", "cut", "cut-one-way", "heal", "loss", "slow", "skew", "expect")
             _want(action in known, f"{action!r} is nothing that can happen (one of {', '.join(known)})")
     return step
+
+
+def _check_size(options: Mapping[str, str]) -> None:
+    """Of what an `apply` makes up."""
+    replicas = options.get("replicas", "1")
+    _want(replicas.isdecimal() and len(replicas) < 9, "replicas wants a whole number")
+    _want(int(replicas) <= REPLICAS_MAX, f"{replicas} replicas are more than {REPLICAS_MAX}")
+    for name, amount, most in (
+        ("cpu", millicores(options.get("cpu", "10m")), CPU_M_MAX),
+        ("memory", mebibytes(options.get("memory", "16Mi")), MEM_MB_MAX),
+    ):
+        _want(0 <= amount <= most, f"{name}={options.get(name)} is no amount that a replica may need")
+    _check_switch(options, "once")
+
+
+def _check_switch(options: Mapping[str, str], name: str) -> None:
+    _want(options.get(name, "no") in ("yes", "no", "true", "false"), f"{name} wants yes or no")
+
+
+def _expectation(step: Step, plain: list[str]) -> Step:
+    """What may be expected: an expectation of nothing would hold whatever happens."""
+    _want(bool(plain) and plain[0] in EXPECTATIONS, f"expect wants one of {', '.join(EXPECTATIONS)}")
+    what, words = plain[0], plain[1:]
+    match what:
+        case "running" | "never-below":
+            holds = bool(words) and all(_COUNTED.fullmatch(word) for word in words)
+        case "alive":
+            holds = len(words) == 1 and words[0].isdecimal() and len(words[0]) < 9
+        case "agree" | "single":
+            holds = not words
+        case "never-doubled":
+            holds = True
+        case _:
+            holds = bool(words)
+    _want(holds, f"expect {what} wants {_EXPECTED.get(what, '')}")
+    return replace(step, who=what, other=" ".join(words))
 
 
 def _want(holds: bool, otherwise: str) -> None:

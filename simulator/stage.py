@@ -14,7 +14,7 @@ from beemesh.errors import BeemeshError, Unavailable
 from beemesh.events import LeaseGranted, LeaveMesh, Submitted
 from beemesh.intents.record import Cordon, Drain
 from beemesh.workloads.record import Workload
-from simulator.cast import Cast, Role
+from simulator.cast import DYNAMIC, Cast, Role
 from simulator.crypto import FakeCrypto, Keys
 from simulator.job_pods import JobPods
 from simulator.machine import Machine
@@ -171,6 +171,8 @@ class Stage:
         if step.action != "expect":
             self._tell(f"> {step}")
         who, others = self._meant(number, "who"), self._meant(number, "other")
+        if step.who.startswith(DYNAMIC) and not who:
+            self._tell(f"{step.who} is nobody just now")
         match step.action:
             case "apply":
                 self._apply(number, step)
@@ -338,9 +340,13 @@ class Stage:
             case "running":
                 found = {each: stories[each].running if each in stories else 0 for each, _ in counts}
                 return [f"{found[each]} of {_name(each)} run" for each, count in counts if found[each] != count]
+            case "alive" | "dead" if not up:
+                return ["nobody is up to see anybody"] if step.other != "0" else []
             case "alive":
                 seen = {each.spec.name: len(self.world.node(each.index).view.alive()) for each in up}
                 return [f"{name} sees {count}" for name, count in seen.items() if str(count) != step.other]
+            case "dead" | "empty" if not others:
+                return [f"{step.other} is nobody just now"]
             case "dead":
                 ids = [self.world.machines[index].membership.node_id for index in others]
                 holders = [(each, node_id) for each in up for node_id in ids]
@@ -355,8 +361,8 @@ class Stage:
             case "single":
                 return [f"{short(key)} runs twice" for key, story in stories.items() if story.twice]
             case "empty":
-                running = {self._specs[each.index].name: _running(each) for each in self.world.machines}
-                return [f"{name} runs {running[name]}" for name in step.other.split() if running.get(name)]
+                running = {self._specs[index].name: _running(self.world.machines[index]) for index in others}
+                return [f"{name} runs {count}" for name, count in running.items() if count]
             case "never-below":
                 lowest = {each: stories[each].lowest if each in stories else 0 for each, _ in counts}
                 return [

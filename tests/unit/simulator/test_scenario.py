@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beemesh.errors import InvalidInput
@@ -35,7 +35,7 @@ def test_everything_in_a_scenario_is_read() -> None:
 
     assert [each.name for each in read.machines] == ["a", "b", "c"]
     assert [each.card.site for each in read.machines] == ["attic", "attic", ""]
-    assert (read.absent, read.seed, read.loss, read.delay_s) == ({"c"}, 7, 0.1, (0.001, 0.02))
+    assert (dict(read.absent), read.seed, read.loss, read.delay_s) == ({"c": 3}, 7, 0.1, (0.001, 0.02))
     assert [(step.at_s, step.action, step.who, step.other) for step in read.steps] == [
         (1.5, "apply", "web", ""),
         (20.0, "cut", "site=attic", "c"),
@@ -57,6 +57,24 @@ def test_everything_in_a_scenario_is_read() -> None:
         ("at 3s apply web replica=3", "apply has no option 'replica'"),
         ("at 3s apply web replicas=many", "replicas wants a whole number"),
         ("at 3s expect bliss", "expect wants one of"),
+        ("at 3s expect running", "expect running wants workloads and how many of each"),
+        ("at 3s expect running web=x", "expect running wants workloads and how many of each"),
+        ("at 3s expect never-below web=x", "expect never-below wants workloads and the least of each"),
+        ("at 3s expect alive some", "expect alive wants one number"),
+        ("at 3s expect dead", "expect dead wants who is held dead"),
+        ("at 3s expect empty", "expect empty wants which machines"),
+        ("at 3s expect refused", "expect refused wants which workloads"),
+        ("at 3s expect agree web", "expect agree wants nothing behind it"),
+        ("at 3s slow n0 by=nan", "slow wants by=FACTOR above 0"),
+        ("at 3s slow n0 by=0", "slow wants by=FACTOR above 0"),
+        ("at 3s apply web for 5s", "apply cannot be for a while"),
+        ("at 3s kill n0 for 0s", "for wants a time above 0"),
+        ("at 3s heal n0", "heal is for everybody"),
+        ("at 3s apply web once=perhaps", "once wants yes or no"),
+        ("at 3s apply web replicas=99999999", "more than 10000"),
+        ("at 3s apply web memory=99999999999999Ei", "no amount that a replica may need"),
+        ("at 3s apply web cpu=-1", "no amount that a replica may need"),
+        ("nodes a a", "'a' is named twice"),
         ("loss 30", "'30' is no share"),
         ("site attic z", "'z' is no node named before"),
         ("nodes 10001", "more than 10000"),
@@ -116,12 +134,81 @@ def test_whoever_means_nobody_hears_who_there_is() -> None:
         assert known in caught.value.hint
 
 
-def test_a_stage_refuses_a_step_about_nobody_before_it_plays() -> None:
-    """With the line of the step."""
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("at 1s kill n7", "no machine is meant by 'n7'"),
+        ("at 1s kill @x", "'@x' means nobody"),
+        ("at 1s kill @boss:web", "'@boss:web' means nobody"),
+        ("at 1s pause @runner:wbe for 1s", "nothing applies a workload 'wbe'"),
+        ("at 1s cut @steward:wbe / n0", "nothing applies a workload 'wbe'"),
+        ("at 1s apply web via=n7", "no machine is meant by 'n7'"),
+        ("at 1s apply web,api", "there is no workload 'web,api'"),
+        ("at 1s apply all", "there are no manifests"),
+        ("at 1s delete wbe", "nothing applies a workload 'wbe'"),
+        ("at 1s expect empty typo", "no machine is meant by 'typo'"),
+        ("at 1s expect dead n0 typo", "no machine is meant by 'typo'"),
+        ("at 1s expect running wbe=0", "nothing applies a workload 'wbe'"),
+        ("at 1s expect never-below wbe=0", "nothing applies a workload 'wbe'"),
+        ("at 1s expect never-doubled nosuch", "nothing applies a workload 'nosuch'"),
+        ("at 1s expect refused nosuch", "nothing applies a workload 'nosuch'"),
+        ("absent nobody", "absent names 'nobody'"),
+    ],
+)
+def test_a_stage_refuses_a_step_about_nobody_before_it_plays(line: str, wrong: str) -> None:
+    """With the line of the step, and its file."""
     with pytest.raises(InvalidInput) as caught:
-        Stage(parse("nodes 2\nat 1s kill n7\n"))
+        Stage(parse(f"nodes 2\n{line}\nat 1s apply web\n", "my.scenario"))
 
-    assert caught.value.problems[0].line == 2
+    (problem,) = caught.value.problems
+    assert wrong in problem.message
+    assert (problem.file, problem.line) == ("my.scenario", 2)
+
+
+SELECTORS = ("n0", "n1,n0", "all", "50%", "70%", "@runner:web", "@steward:web", "@x", "typo", "n1")
+NAMES = ("web", "api", "typo", "deployment/default/web", "a,b", "all")
+STEPS = (
+    *(f"{action} WHO" for action in ("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon", "cut")),
+    *("cut WHO / WHO", "cut-one-way WHO / WHO", "heal", "loss share=50%", "slow WHO by=2", "slow WHO by=nan"),
+    *("skew WHO by=-1s", "apply NAME", "apply NAME replicas=2 via=WHO", "apply NAME once=yes", "delete NAME via=WHO"),
+    *("drain WHO force=yes", "expect running NAME=1", "expect never-below NAME=x", "expect dead WHO", "expect dead"),
+    *("expect empty WHO", "expect alive 2", "expect never-doubled NAME", "expect refused NAME", "expect single"),
+)
+
+
+@st.composite
+def _steps(draw: st.DrawFn) -> str:
+    text = draw(st.sampled_from(STEPS)) + draw(st.sampled_from(("", "", " for 1s")))
+    for placeholder, meant in (("WHO", SELECTORS), ("NAME", NAMES)):
+        while placeholder in text:
+            text = text.replace(placeholder, draw(st.sampled_from(meant)), 1)
+    return text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_steps(), max_size=3))
+def test_what_is_not_refused_plays(steps: list[str]) -> None:
+    """Whatever steps are made of known words: they are refused before anything runs, or play to the end."""
+    lines = [f"at {1 + number}s {step}" for number, step in enumerate(steps)]
+    try:
+        stage = Stage(parse("\n".join(["nodes 2", "at 500ms apply web", *lines, "end 4s"])))
+    except InvalidInput as error:
+        assert error.problems
+    else:
+        assert stage.run().samples
+
+
+def test_nobody_just_now_is_told() -> None:
+    """A selector whose machine is known only when its step comes may mean nobody then: no expectation holds of them."""
+    steps = "at 1s apply web replicas=0\nat 3s kill @runner:web\nat 3s expect dead @runner:web\nat 4s kill all\n"
+
+    report = Stage(parse(f"nodes 2\n{steps}at 5s expect alive 2\nend 5s")).run()
+
+    assert (3.0, "@runner:web is nobody just now") in report.story
+    assert report.violations == [
+        "3.0 s: expect dead @runner:web: @runner:web is nobody just now",
+        "5.0 s: expect alive 2: nobody is up to see anybody",
+    ]
 
 
 def test_a_short_name_means_one_workload_or_is_refused() -> None:
