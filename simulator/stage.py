@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from beemesh.workloads.record import Workload
 from simulator.cast import DYNAMIC, Cast, Role
 from simulator.crypto import FakeCrypto, Keys
 from simulator.job_pods import JobPods
+from simulator.layers import Layers
 from simulator.machine import Machine
 from simulator.observer import Detection, Observer, Sample, WorkStory, named, short
 from simulator.operator import Policy, grant_operator, order_node, set_policy, submission, withdraw
@@ -85,6 +86,10 @@ class Stage:
         """Workloads that were refused at any time."""
         self._created_ms: dict[str, int] = {}
         """Job → when it was applied first: its deadline counts from then on."""
+        self._loss = Layers()
+        self._slow = [Layers() for _ in self._specs]
+        self._down = [Layers() for _ in self._specs]
+        """Why each machine does not run: kills that nothing has undone yet."""
         self._stewards: dict[str, int] = {}
         """Steward lease → the machine that was granted it last."""
         self._cast = Cast(scenario, self._specs, works, self._chance)
@@ -184,6 +189,7 @@ class Stage:
                 self._start(who)
             case "leave":
                 for index in who:
+                    self._down[index].begin()
                     self.world.event(index, LeaveMesh())
                     self.world.at(self.world.now_s + 1.0, partial(self.world.kill, index, power=True))
             case "pause":
@@ -216,40 +222,63 @@ class Stage:
     def _kill(self, step: Step, who: Sequence[int]) -> None:
         for index in who:
             self.world.kill(index, power=step.action != "crash", disk=step.action != "wipe")
+        numbers = {index: self._down[index].begin() for index in who}
         if step.lasts_s:
-            self._later(step.lasts_s, f"start {step.who}", partial(self._start, who))
+            self._later(step.lasts_s, f"start {step.who}", partial(self._revive, numbers))
+
+    def _revive(self, numbers: dict[int, int]) -> None:
+        """A machine that was killed again meanwhile stays down until that is over as well."""
+        over = [index for index, number in numbers.items() if self._down[index].end(number)]
+        self._start([index for index in over if self._down[index].top is None])
 
     def _start(self, who: Sequence[int]) -> None:
         """A machine finds what it saved; one that never ran, or lost its disk, still has its seed file."""
         for index in who:
+            self._down[index].clear()
             if not self.world.machines[index].is_up:
                 self.world.start(index, knows=[] if self.world.machines[index].disk else None)
 
     def _cut(self, step: Step, who: Sequence[int], others: Sequence[int]) -> None:
         left = set(who)
         right = set(others) or set(range(len(self._specs))) - left
-        (self.world.faults.cut if step.action == "cut" else self.world.faults.cut_one_way)(left, right)
+        faults = self.world.faults
+        number = (faults.cut if step.action == "cut" else faults.cut_one_way)(left, right)
         if step.lasts_s:
-            self._later(step.lasts_s, "heal", self.world.faults.heal)
+            self._later(step.lasts_s, "heal", partial(faults.heal, number))
 
     def _disturb(self, step: Step, who: Sequence[int]) -> None:
-        faults = self.world.faults
         match step.action:
             case "heal":
-                faults.heal()
+                self.world.faults.heal()
             case "loss":
-                before, faults.loss = faults.loss, share(step.options["share"])
+                number = self._loss.begin(share(step.options["share"]))
+                self._lose()
                 if step.lasts_s:
-                    self._later(step.lasts_s, "loss as before", partial(setattr, faults, "loss", before))
+                    self._later(step.lasts_s, "loss as before", partial(self._lose, number))
             case "slow":
-                faults.slow |= dict.fromkeys(who, float(step.options["by"]))
+                numbers = {index: self._slow[index].begin(float(step.options["by"])) for index in who}
+                self._slow_down(who)
                 if step.lasts_s:
-                    self._later(step.lasts_s, f"{step.who} quick again", partial(_quicken, faults.slow, who))
+                    self._later(step.lasts_s, f"{step.who} quick again", partial(self._slow_down, who, numbers))
             case "skew":
                 text = step.options["by"]
                 skew_ms = int(seconds(text.lstrip("+-")) * 1000) * (-1 if text.startswith("-") else 1)
                 for index in who:
                     self.world.machines[index].skew_ms += skew_ms
+
+    def _lose(self, ended: int = 0) -> None:
+        self._loss.end(ended)
+        top = self._loss.top
+        self.world.faults.loss = top if top is not None else self._scenario.loss
+
+    def _slow_down(self, who: Sequence[int], ended: Mapping[int, int] | None = None) -> None:
+        slow = self.world.faults.slow
+        for index in who:
+            self._slow[index].end((ended or {}).get(index, 0))
+            top = self._slow[index].top
+            slow.pop(index, None)
+            if top is not None:
+                slow[index] = top
 
     def _later(self, in_s: float, text: str, act: Callable[[], None]) -> None:
         def then() -> None:
@@ -385,8 +414,3 @@ def _name(workload_id: str) -> str:
 
 def _running(machine: Machine) -> int:
     return sum(1 for pod in machine.pods.values() if pod.phase == "Running")
-
-
-def _quicken(slow: dict[int, float], who: Sequence[int]) -> None:
-    for index in who:
-        slow.pop(index, None)

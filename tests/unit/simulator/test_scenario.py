@@ -211,6 +211,34 @@ def test_nobody_just_now_is_told() -> None:
     ]
 
 
+def test_faults_that_overlap_end_each_at_its_own_time() -> None:
+    """Loss, slowness, cuts and kills: the end of one leaves the others; what began last counts until it ends."""
+    text = (
+        "nodes 4\nloss 1%\n"
+        "at 1s loss share=50% for 10s\nat 2s loss share=90% for 20s\nat 5s loss share=10% for 1s\n"
+        "at 1s slow n0 by=2 for 10s\nat 2s slow n0 by=3 for 2s\nat 2s slow n0,n1 by=5 for 20s\n"
+        "at 1s cut n0 for 20s\nat 2s cut n1 / n2 for 2s\n"
+        "at 1s kill n3 for 4s\nat 2s kill n3 for 20s\nat 3s kill n2 for 1s\nat 3500ms start n2\n"
+        "at 3600ms kill n2\nat 8s start n2\nat 9s kill n2 for 1s\nend 25s"
+    )
+    seen: dict[float, tuple[object, ...]] = {}
+
+    def look(at_s: float) -> None:
+        faults, machines = stage.world.faults, stage.world.machines
+        cut = (not faults.reaches(0, 1), not faults.reaches(1, 2))
+        seen[round(at_s, 1)] = (faults.loss, dict(faults.slow), cut, [each.is_up for each in machines[2:]])
+
+    stage = Stage(parse(text), passed=look)
+    stage.run()
+
+    assert seen[3.0] == (0.9, {0: 5.0, 1: 5.0}, (True, True), [True, False])
+    assert seen[5.5] == (0.1, {0: 5.0, 1: 5.0}, (True, False), [False, False])
+    assert seen[7.0] == (0.9, {0: 5.0, 1: 5.0}, (True, False), [False, False])
+    assert seen[12.0] == (0.9, {0: 5.0, 1: 5.0}, (True, False), [True, False])
+    assert seen[21.5] == (0.9, {0: 5.0, 1: 5.0}, (False, False), [True, False])
+    assert seen[24.0] == (0.01, {}, (False, False), [True, True])
+
+
 def test_a_short_name_means_one_workload_or_is_refused() -> None:
     """`web` is enough while only one is called so; else its namespace, or all of it, says which is meant."""
     works = [deployment("web", 2), msgspec.structs.replace(deployment("web", 1), namespace="lab"), deployment("api", 1)]
