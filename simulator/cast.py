@@ -11,7 +11,7 @@ from beemesh.errors import InvalidInput, Problem
 from beemesh.workloads.record import Workload
 from simulator.naming import Names
 from simulator.scenario import Scenario, Step
-from simulator.spec import MachineSpec, choose
+from simulator.spec import MachineSpec, choose, percent_of
 
 DYNAMIC = "@"
 """Begins a selector whose machine is known only when its step comes."""
@@ -20,8 +20,9 @@ ROLES = ("steward", "runner")
 
 _WITH_MACHINES = (
     *("kill", "crash", "wipe", "start", "leave", "pause", "drain", "uncordon"),
-    *("cut", "cut-one-way", "skew", "slow"),
+    *("skew", "slow"),
 )
+_PARTING = ("cut", "cut-one-way")
 _OF_WORKLOADS = ("never-doubled", "refused")
 _COUNTED = ("running", "never-below")
 
@@ -89,6 +90,8 @@ class Cast:
 
     def _look_at_machines(self, number: int, step: Step) -> None:
         """In the order of the words, as chance is drawn."""
+        if step.action in _PARTING:
+            self._machines[number, "who"], self._machines[number, "other"] = self._sides(step)
         wanted = {"who": step.who, "other": step.other} if step.action in _WITH_MACHINES else {}
         if "via" in step.options:
             wanted["via"] = step.options["via"]
@@ -97,6 +100,29 @@ class Cast:
         for place, selector in wanted.items():
             if selector:
                 self._machines[number, place] = self._meant(selector)
+
+    def _sides(self, step: Step) -> tuple[tuple[int, ...] | Role, tuple[int, ...] | Role]:
+        """Two sides that share no machine: a share is drawn from what the other side leaves. A side that is known only
+        when the step comes is left to it."""
+        if step.who.startswith(DYNAMIC) or step.other.startswith(DYNAMIC):
+            return self._meant(step.who), self._meant(step.other) if step.other else ()
+        shares = [percent_of(side) for side in (step.who, step.other) if side.endswith("%")]
+        if sum(shares) > 100:
+            raise InvalidInput(f"{step.who} and {step.other} of the machines are more than there are")
+        if step.who.endswith("%") and step.other and len(shares) == 1:
+            right = choose(step.other, self._specs, self._chance)
+            left = choose(step.who, self._specs, self._chance, but=right)
+        else:
+            left = choose(step.who, self._specs, self._chance)
+            right = choose(step.other or "all", self._specs, self._chance, but=left)
+        if not step.other:
+            right = tuple(index for index in right if index not in left)
+        both = [self._specs[index].name for index in left if index in right]
+        if both:
+            raise InvalidInput(f"{both[0]!r} is on both sides of the cut", hint="name it on one of them")
+        if not left or not right:
+            raise InvalidInput(f"{step.action} {step.who} parts nobody: one side has no machine")
+        return left, right
 
     def _meant(self, selector: str) -> tuple[int, ...] | Role:
         if not selector.startswith(DYNAMIC):

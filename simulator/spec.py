@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,14 +61,16 @@ def numbered(count: int, **settings: Any) -> tuple[MachineSpec, ...]:
     return tuple(machine(f"n{index}", settings) for index in range(count))
 
 
-def choose(selector: str, machines: Sequence[MachineSpec], chance: random.Random) -> tuple[int, ...]:
+def choose(
+    selector: str, machines: Sequence[MachineSpec], chance: random.Random, *, but: Collection[int] = ()
+) -> tuple[int, ...]:
     """The machines that a selector means, as sorted indices; raises `InvalidInput` when it means none.
 
-    `all`, a share such as `30%` (drawn by `chance`), `site=berlin` (or zone, org, or any label), or names, patterns of
-    names and groups with commas between them.
+    `all`, a share such as `30%` of all machines (drawn by `chance` from those that are not in `but`), `site=berlin`
+    (or zone, org, or any label), or names, patterns of names and groups with commas between them.
     """
     if selector.endswith("%"):
-        return _share(selector, machines, chance)
+        return _share(selector, machines, chance, but)
     found: set[int] = set()
     for part in selector.split(","):
         here = {index for index, each in enumerate(machines) if _is_meant(each, part)}
@@ -86,15 +88,23 @@ def _is_meant(spec: MachineSpec, part: str) -> bool:
     return part == "all" or part in spec.groups or fnmatch.fnmatchcase(spec.name, part)
 
 
-def _share(selector: str, machines: Sequence[MachineSpec], chance: random.Random) -> tuple[int, ...]:
+def percent_of(selector: str) -> float:
+    """How much a share says; raises `InvalidInput` when it is none."""
     try:
         percent = float(selector[:-1])
     except ValueError:
         percent = 0.0
     if not 0 < percent <= 100:
         raise InvalidInput(f"{selector!r} is no share of the machines", hint="write a number up to 100%, such as 30%")
-    count = max(1, round(len(machines) * percent / 100))
-    return tuple(sorted(chance.sample(range(len(machines)), count)))
+    return percent
+
+
+def _share(
+    selector: str, machines: Sequence[MachineSpec], chance: random.Random, but: Collection[int]
+) -> tuple[int, ...]:
+    count = max(1, round(len(machines) * percent_of(selector) / 100))
+    left = [index for index in range(len(machines)) if index not in but]
+    return tuple(sorted(chance.sample(left, min(count, len(left)))))
 
 
 def _known(machines: Sequence[MachineSpec], part: str) -> str:

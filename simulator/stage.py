@@ -239,8 +239,16 @@ class Stage:
                 self.world.start(index, knows=[] if self.world.machines[index].disk else None)
 
     def _cut(self, step: Step, who: Sequence[int], others: Sequence[int]) -> None:
-        left = set(who)
-        right = set(others) or set(range(len(self._specs))) - left
+        left, right = set(who), set(others)
+        if not step.other:
+            right = set(range(len(self._specs))) - left
+        elif step.who.startswith(DYNAMIC):
+            right -= left
+        else:
+            left -= right
+        if not left or not right:
+            self._tell("nobody is parted")
+            return
         faults = self.world.faults
         number = (faults.cut if step.action == "cut" else faults.cut_one_way)(left, right)
         if step.lasts_s:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from beemesh.errors import BeemeshError, ExitCode, InvalidInput
 from beemeshctl.options import duration_s
@@ -31,6 +32,9 @@ PROGRESS_STEP = 10
 """Percent between two words of progress."""
 
 SUFFIXES = (".svg", ".html")
+
+_SAID_BY_SCENARIOS = (*("kill", "crash", "wipe", "pause", "partition", "loss", "lasts", "watch", "delay", "seed"),)
+"""Options that a scenario file says instead."""
 
 WHO = "all, 30%, site=berlin (zone, org, any label), or names, patterns and groups with commas between"
 
@@ -78,6 +82,9 @@ def command(inventory: Path, manifests: tuple[str, ...], plot: Path | None, outp
     machines = _machines(inventory, options)
     works, policies = _works(manifests, len(machines), options)
     scenario = _scenario(options, bool(works))
+    if scenario.machines:
+        count = len(scenario.machines)
+        click.echo(f"warning: {scenario.file} has {count} nodes of its own; {inventory} is not used", err=True)
     progress = ProgressLine()
 
     def told(at_s: float, text: str) -> None:
@@ -98,7 +105,7 @@ def command(inventory: Path, manifests: tuple[str, ...], plot: Path | None, outp
     if output == "json":
         click.echo(json.dumps(_document(report, scenario), indent=2))
     else:
-        _print_verdict(report, len(machines))
+        _print_verdict(report, len(stage.world.machines))
     if plot is not None:
         faults = ", ".join(str(each) for each in scenario.steps if each.action not in ("apply", "expect"))
         _draw(plot, report, f"{inventory.name}: {faults}")
@@ -154,11 +161,10 @@ def _scenario(options: dict[str, Any], has_works: bool) -> Scenario:
 
     words = ("kill", "crash", "wipe", "pause", "partition")
     if options["scenario"] is not None:
-        if any(options[word] for word in words):
-            raise InvalidInput(
-                "--scenario says what happens; leave the other faults out", hint="write them into the file"
-            )
+        _refuse_beside_scenario()
         return parse(_text_of(options["scenario"]), str(options["scenario"]))
+    if options["lasts"] and not any(options[word] for word in words):
+        raise InvalidInput("--for says how long a fault lasts, and there is none", hint="name one, such as --kill 30%")
     lines = [f"seed {options['seed']}", f"delay {options['delay']}"]
     lines += [f"loss {options['loss']}"] if options["loss"] else []
     lines += [f"at {APPLY_AT_S:g}s apply all"] if has_works else []
@@ -171,6 +177,16 @@ def _scenario(options: dict[str, Any], has_works: bool) -> Scenario:
     except InvalidInput as error:  # its line numbers are of a text that nobody wrote
         raise InvalidInput("; ".join(problem.message for problem in error.problems)) from None
     return dataclasses.replace(scenario, steps=tuple(dataclasses.replace(step, line=0) for step in scenario.steps))
+
+
+def _refuse_beside_scenario() -> None:
+    """What a file says alone: an option that is not used would be believed to be."""
+    context = click.get_current_context()
+    said = [name for name in _SAID_BY_SCENARIOS if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if said:
+        flags = ", ".join(f"--{'for' if name == 'lasts' else name}" for name in said)
+        hint = "write it into the file: lines such as `at 20s kill n0`, `loss 5%`, `delay 1ms..5ms`, `seed 3`, `end 2m`"
+        raise InvalidInput(f"--scenario says what happens; leave out {flags}", hint=hint)
 
 
 def _fault_line(word: str, who: str, lasts: str) -> str:

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from beemeshctl import main
+from simulator.scenario import parse
+from simulator.stage import Stage
 
 INVENTORY = """\
 all:
@@ -62,7 +64,8 @@ def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     (tmp_path / "huge.yaml").write_text(MANIFEST.replace("MEMORY", "3Gi"))
 
     def run(*words: str) -> Result:
-        exit_code = main.run(["simulate", "-i", "inventory.yaml", "--watch", "40s", *words])
+        watch = [] if "--scenario" in words else ["--watch", "40s"]
+        exit_code = main.run(["simulate", "-i", "inventory.yaml", *watch, *words])
         return Result(exit_code, *capsys.readouterr())
 
     return run
@@ -151,6 +154,20 @@ def test_a_scenario_of_ones_own_is_played_on_the_inventory(simulate: Simulate, t
     assert "    60.0  as expected: alive 5" in result.output
 
 
+def test_nodes_of_a_scenario_are_used_with_a_word(simulate: Simulate, tmp_path: Path) -> None:
+    """They take the place of the inventory's machines, also where traffic is counted for each agent."""
+    text = "nodes a b\nat 1s apply web\nend 5s\n"
+    (tmp_path / "usual.scenario").write_text(text.replace("nodes a b\n", ""))
+    (tmp_path / "own.scenario").write_text(text)
+
+    usual, own = simulate("--scenario", "usual.scenario"), simulate("--scenario", "own.scenario")
+
+    assert "warning: own.scenario has 2 nodes of its own; inventory.yaml is not used" in own.errors
+    assert "warning" not in usual.errors
+    rate = Stage(parse(text)).run().samples[-1].sent_bytes / 5 / 2 / 1024
+    assert f"each agent sent {rate:.1f} KiB/s on average" in own.output
+
+
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
@@ -164,6 +181,16 @@ def test_a_scenario_of_ones_own_is_played_on_the_inventory(simulate: Simulate, t
         (("--manifests", "none.yaml"), "there is no such file"),
         (("--scenario", "none.scenario"), "none.scenario cannot be read"),
         (("--watch", "long"), "'long' is no duration"),
+        (("--for", "10s"), "--for says how long a fault lasts"),
+        (("--partition", "all"), "parts nobody"),
+        (("--partition", "paris-1/paris-1"), "'paris-1' is on both sides"),
+        (("--partition", "site=paris/paris-*"), "is on both sides"),
+        (("--partition", "60%/50%"), "are more than there are"),
+        (("--partition", "100%/site=nowhere"), "no machine is meant by"),
+        (("--partition", "30%/all"), "parts nobody"),
+        (("--scenario", "own.scenario", "--seed", "3"), "leave out --seed"),
+        (("--scenario", "own.scenario", "--loss", "5%", "--for", "9s"), "leave out --loss, --for"),
+        (("--scenario", "own.scenario", "--watch", "2m", "--delay", "1ms"), "leave out --watch, --delay"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(

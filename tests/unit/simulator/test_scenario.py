@@ -211,6 +211,34 @@ def test_nobody_just_now_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("sides", "sizes"),
+    [
+        ("50% / 50%", (3, 3)),
+        ("30% / 70%", (2, 4)),
+        ("50% / n0,n1", (3, 2)),
+        ("n0 / 100%", (1, 5)),
+        ("34%", (2, 4)),
+        ("@runner:web / all", (1, 5)),
+        ("all / @runner:web", (5, 1)),
+        ("n0 / @runner:none", None),
+        ("@runner:none", None),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sides_of_a_cut_share_no_machine(sides: str, sizes: tuple[int, int] | None, seed: int) -> None:
+    """A share is drawn from what the other side leaves; where a side is nobody just then, nobody is parted."""
+    works = "at 1s apply web\nat 1s apply none replicas=0\n"
+    stage = Stage(parse(f"nodes 6\nseed {seed}\n{works}at 3s cut-one-way {sides}\nend 3s"))
+
+    stage.run()
+
+    pairs = frozenset[tuple[int, int]]().union(*stage.world.faults.cuts.values())
+    left, right = {source for source, _ in pairs}, {target for _, target in pairs}
+    assert not left & right
+    assert (len(left), len(right)) == (sizes or (0, 0))
+
+
 def test_faults_that_overlap_end_each_at_its_own_time() -> None:
     """Loss, slowness, cuts and kills: the end of one leaves the others; what began last counts until it ends."""
     text = (
