@@ -127,12 +127,19 @@ def _check_plot(plot: Path | None) -> None:
 def _machines(inventory: Path, options: dict[str, Any]) -> list[MachineSpec]:
     from beemesh.workloads.quantities import mebibytes
     from beemeshctl.what_if import machines_of
+    from simulator.scenario import CPU_M_MAX, MEM_MB_MAX
     from simulator.spec import MachineSpec
 
     try:
         mem_mb, storage_mb = mebibytes(options["memory"]), mebibytes(options["disk"])
     except ValueError as error:
         raise InvalidInput(f"--memory or --disk: {error}", hint="write 512Mi or 8Gi") from None
+    for name, amount in (("memory", mem_mb), ("disk", storage_mb)):
+        if not 0 < amount <= MEM_MB_MAX:
+            raise InvalidInput(f"--{name} {options[name]}: no machine has that", hint="write 512Mi or 8Gi, up to 1Ei")
+    if not 0.001 <= options["cpu"] <= CPU_M_MAX / 1000:  # neither is nan
+        hint = f"write a number up to {CPU_M_MAX // 1000}, such as 4 or 0.5"
+        raise InvalidInput(f"--cpu {options['cpu']:g}: no machine has that", hint=hint)
     cpu_m = round(options["cpu"] * 1000)
     return [
         MachineSpec(draft.card, draft.settings, cpu_m, mem_mb, storage_mb, draft.groups)
