@@ -126,9 +126,13 @@ def quota_objection(
             return f"failed quota: {quota.name}: must specify {','.join(missing)} for every container"
         over = [key for key, hard in quota.hard.items() if wanted[key] > had[key] and totals[key] + wanted[key] > hard]
         if over:
+            more, in_use = (
+                {key: wanted[key] - had[key] for key in over},
+                {key: totals[key] + had[key] for key in over},
+            )
             requested, used, limited = (
                 ",".join(f"{key}={amount_text(key, amounts[key])}" for key in over)
-                for amounts in (wanted, totals, quota.hard)
+                for amounts in (more, in_use, quota.hard)
             )
             return f"exceeded quota: {quota.name}, requested: {requested}, used: {used}, limited: {limited}"
     return ""

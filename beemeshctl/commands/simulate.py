@@ -124,19 +124,26 @@ def _check_plot(plot: Path | None) -> None:
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def _machines(inventory: Path, options: dict[str, Any]) -> list[MachineSpec]:
+def _size_mb(name: str, text: str) -> int:
     from beemesh.workloads.quantities import mebibytes
+    from simulator.scenario import MEM_MB_MAX
+
+    hint = "write 512Mi or 8Gi, up to 1Ei"
+    try:
+        amount = mebibytes(text)
+    except ValueError as error:
+        raise InvalidInput(f"--{name} {text}: {error}", hint=hint) from None
+    if not 0 < amount <= MEM_MB_MAX:
+        raise InvalidInput(f"--{name} {text}: no machine has that", hint=hint)
+    return amount
+
+
+def _machines(inventory: Path, options: dict[str, Any]) -> list[MachineSpec]:
     from beemeshctl.what_if import machines_of
-    from simulator.scenario import CPU_M_MAX, MEM_MB_MAX
+    from simulator.scenario import CPU_M_MAX
     from simulator.spec import MachineSpec
 
-    try:
-        mem_mb, storage_mb = mebibytes(options["memory"]), mebibytes(options["disk"])
-    except ValueError as error:
-        raise InvalidInput(f"--memory or --disk: {error}", hint="write 512Mi or 8Gi") from None
-    for name, amount in (("memory", mem_mb), ("disk", storage_mb)):
-        if not 0 < amount <= MEM_MB_MAX:
-            raise InvalidInput(f"--{name} {options[name]}: no machine has that", hint="write 512Mi or 8Gi, up to 1Ei")
+    mem_mb, storage_mb = _size_mb("memory", options["memory"]), _size_mb("disk", options["disk"])
     if not 0.001 <= options["cpu"] <= CPU_M_MAX / 1000:  # neither is nan
         hint = f"write a number up to {CPU_M_MAX // 1000}, such as 4 or 0.5"
         raise InvalidInput(f"--cpu {options['cpu']:g}: no machine has that", hint=hint)

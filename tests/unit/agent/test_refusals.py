@@ -21,7 +21,7 @@ def against_quota(wanted: Workload, **hard: int) -> str:
     ("reason", "words"),
     [
         (against_quota(workload(replicas=7), pods=6), "scale to fewer replicas"),
-        (against_quota(workload(replicas=4), limits_memory=6), "give every container these"),
+        (against_quota(workload(replicas=5), limits_memory=6), "give every container these"),
         (quota_objection(daemon_set(), None, [], [Quota("default", "team", {})]), "another namespace"),
         (priority_objection(workload(qos=Qos(priority_class="hihg")), []), "apply the class first"),
     ],

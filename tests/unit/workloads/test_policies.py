@@ -134,6 +134,8 @@ def test_a_quota_is_kept_at_apply() -> None:
         "exceeded quota: team, requested: pods=2,requests.cpu=1000m, used: pods=3,requests.cpu=1500m, "
         "limited: pods=4,requests.cpu=2000m"
     )
+    grows = quota_objection(workload(replicas=2), workload(replicas=1), [other], [team])
+    assert "requested: pods=1, used: pods=4, limited: pods=4" in grows, "what it has is in use, as `get quota` shows"
     elsewhere = workload(replicas=9, requirements=SIZED, namespace="other")
     assert quota_objection(elsewhere, None, [], [team]) == ""
 
