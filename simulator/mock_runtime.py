@@ -135,6 +135,11 @@ class MockRuntime:
         going = {(pod, task_id) for index, pod, task_id in self.stopping if index == machine.index}
         return _sum(task for pod, task in self._tasks_of(machine) if (pod, task.task_id) in going)
 
+    def yielding(self, machine: Machine, workload: Workload) -> Requirements:
+        """How much of it belongs to pods of others that are less important, and may be evicted."""
+        tasks = (task for _, task in self._tasks_of(machine) if task.workload_id != workload.workload_id)
+        return _sum(task for task in tasks if task.qos.preemptible and task.qos.priority < workload.qos.priority)
+
     def _tasks_of(self, machine: Machine) -> Iterator[tuple[str, Task]]:
         for report in machine.pods.values():
             if report.phase == "Running":

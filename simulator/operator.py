@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,17 @@ from beemesh.identity.grants import Grant, Revocation
 from beemesh.identity.key_rotation import RING_KEY, rotation
 from beemesh.identity.signing import decode_body
 from beemesh.ids import NodeId, OperatorId, digest_of
-from beemesh.intents.record import Cordon, Intent, IntentKind, cordon_key, operator_key, revoked_key, workload_key
+from beemesh.intents.record import (
+    Cordon,
+    Intent,
+    IntentKind,
+    cordon_key,
+    operator_key,
+    priority_key,
+    revoked_key,
+    workload_key,
+)
+from beemesh.workloads.policies import PriorityClass
 from beemesh.workloads.record import Requirements, Workload
 from beemesh.workloads.revising import with_revision
 from simulator.machine import Machine
@@ -45,6 +55,12 @@ class Policy:
 def set_policy(world: World, policy: Policy) -> None:
     """Put it into the records that every node starts with."""
     world.records.append(world.sign(world.operator, policy.kind, policy.key, policy.body))
+
+
+def add_classes(world: World, classes: Iterable[PriorityClass]) -> None:
+    """What people may call important, in the records that every node starts with."""
+    for each in classes:
+        set_policy(world, Policy("priority", priority_key(each.name), each))
 
 
 def deployment(

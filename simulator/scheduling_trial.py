@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from beemesh.events import Submitted
 from beemesh.intents.record import Intent
 from simulator.checkers import Checker
+from simulator.checkers.census import Census
 from simulator.checkers.custody import CustodyChecker
 from simulator.checkers.doubles import DoubleChecker
 from simulator.checkers.durability import DurabilityChecker
@@ -19,21 +22,31 @@ from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.ordinals import OrdinalChecker
 from simulator.checkers.outcomes import OutcomeChecker
 from simulator.checkers.overlaps import OverlapChecker
+from simulator.checkers.preemptions import PreemptionChecker
 from simulator.checkers.reservations import ReservationChecker
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import StormChecker
 from simulator.checkers.wire import WireChecker
+from simulator.demand import CLASSES, draw_demand
 from simulator.fleet import KEEPERS_MIN, draw_fleet
 from simulator.mock_runtime import MockRuntime
-from simulator.operator import grant_operator
+from simulator.operator import add_classes, grant_operator
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel
 from simulator.plan import FORMING_S, draw
-from simulator.script import Action, Desk, draw_script
+from simulator.script import ACTIONS, CHANGES, Action, Desk, draw_script
 from simulator.turnover import leave_out
 
 SECONDS = 20.0
 """How long faults last, unless told otherwise: four times as long as the forming, and short enough for ten thousand."""
+
+LATER_PART = 0.4
+LATER_S = 12.0
+"""Trials in which operators go on after the last fault, with what runs by then, and for how long: while faults last
+much of what they change has not begun to run."""
+
+SETTLED_S = 12.0
+"""Until then most of it runs."""
 
 HEAL_S = 150.0
 """After the last fault everything must be as it should within this time: leases run out, whoever lost its disk abstains
@@ -59,6 +72,8 @@ class SchedulingTrial(Ordeal):
         """`nodes` 0 draws their number; with `until_first` it ends at the first violation."""
         chance = random.Random(f"scheduling {seed}")  # noqa: S311 - a simulation wants chance that repeats
         fleet = draw_fleet(chance, nodes)
+        self.demand = draw_demand(seed, len(fleet))
+        fleet = self.demand.owned(fleet)
         drawn = draw(chance, len(fleet), seconds)
         in_time = tuple(step for step in drawn.steps if step.at_s < seconds)  # sixty nodes restart one after the other
         plan = replace(drawn, steps=in_time, applies=(), locks=(), rivals=())
@@ -66,16 +81,25 @@ class SchedulingTrial(Ordeal):
         self._submitted: dict[int, Intent] = {}
         self.script = draw_script(chance, seconds)
         load, others = chance.uniform(*LOAD), range(KEEPERS_MIN, len(fleet))
+        self.later = self._draw_later()
         self._absent = chance.sample(others, min(chance.choice(ABSENT), len(others)))
         self._desk = Desk(
-            self.world, self._submitted, self._tell, load, list(self._absent), forgetful="wipe" in plan.kinds
+            self.world,
+            self._submitted,
+            self._tell,
+            self.demand.load(load),
+            self.demand,
+            list(self._absent),
+            forgetful="wipe" in plan.kinds,
         )
         self._runtime = MockRuntime(self.world, seed)
         self.doubles = DoubleChecker(self._runtime)
         self.outcomes = OutcomeChecker(self._runtime, seed)
+        self.census = Census()
 
     def _phases(self) -> None:
         grant_operator(self.world)
+        add_classes(self.world, CLASSES)
         self._panel = Panel(self.world, self._checkers(), self._blame)
         self.world.watch = self._saw
         leave_out(self.world, self._absent)
@@ -83,9 +107,10 @@ class SchedulingTrial(Ordeal):
         self._run_for(FORMING_S)
         faults = self.world.faults
         faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
-        self._torment((at_s, self._doing(action, seed)) for at_s, action, seed in self.script)
+        self._torment([*self._filling(), *((at_s, self._doing(action, seed)) for at_s, action, seed in self.script)])
         self._runtime.is_calm = True
         self._mend()
+        self._go_on()
         self._heal()
         self._panel.at_end()
 
@@ -98,6 +123,7 @@ class SchedulingTrial(Ordeal):
             RunLeaseChecker(runtime),
             FenceChecker(forgetful=forgetful),
             ReservationChecker(runtime),
+            PreemptionChecker(),
             self.doubles,
             StormChecker(),
             JobChecker(runtime),
@@ -107,10 +133,34 @@ class SchedulingTrial(Ordeal):
             DurabilityChecker(self._submitted),
             MembershipChecker(),
             self.outcomes,
+            self.census,
         )
 
     def _doing(self, action: Action, seed: int) -> Callable[[], None]:
         return partial(action.act, self._desk, random.Random(seed))  # noqa: S311
+
+    def _draw_later(self) -> tuple[tuple[float, Action, int], ...]:
+        chance = random.Random(f"later {self.seed}")  # noqa: S311
+        if chance.random() >= LATER_PART:
+            return ()
+        return draw_script(chance, LATER_S, [action for action in ACTIONS if action.name in CHANGES])
+
+    def _go_on(self) -> None:
+        """What operators do with what runs, now that nothing goes wrong any more."""
+        began_s = self.world.now_s + SETTLED_S
+        for at_s, action, seed in self.later:
+            self._run_until(began_s + at_s)
+            self._doing(action, seed)()
+
+    def _filling(self) -> Iterator[tuple[float, Callable[[], None]]]:
+        for number, (at_s, draft) in enumerate(self.demand.fillers(len(self.world.machines))):
+            chance = random.Random(f"filling {self.seed} {number}")  # noqa: S311
+            yield at_s, partial(self._desk.hand_in, draft, chance, ", fills the mesh")
+
+    def _saw(self, index: int, event: Any) -> None:
+        if isinstance(event, Submitted):
+            self._desk.answered(event)
+        super()._saw(index, event)
 
     def _heal(self) -> None:
         """Until all is well and stays so, or the time for that is over."""
@@ -121,3 +171,4 @@ class SchedulingTrial(Ordeal):
                 well_s = self.world.now_s
         self.outcome.healed_s = well_s - began_s
         self._tell(f"in the end: {dict(self.outcomes.counts)}")
+        self._tell(f"came up: {dict(sorted(self.census.counts.items()))}")

@@ -7,20 +7,22 @@ find nothing to act on; then it does nothing. Seeds mean other trials after that
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from beemesh.crypto import KEY_BYTES
 from beemesh.errors import BeemeshError
-from beemesh.events import PutIntent
+from beemesh.events import PutIntent, Submitted
 from beemesh.intents.record import Cordon, Drain, Intent, IntentKind, Move, budget_key, cordon_key, quota_key
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.policies import Quota
-from beemesh.workloads.record import Constraints, HostPort, JobTerms, Qos, Strategy, Toleration, Workload
+from beemesh.workloads.record import Constraints, HostPort, JobTerms, Strategy, Toleration, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
+from simulator.demand import Demand
 from simulator.fleet import DEDICATED, ZONES
 from simulator.operator import deployment, is_alone, revise, submission, withdraw
 from simulator.turnover import Removal, draw_lingering_s, join, rotate, take_out
@@ -35,6 +37,13 @@ HUGE_CPU_M = 9_000
 PORTS = (8080, 8443)
 """Few, so that several workloads want one."""
 
+TRIES_MAX = 4
+AGAIN_S = 1.5
+"""So often, and with such a pause, a new workload is handed in that some keeper did not answer for."""
+
+LAWS = ("quota", "PriorityClass")
+"""Words of refusals that would be the same again."""
+
 REMOVALS_MAX = 1
 """Machines that are taken out of the mesh in one trial."""
 
@@ -48,22 +57,30 @@ class Desk:
         submitted: dict[int, Intent],
         tell: Callable[[str], None],
         load: float,
+        demand: Demand,
         absent: list[int],
         *,
         forgetful: bool,
     ) -> None:
-        """`submitted` takes what is handed in, by token; `load` scales what a replica needs; the machines of `absent`
-        may join. Records and shares outlive one lost disk of those that have them: where disks are lost anyhow
-        (`forgetful`) nothing is removed, nor handed in at a node that sees nobody else."""
+        """`submitted` takes what is handed in, by token; `load` scales what a replica needs, and `demand` is what else
+        they want; the machines of `absent` may join. Records and shares outlive one lost disk of those that have them:
+        where disks are lost anyhow (`forgetful`) nothing is removed, nor handed in at a node that sees nobody else."""
         self.world = world
         self.tell = tell
         self.load = load
+        self.demand = demand
         self.absent = absent
         self.removals = 0 if forgetful else REMOVALS_MAX
         self._forgetful = forgetful
         self.works: dict[str, Workload] = {}
         """What was asked for, by workload id; the mesh may know better, or not know it yet."""
         self.cordoned: set[str] = set()
+        self._accepted: dict[str, Workload] = {}
+        """Of these, what some node last took."""
+        self._asked: dict[int, Workload] = {}
+        """Token → what was handed in with it, while no answer has come."""
+        self._tried: dict[str, int] = {}
+        """How often a new workload was refused."""
         self._submitted = submitted
         self._names = 0
 
@@ -85,8 +102,9 @@ class Desk:
         """A new workload of some size."""
         cpu_m, mem_mb = chance.choice((20, 100, 300, 700)), chance.choice((32, 128, 512, 1024))
         more.setdefault("cpu_m", round(cpu_m * self.load))
-        more.setdefault("qos", Qos(chance.choice((0, 0, 10, 100)), preemptible=chance.random() < 0.3))
-        return deployment(self.name(), replicas, mem_mb=round(mem_mb * self.load), **more)
+        priority, preemptible = chance.choice((0, 0, 10, 100)), chance.random() < self.demand.preemptible_part
+        more.setdefault("qos", self.demand.qos(priority, preemptible=preemptible))
+        return self.demand.wished(deployment(self.name(), replicas, mem_mb=round(mem_mb * self.load), **more))
 
     def hand_in(self, draft: Workload, chance: random.Random, note: str = "") -> None:
         """Seal a workload for some node and hand it in there."""
@@ -97,10 +115,38 @@ class Desk:
             self._submitted[token], command = submission(self.world, index, draft, token)
         except BeemeshError:
             return  # the machine is down, or sees too few others
-        self.works[draft.workload_id] = draft
+        self.works[draft.workload_id] = self._asked[token] = draft
         doubled = "" if draft.duplicate_tolerant else ", never doubled"
         self.tell(f"apply {draft.workload_id} ({draft.replicas} replicas{doubled}{note}) at n{index}")
         self.world.event(index, command)
+
+    def answered(self, told: Submitted) -> None:
+        """A node took what was handed in, or refused it: then what stood before stands. A new one is handed in again
+        elsewhere, as people do, unless there is a law against it."""
+        draft = self._asked.pop(told.token, None)
+        if draft is None or draft.workload_id not in self.works:
+            return  # it was not handed in here, or is not wanted any more
+        name = draft.workload_id
+        if told.accepted:
+            self._accepted[name] = draft
+            return
+        self.tell(f"{name} was refused: {told.reason}")
+        if self.works[name] is not draft:
+            return
+        if name in self._accepted:
+            self.works[name] = self._accepted[name]
+            return
+        del self.works[name]
+        tried = self._tried[name] = self._tried.get(name, 0) + 1
+        if tried < TRIES_MAX and not any(law in told.reason for law in LAWS):
+            chance = random.Random(f"{name} {tried}")  # noqa: S311 - a simulation wants chance that repeats
+            again = partial(self.hand_in, draft, chance, ", again")
+            self.world.at(self.world.now_s + AGAIN_S, again)
+
+    def forget(self, workload_id: str) -> None:
+        """A workload was deleted."""
+        self.works.pop(workload_id)
+        self._accepted.pop(workload_id, None)
 
     def revise(self, work: Workload, name: str, change: Callable[[Workload], Workload], chance: random.Random) -> None:
         """Change what stands of a workload, as some node knows it."""
@@ -235,7 +281,7 @@ def _delete(desk: Desk, chance: random.Random) -> None:
         withdraw(desk.world, index, work.workload_id)
     except BeemeshError:
         return
-    desk.works.pop(work.workload_id)
+    desk.forget(work.workload_id)
     desk.tell(f"delete {work.workload_id} at n{index}")
 
 
@@ -348,11 +394,17 @@ ACTIONS: tuple[Action, ...] = (
 )
 
 
-def draw_script(chance: random.Random, seconds: float) -> tuple[tuple[float, Action, int], ...]:
+CHANGES = ("daemons", "scale", "change", "delete", "drain", "revise")
+"""What there is to do once things run."""
+
+
+def draw_script(
+    chance: random.Random, seconds: float, actions: Sequence[Action] = ACTIONS
+) -> tuple[tuple[float, Action, int], ...]:
     """(when, what, seed of its chance) for `seconds` of a trial."""
     every_s, at_s = chance.uniform(*EVERY_S), 0.0
-    weights = [action.weight for action in ACTIONS]
+    weights = [action.weight for action in actions]
     script = []
     while (at_s := at_s + chance.expovariate(1 / every_s)) < seconds:
-        script.append((at_s, chance.choices(ACTIONS, weights)[0], chance.getrandbits(32)))
+        script.append((at_s, chance.choices(actions, weights)[0], chance.getrandbits(32)))
     return tuple(script)

@@ -110,6 +110,10 @@ class OutcomeChecker:
         roomy = next((machine for machine in open_to if has_room(self._runtime, machine, workload)), None)
         if roomy is not None:
             blame(f"{place} is pending though n{roomy.index} has room; n{asked.index} says: {reason}")
+            return True
+        evictor = next((each for each in open_to if has_room(self._runtime, each, workload, evicting=True)), None)
+        if evictor is not None:
+            blame(f"{place} is pending though n{evictor.index} could evict others; n{asked.index} says: {reason}")
         return True
 
     def _ended(self, world: World, workload_id: str, revision: int, ordinal: int) -> bool:

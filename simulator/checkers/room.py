@@ -6,7 +6,7 @@ import msgspec
 
 from beemesh.intents.record import Cordon, body_of, cordon_key
 from beemesh.workloads.policies import Quota
-from beemesh.workloads.record import Constraints, Workload
+from beemesh.workloads.record import Constraints, Requirements, Workload
 from simulator.checkers.reservations import AMOUNTS, may_give
 from simulator.machine import Machine
 from simulator.mock_runtime import MockRuntime
@@ -14,9 +14,11 @@ from simulator.mock_runtime import MockRuntime
 PODS_MAX = 100
 
 
-def has_room(runtime: MockRuntime, machine: Machine, workload: Workload, *, also_cordoned: bool = False) -> bool:
+def has_room(
+    runtime: MockRuntime, machine: Machine, workload: Workload, *, also_cordoned: bool = False, evicting: bool = False
+) -> bool:
     """Whether nothing at all speaks against a machine; False where that takes more than a sum. `also_cordoned`: what
-    belongs on every machine is not kept away by a cordon."""
+    belongs on every machine is not kept away by a cordon. `evicting`: what would have to go for it makes room."""
     card, wants = machine.spec.card, workload.requirements
     plain = msgspec.structs.replace(workload.constraints, node_selector={}) == Constraints()
     if not plain or wants.ports or wants.gpus or card.taints or card.caps.pods or not machine.is_up:
@@ -26,8 +28,14 @@ def has_room(runtime: MockRuntime, machine: Machine, workload: Workload, *, also
     if is_cordoned(machine) and not also_cordoned:
         return False
     limit, used, seen = may_give(machine), runtime.used(machine), runtime.resources(machine)
-    fits = all(getattr(wants, each) <= getattr(limit, each) - getattr(used, each) for each in AMOUNTS)
-    return fits and wants.mem_mb <= seen.mem_mb_free and len(machine.pods) < PODS_MAX
+    goes = runtime.yielding(machine, workload) if evicting and workload.qos.preempts else Requirements()
+    fits = all(
+        getattr(wants, each) <= getattr(limit, each) - getattr(used, each) + getattr(goes, each) for each in AMOUNTS
+    )
+    # A pod needs some disk, whatever it asks for.
+    storage_mb_free = seen.storage_mb_free + goes.storage_mb - machine.spec.settings.reserve.disk_mb
+    measured = wants.mem_mb <= seen.mem_mb_free + goes.mem_mb and max(1, wants.storage_mb) <= storage_mb_free
+    return fits and measured and len(machine.pods) < PODS_MAX
 
 
 def is_cordoned(machine: Machine) -> bool:

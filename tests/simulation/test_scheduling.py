@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ LONG = range(3, 4)
 LONG_SECONDS = 60
 """In three times the time three times as much is handed in, and cuts last until all are parted from all: what everybody
 does for everybody when they meet again shows here."""
+BUSY = (21, 26, 28, 119)
+"""Seeds of meshes of eight in which much happens."""
+COMES_UP = (
+    "accepted", "refused", "important", "preempted", "scaled down", "rolled out", "drained", "deleted", "over quota",
+    "daemons", "jobs", "stored", "spread",
+)  # fmt: skip
+PREEMPTED_MIN = 5
 
 
 @pytest.mark.slow
@@ -72,6 +80,18 @@ def test_meshes_are_of_all_sizes_and_operators_do_everything() -> None:
     assert 45 < max(sizes) <= 60
     done = {action.name for trial in trials for _, action, _ in trial.script}
     assert done == {action.name for action in ACTIONS}
+
+
+def test_what_the_promises_are_about_really_comes_up() -> None:
+    """Over a few seeds of small meshes each kind of thing happens, or the checkers would watch over nothing."""
+    counts: Counter[str] = Counter()
+    for seed in BUSY:
+        trial = SchedulingTrial(seed, 8, SECONDS)
+        assert not trial.run().violations
+        counts += trial.census.counts
+    missing = [name for name in COMES_UP if counts[name] <= 0]
+    assert not missing, f"never in {list(BUSY)}: {missing}; there was {dict(counts)}"
+    assert counts["preempted"] >= PREEMPTED_MIN
 
 
 @pytest.mark.parametrize("name", ["forgotten-tasks", "uncounted-cpu"])

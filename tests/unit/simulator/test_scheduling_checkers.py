@@ -9,23 +9,26 @@ from beemesh.crypto import KEY_BYTES
 from beemesh.effects import JobFinished, Run
 from beemesh.events import (
     DeployPod,
+    EventHeard,
     LeaseGranted,
     MemberDown,
     PutIntent,
     ReleaseLease,
     ReservationsChanged,
     StopPod,
+    Submitted,
     TaskHeard,
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import Digest
 from beemesh.intents.record import quota_key
 from beemesh.scheduling.leases import run_key
-from beemesh.scheduling.messages import LeaseProof, Task
+from beemesh.scheduling.messages import Event, LeaseProof, Task
 from beemesh.secret import SecretBytes
 from beemesh.workloads.policies import Quota
-from beemesh.workloads.record import JobTerms, Requirements, Workload
+from beemesh.workloads.record import JobTerms, Qos, Requirements, Workload
 from simulator.checkers import jobs
+from simulator.checkers.census import Census
 from simulator.checkers.doubles import GONE_S, DoubleChecker, is_troubled
 from simulator.checkers.fences import FenceChecker
 from simulator.checkers.jobs import JobChecker
@@ -33,8 +36,9 @@ from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.ordinals import OrdinalChecker
 from simulator.checkers.outcomes import OutcomeChecker
 from simulator.checkers.overlaps import OverlapChecker
+from simulator.checkers.preemptions import PreemptionChecker
 from simulator.checkers.reservations import ReservationChecker, may_give
-from simulator.checkers.room import is_over_quota
+from simulator.checkers.room import has_room, is_over_quota
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import STARTS_MAX, TASKS_MAX, StormChecker
 from simulator.mock_runtime import MockRuntime, PodStarted, conduct_of
@@ -256,6 +260,94 @@ def test_the_end_of_each_replica_is_judged() -> None:
     runtime.tasks[holder.index, "default/web-1-9"] = task()
     checker.at_end(world, blamed.append)
     assert "one too many" in blamed[1]
+
+
+def preempted(world: World, number: int, by: int) -> EventHeard:
+    """The word of an eviction, whose tasks have these numbers."""
+    node_id, names = world.machines[0].membership.node_id, {"by_task": f"task{by}"}
+    return EventHeard(Event(f"event{number}{by}", node_id, "Preempted", 0, f"task{number}", WORK, details=names))
+
+
+@pytest.mark.parametrize(
+    ("victim", "by", "other", "why"),
+    [
+        (Qos(0, True), Qos(10), True, ""),
+        (Qos(0, False), Qos(10), True, "may not be evicted"),
+        (Qos(10, True), Qos(10), True, "may not evict it"),
+        (Qos(0, True), Qos(10, preempts=False), True, "may not evict it"),
+        (Qos(0, True), Qos(10), False, "may not evict it"),
+    ],
+)
+def test_a_wrong_victim_is_blamed(victim: Qos, by: Qos, other: bool, why: str) -> None:
+    """One that may not be evicted, that is no less important, or of the same workload, or by one that evicts nobody."""
+    world, _ = meshed(1)
+    checker, blamed = PreemptionChecker(), list[str]()
+    important = msgspec.structs.replace(task(number=2), qos=by, workload_id=f"{WORK}2" if other else WORK)
+    for each in (msgspec.structs.replace(task(), qos=victim), important):
+        checker.saw(world, 0.0, 0, TaskHeard(each, SIGNED), blamed.append)
+    for _ in range(2):  # each is told of once, by however many it is heard
+        checker.saw(world, 0.0, 0, preempted(world, 1, 2), blamed.append)
+    assert [text.endswith(why) for text in blamed] == [True] * bool(why)
+
+
+def test_an_eviction_for_nobody_is_blamed() -> None:
+    """The task that it names was never published."""
+    world, _ = meshed(1)
+    checker, blamed = PreemptionChecker(), list[str]()
+    checker.saw(world, 0.0, 0, TaskHeard(task(), SIGNED), blamed.append)
+    checker.saw(world, 0.0, 0, preempted(world, 1, 2), blamed.append)
+    assert "nobody has heard of the one that it does that for" in blamed[0]
+
+
+@pytest.mark.parametrize(
+    ("victim", "by", "makes_room"),
+    [
+        (Qos(0, True), Qos(10), True),
+        (Qos(0, False), Qos(10), False),
+        (Qos(10, True), Qos(10), False),
+        (Qos(0, True), Qos(10, preempts=False), False),
+    ],
+)
+def test_who_may_be_evicted_makes_room_for_the_more_important(victim: Qos, by: Qos, makes_room: bool) -> None:
+    """Where nothing else does; nobody makes room for what is larger than the machine."""
+    world, runtime = meshed(1)
+    run(world, runtime, 0, msgspec.structs.replace(task(cpu_m=3000), qos=victim))
+    machine, wants = world.machines[0], deployment("other", 1, cpu_m=1000, qos=by)
+    assert not has_room(runtime, machine, wants)
+    assert has_room(runtime, machine, wants, evicting=True) is makes_room
+    assert not has_room(runtime, machine, deployment("huge", 1, cpu_m=9000, qos=by), evicting=True)
+
+
+def test_a_full_disk_has_no_room() -> None:
+    """Neither beyond what is left, nor for anything when that is the reserve alone."""
+    world, runtime = meshed(1)
+    reqs = Requirements(storage_mb=93_000)
+    run(world, runtime, 0, msgspec.structs.replace(task(), reqs=reqs))
+    drafts = [deployment("web", 1)] * 2
+    little, much = (
+        msgspec.structs.replace(draft, requirements=Requirements(storage_mb=storage_mb))
+        for draft, storage_mb in zip(drafts, (900, 1_100), strict=True)
+    )
+    machine = world.machines[0]
+    assert [has_room(runtime, machine, each) for each in (little, much)] == [True, False]
+    runtime.tasks[0, "default/web-1-0"] = msgspec.structs.replace(task(), reqs=Requirements(storage_mb=94_000))
+    assert not has_room(runtime, machine, drafts[0])
+
+
+def test_what_comes_up_is_counted() -> None:
+    """An event that many hear counts once."""
+    world, _ = meshed(1)
+    census, blamed = Census(), list[str]()
+    quota = Submitted(1, accepted=False, reason="exceeded quota: most")
+    stops = [StopPod("web-1-0", 30, why) for why in ("surplus", "outdated", "drained", "deleted", "duplicate")]
+    heard = [preempted(world, 1, 2)] * 2
+    for event in (quota, Submitted(2, accepted=True), *stops, *heard, PodStarted(task(), 1)):
+        census.saw(world, 0.0, 0, event, blamed.append)
+    names = ("refused", "over quota", "accepted", "scaled down", "rolled out", "drained", "deleted", "preempted")
+    assert {name: census.counts[name] for name in (*names, "started", "jobs")} == {
+        **dict.fromkeys(names, 1), "started": 1, "jobs": 0,
+    }  # fmt: skip
+    assert not blamed
 
 
 def test_more_pods_of_a_job_than_may_run_at_a_time_are_blamed() -> None:

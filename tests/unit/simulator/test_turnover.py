@@ -9,6 +9,7 @@ import pytest
 from beemesh.crypto import KEY_BYTES
 from beemesh.intents.record import Intent
 from simulator.checkers.run_leases import WAKING_S
+from simulator.demand import Demand
 from simulator.fleet import KEEPERS_MIN
 from simulator.operator import deployment, grant_operator, is_alone, submission
 from simulator.script import Desk
@@ -83,7 +84,7 @@ def test_what_one_disk_alone_would_have_is_not_handed_in_where_disks_are_lost(fo
     world.kill(1)
     assert world.run_until(lambda: is_alone(world, 0), 30)
     submitted: dict[int, Intent] = {}
-    desk = Desk(world, submitted, told, 1.0, [], forgetful=forgetful)
+    desk = Desk(world, submitted, told, 1.0, Demand(random.Random(1)), [], forgetful=forgetful)
     chance = random.Random(1)
     for _ in range(8):  # some of them at the machine that is down
         desk.hand_in(deployment("web", 1), chance)
