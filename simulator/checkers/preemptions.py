@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from beemesh.events import EventHeard, TaskHeard
+from beemesh.events import EventHeard, TaskHeard, TaskWon
 from beemesh.scheduling.messages import Event, Task
 from simulator.checkers import Blame
 from simulator.world import World
@@ -14,7 +14,7 @@ class PreemptionChecker:
     """Compares the two tasks that an eviction names."""
 
     name = "preemptions"
-    sees: tuple[type, ...] = (EventHeard, TaskHeard)
+    sees: tuple[type, ...] = (EventHeard, TaskHeard, TaskWon)
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task] = {}
@@ -23,7 +23,7 @@ class PreemptionChecker:
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """A task, or the end of a pod that made room."""
-        if isinstance(event, TaskHeard):
+        if isinstance(event, TaskHeard | TaskWon):  # a steward hears of no task of its own, but may win it
             self._tasks.setdefault(event.task.task_id, event.task)
         elif event.event.status == "Preempted" and event.event.event_id not in self._judged:
             self._judged.add(event.event.event_id)

@@ -18,6 +18,7 @@ from beemesh.events import (
     StopPod,
     Submitted,
     TaskHeard,
+    TaskWon,
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import Digest
@@ -283,8 +284,9 @@ def test_a_wrong_victim_is_blamed(victim: Qos, by: Qos, other: bool, why: str) -
     world, _ = meshed(1)
     checker, blamed = PreemptionChecker(), list[str]()
     important = msgspec.structs.replace(task(number=2), qos=by, workload_id=f"{WORK}2" if other else WORK)
-    for each in (msgspec.structs.replace(task(), qos=victim), important):
-        checker.saw(world, 0.0, 0, TaskHeard(each, SIGNED), blamed.append)
+    checker.saw(world, 0.0, 0, TaskHeard(msgspec.structs.replace(task(), qos=victim), SIGNED), blamed.append)
+    won = TaskWon(important, "lease/x", LeaseProof(SIGNED, ()), 1, 0.0)  # of its own a steward hears nothing
+    checker.saw(world, 0.0, 0, won, blamed.append)
     for _ in range(2):  # each is told of once, by however many it is heard
         checker.saw(world, 0.0, 0, preempted(world, 1, 2), blamed.append)
     assert [text.endswith(why) for text in blamed] == [True] * bool(why)
