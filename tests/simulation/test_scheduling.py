@@ -26,7 +26,7 @@ LONG = range(3, 4)
 LONG_SECONDS = 60
 """In three times the time three times as much is handed in, and cuts last until all are parted from all: what everybody
 does for everybody when they meet again shows here."""
-BUSY = (21, 26, 28, 119)
+BUSY = (21, 26, 28, 99, 119)
 """Seeds of meshes of eight in which much happens."""
 COMES_UP = (
     "accepted", "refused", "important", "preempted", "scaled down", "rolled out", "drained", "deleted", "over quota",
