@@ -40,6 +40,26 @@ def _messages() -> dict[str, Any]:
     }
 
 
+def _statements() -> dict[str, Any]:
+    import msgspec
+
+    from schemas.statements import BODIES
+
+    heads, components = msgspec.json.schema_components(BODIES.values(), ref_template="#/$defs/{name}")
+    by_kind = [
+        {"title": body.__name__, "x-kind": kind, **head}
+        for (kind, body), head in zip(BODIES.items(), heads, strict=True)
+    ]
+    return {
+        "$schema": DRAFT,
+        "title": "What nodes, operators and the mesh CA sign",
+        "description": "One of these, in MessagePack, is the body of a signed statement of its kind, or the body inside"
+        " an intent (`intent/<its kind>`); bytes are raw there, and fields that are not known are ignored.",
+        "anyOf": by_kind,
+        "$defs": dict(sorted(components.items())),
+    }
+
+
 def _explanation() -> dict[str, Any]:
     import msgspec
 
@@ -98,6 +118,7 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "rebalance.schema.json": _rebalance,
     "rollout-history.schema.json": _rollout_history,
     "rollout-status.schema.json": _rollout_status,
+    "statements.schema.json": _statements,
 }
 """Every generated file and what makes it."""
 
