@@ -55,6 +55,8 @@ class Declared:
     """A Job that is complete or has failed: nothing more starts, and what is still active stops."""
     daemons: frozenset[int] | None = None
     """The ordinals of a DaemonSet, one per node; None where they are 0…n-1."""
+    held: int = 0
+    """How many ordinals nothing is there of because a quota holds them back: a rollout does not wait for these."""
 
     @staticmethod
     def of(workload: Workload, target: int = 0, base: int = 0, daemons: Iterable[int] | None = None) -> Declared:
@@ -310,7 +312,7 @@ class _Plan:
         declared, strategy = self.declared, self.declared.strategy
         unavailable = max(strategy.max_unavailable, 1) if declared.exclusive else strategy.max_unavailable
         surge = 0 if declared.exclusive else strategy.max_surge if strategy.max_surge or unavailable else 1
-        yield from self._stop_outdated(declared.replicas - unavailable)
+        yield from self._stop_outdated(unavailable)
         if declared.daemons is not None:
             yield from self._start_daemons(surge)
             return
@@ -328,10 +330,12 @@ class _Plan:
         beside = [ordinal for ordinal in empty if there[ordinal] == 1 and self._olds(ordinal)]
         yield from self._start_each(revision, beside, surge - doubled)
 
-    def _stop_outdated(self, least_available: int) -> Iterator[Action]:
+    def _stop_outdated(self, unavailable: int) -> Iterator[Action]:
         """Old replicas whose successor is ready, and such as may be missing for a while. Where more than that do not
         work, nothing is lost with one of these; but so many at a time, for they may recover, and a bad revision is not
-        to have taken the place of all by then."""
+        to have taken the place of all by then. What a quota holds back is missing anyway."""
+        most_missing = self.declared.held + unavailable
+        least_available = self.declared.replicas - most_missing
         available = sum(1 for ordinal in self.ordinals if self._is_available(ordinal))
         missing = sum(1 for each in self.ordinals if not self._is_available(each) and not self._kept_old(each))
         at_once = self._is_proven_on_a_node()
@@ -345,10 +349,10 @@ class _Plan:
             # several generations only the newest that works is worth keeping.
             keep = self._kept_old(ordinal)
             yield from (StopReplicaAction(each, "outdated") for each in olds if each is not keep)
-            if keep is None or least_available == self.declared.replicas:
+            if keep is None or unavailable == 0:
                 continue
             cost = 1 if self.observed.is_available(keep) else 0
-            may_be_missing = at_once or missing < self.declared.replicas - least_available
+            may_be_missing = at_once or missing < most_missing
             if available - cost >= least_available or (may_be_missing and not keep.ready):
                 available -= cost
                 missing += 1

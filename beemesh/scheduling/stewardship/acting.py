@@ -25,7 +25,7 @@ from beemesh.settings.model import NodeSettings
 from beemesh.workloads.daemons import DAEMON_SET
 from beemesh.workloads.jobs import state_of
 from beemesh.workloads.observation import StopReplica
-from beemesh.workloads.reconciler import Action, StartReplica, StopReplicaAction, Wait, is_settled, plan
+from beemesh.workloads.reconciler import Action, Declared, StartReplica, StopReplicaAction, Wait, is_settled, plan
 from beemesh.workloads.reconciler import Observed as Observation
 from beemesh.workloads.record import Workload
 from beemesh.workloads.rollout import mark_of
@@ -84,6 +84,8 @@ class Acting:
         most, over_quota = self._upkeep.policies.allowed(hosted.workload) if hosted.workload else (0, "")
         effects = self._roll_on(hosted, observed, most if over_quota else None, now)
         declared = hosted.declared(observed)
+        if over_quota:
+            declared = replace(declared, held=_held_back(declared, observed, most))
         arranged = self._upkeep.arrange(hosted, declared, observed, now)
         settled = is_settled(declared, arranged.observed) and not arranged.moving
         settled |= declared.over and not starting
@@ -266,6 +268,12 @@ class Acting:
                 self._ledger.drop(each.task)
                 if each.holder is None:
                     hosted.in_vain[each.task.revision, each.task.replica] = each.heard_s
+
+
+def _held_back(declared: Declared, observed: Observation, most: int) -> int:
+    """Ordinals that a quota leaves no room for, and of which nothing is there."""
+    there = {replica for _, replica in observed.existing}
+    return sum(ordinal >= most and ordinal not in there for ordinal in declared.ordinals)
 
 
 def _surge_of(workload: Workload | None) -> int:

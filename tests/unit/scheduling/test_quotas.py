@@ -63,19 +63,20 @@ def second(strategy: Strategy) -> Workload:
     return workload(replicas=4, revisions=(revision(2), revision(1)), strategy=strategy)
 
 
+@pytest.mark.parametrize("duplicate_tolerant", [True, False])
 @pytest.mark.parametrize("missing", [True, False])
 @pytest.mark.parametrize("kind", ["RollingUpdate", "Recreate"])
 def test_an_update_that_a_quota_bounds_is_not_taken_back(
-    kind: Literal["RollingUpdate", "Recreate"], missing: bool
+    kind: Literal["RollingUpdate", "Recreate"], missing: bool, duplicate_tolerant: bool
 ) -> None:
     """All that the quota admits run and are ready: the rest says nothing of the revision, and starts when it may."""
     strategy = Strategy(kind, progress_deadline_s=60)
     world = World()
     world.put(*pods_quota(3 if missing else 4))
-    world.apply(workload(replicas=4, strategy=strategy))
+    world.apply(workload(replicas=4, strategy=strategy, duplicate_tolerant=duplicate_tolerant))
     world.run(20)
     world.put(*pods_quota(3, seq=2))
-    world.apply(second(strategy), seq=2)
+    world.apply(msgspec.structs.replace(second(strategy), duplicate_tolerant=duplicate_tolerant), seq=2)
     world.run(200)
 
     assert not world.events("RolledBack")

@@ -29,6 +29,7 @@ from beemesh.workloads.record import Strategy
 
 NODES = [NodeId(bytes([number]) * 32) for number in range(1, 6)]
 NOW_S = 1_000.0
+NO_QUOTA = 1_000
 
 
 def report(
@@ -256,31 +257,40 @@ def test_what_nobody_takes_holds_up_no_rollout() -> None:
 class Twin:
     """A dumb world: it does what it is told, late and in any order, and breaks things meanwhile."""
 
-    def __init__(self, seed: int, strategy: Strategy) -> None:
+    def __init__(self, seed: int, strategy: Strategy, *, exclusive: bool) -> None:
         self.rng = random.Random(seed)
-        self.declared = Declared("Deployment", self.rng.randrange(1, 6), 1, strategy)
+        self.declared = Declared("Deployment", self.rng.randrange(1, 6), 1, strategy, exclusive=exclusive)
         self.reports: list[ReplicaReport] = []
         self.starting: set[tuple[int, int]] = set()
         self.fence = 0
         self.now_s = NOW_S
         self.broken: set[int] = set()
         """Revisions of which no replica gets ready."""
+        self.admitted = NO_QUOTA
+        """How many replicas a quota leaves it."""
+        self.in_vain: dict[tuple[int, int], float] = {}
+        """When a start was refused for the quota."""
 
     def act(self) -> None:
         """One look of the reconciler, carried out."""
         before = len(self.reports) + len(self.starting)
         available, standing = self.available(), self.standing()
-        observed = Observed(tuple(self.reports), frozenset(self.starting))
+        observed = Observed(tuple(self.reports), frozenset(self.starting), in_vain=dict(self.in_vain))
         bound = self.declared.replicas + self.declared.strategy.max_surge
-        for action in plan(self.declared, observed, self.now_s, 5):
+        there = {replica for _, replica in observed.existing}
+        held = sum(each not in there for each in range(self.admitted, self.declared.replicas))
+        for action in plan(replace(self.declared, held=held), observed, self.now_s, 5):
             if isinstance(action, StartReplica):
                 assert (action.revision, action.replica) not in self.starting
-                self.starting.add((action.revision, action.replica))
+                if action.replica >= self.admitted:
+                    self.in_vain[action.revision, action.replica] = self.now_s
+                else:
+                    self.starting.add((action.revision, action.replica))
             elif isinstance(action, StopReplicaAction):
                 self.reports.remove(action.report)
                 self.reports.append(msgspec.structs.replace(action.report, phase="Terminating", ready=False))
         assert len(self.reports) + len(self.starting) <= max(bound, before)
-        least = self.declared.replicas - self.declared.strategy.max_unavailable
+        least = self.declared.replicas - held - max(self.declared.strategy.max_unavailable, self.declared.exclusive)
         assert self.available() >= min(available, least)
         assert self.standing() >= min(standing, least)
 
@@ -314,8 +324,8 @@ class Twin:
                 self.reports.append(msgspec.structs.replace(each, ready=True))
 
     def disturb(self) -> None:
-        """A node dies, a duplicate appears, a revision breaks, or the operator changes his mind."""
-        what = self.rng.randrange(5)
+        """A node dies, a duplicate appears, a revision breaks, or the operator changes his mind, or a quota."""
+        what = self.rng.randrange(6)
         if what == 0:
             node = self.rng.choice(NODES)
             self.reports = [each for each in self.reports if each.node_id != node]
@@ -330,6 +340,8 @@ class Twin:
             hit = [each.revision in self.broken and each.ready for each in self.reports]
             pairs = zip(self.reports, hit, strict=True)
             self.reports = [msgspec.structs.replace(each, ready=False) if bad else each for each, bad in pairs]
+        elif what == 4:
+            self.admitted = self.rng.choice([NO_QUOTA, self.rng.randrange(6)])
         else:
             self.starting.clear()
 
@@ -338,28 +350,36 @@ class Twin:
         while self.declared.revision in self.broken:
             self.declared = replace(self.declared, revision=self.declared.revision + 1)
 
+    def settle(self) -> None:
+        """Nothing disturbs it for a long while."""
+        for _ in range(400):
+            self.act()
+            self.move()
+
     def _changed(self) -> Declared:
         replicas = self.rng.randrange(0, 6)
         revision = self.declared.revision + self.rng.randrange(2)
-        return Declared("Deployment", replicas, revision, self.declared.strategy)
+        return replace(self.declared, replicas=replicas, revision=revision)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), (3, 2)]))
-def test_it_converges_within_its_bounds(seed: int, bounds: tuple[int, int]) -> None:
+@given(st.integers(0, 2**32), st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), (3, 2)]), st.booleans())
+def test_it_converges_within_its_bounds(seed: int, bounds: tuple[int, int], exclusive: bool) -> None:
     """Whatever happened before, a world left in peace comes to exactly what is declared, once that works: on the way
     never above replicas and surge by the reconciler's doing, and never with fewer available than it may, nor with fewer
-    that may be so again."""
-    twin = Twin(seed, Strategy(max_surge=bounds[0], max_unavailable=bounds[1]))
+    that may be so again. What a quota admits comes to that even while the quota holds others back."""
+    twin = Twin(seed, Strategy(max_surge=bounds[0], max_unavailable=bounds[1]), exclusive=exclusive)
     for _ in range(40):
         twin.act()
         twin.move()
         if twin.rng.random() < 0.2:
             twin.disturb()
     twin.fix()
-    for _ in range(400):
-        twin.act()
-        twin.move()
+    twin.settle()
+    admitted = {(twin.declared.revision, ordinal) for ordinal in range(min(twin.admitted, twin.declared.replicas))}
+    assert {(each.revision, each.replica) for each in twin.reports if each.replica < twin.admitted} == admitted
+    twin.admitted = NO_QUOTA
+    twin.settle()
 
     expected = [(twin.declared.revision, ordinal) for ordinal in range(twin.declared.replicas)]
     assert sorted((each.revision, each.replica) for each in twin.reports) == expected
