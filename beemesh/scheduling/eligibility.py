@@ -119,6 +119,11 @@ def capacity_refusals(reqs: Requirements, resources: Resources) -> list[str]:
     return reasons
 
 
+def name_refusal(owner: str) -> str:
+    """Why no other pod of a name can be where that of the workload `owner` is."""
+    return f"a pod of that name, of {owner}, is here"
+
+
 def repelled_softly(constraints: Constraints, card: Membership) -> bool:
     """Whether a PreferNoSchedule taint is not tolerated."""
     taints = (taint for taint in card.taints if taint.effect == "PreferNoSchedule")

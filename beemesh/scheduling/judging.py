@@ -11,13 +11,20 @@ from beemesh.intents.record import Cordon, body_of, cordon_key, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.disruption import Disruption
-from beemesh.scheduling.eligibility import capacity_refusals, node_labels, placement_refusals, refusals, repelled_softly
+from beemesh.scheduling.eligibility import (
+    capacity_refusals,
+    name_refusal,
+    node_labels,
+    placement_refusals,
+    refusals,
+    repelled_softly,
+)
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import Task
 from beemesh.scheduling.neighbours import Newcomer, Verdict, judge
 from beemesh.scheduling.preemption import Candidate, victims
 from beemesh.scheduling.score import Place, Score, nearness, score
-from beemesh.scheduling.tasks import IntentLookup, record_of, workload_of
+from beemesh.scheduling.tasks import IntentLookup, pod_key, pod_of, record_of, workload_of
 from beemesh.settings.model import NodeSettings
 from beemesh.workloads.daemons import DAEMON_SET, ordinal_of
 from beemesh.workloads.node_keys import FIELD_NAME
@@ -68,6 +75,7 @@ class Judge:
             runs_sibling=crowd > 0,
         )
         against += self._moving_away(task, card.name, wall_ms)
+        against += self._name_taken(task, others)
         if task.kind == DAEMON_SET and task.replica != ordinal_of(self._self_id):
             against.append("this DaemonSet's replica belongs to another node")
         beside = self._beside(task, card, len(leading - {task.replica}))
@@ -96,6 +104,14 @@ class Judge:
             victims=evicted,
         )
         return score(task.reqs, resources, place, self._settings.scheduler.weights)
+
+    def _name_taken(self, task: Task, leads: Iterable[Task]) -> list[str]:
+        """Why the replica's pod has no place here for its name's sake: another workload's has it, or is about to."""
+        name = _pod_key_of(task)
+        here = self._local.get(name)
+        coming = [each.workload_id for each in leads if each.namespace == task.namespace and _pod_key_of(each) == name]
+        owners = [*([here.workload_id] if here is not None else []), *coming]
+        return [name_refusal(owner) for owner in owners if owner != task.workload_id][:1]
 
     def _victims(self, task: Task, card: Membership, also: list[Requirements]) -> tuple[Candidate, ...]:
         """Who would be evicted for the task; empty when that may not be, or would not help."""
@@ -167,3 +183,7 @@ class Judge:
         orders = self.orders(name)
         moved = orders.move_of(task.workload_id, task.replica, wall_ms) if orders else None
         return ["an operator moved it away from here"] if moved is not None else []
+
+
+def _pod_key_of(task: Task) -> str:
+    return pod_key(task.namespace, pod_of(task))

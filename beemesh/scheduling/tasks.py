@@ -14,6 +14,7 @@ from beemesh.intents.record import Intent, workload_key
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.messages import TASK_KIND, Occupancy, SignedTask, Task
 from beemesh.workloads.daemons import DAEMON_SET, may_have
+from beemesh.workloads.podspec import pod_name
 from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Workload
 from beemesh.workloads.settings import NEAR
@@ -79,6 +80,16 @@ def make_task(
         hints=_hints(workload, start),
         occupancy=occupancy,
     )
+
+
+def pod_of(task: Task) -> str:
+    """The pod's name for a task."""
+    return pod_name(task.kind, task.workload_id.rpartition("/")[2], task.revision, task.replica)
+
+
+def pod_key(namespace: str, pod: str) -> str:
+    """`<namespace>/<pod name>`: one pod on a node."""
+    return f"{namespace}/{pod}"
 
 
 def _hints(workload: Workload, start: StartReplica) -> dict[str, str]:

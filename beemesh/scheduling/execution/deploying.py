@@ -25,14 +25,15 @@ from beemesh.events import (
 )
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.counting import count
+from beemesh.scheduling.eligibility import name_refusal
 from beemesh.scheduling.execution.evicting import Evictor
 from beemesh.scheduling.execution.pod_keeper import PodKeeper
-from beemesh.scheduling.execution.pods import TABLE, Deploying, Placement, PodTable, pod_of, restarts_alone
+from beemesh.scheduling.execution.pods import TABLE, Deploying, Placement, PodTable, restarts_alone
 from beemesh.scheduling.execution.run_leases import RUN_LEASE_WAIT_S, RunLeases
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.score import Score
-from beemesh.scheduling.tasks import IntentLookup, workload_of
+from beemesh.scheduling.tasks import IntentLookup, pod_of, workload_of
 from beemesh.scheduling.telling import RETRYABLE, Teller
 from beemesh.secret import SecretBytes
 from beemesh.settings.model import NodeSettings
@@ -72,15 +73,12 @@ class Deployer:
         """A task is this node's to run."""
         task = won.task
         placement = Placement(pod_of(task), task, won.fence, won.proof.tentative)
-        under_way = self._pods.deploying.get(placement.name)
-        if under_way is not None and under_way.step == "cancelled":
-            why = "an earlier start of it is still being undone here"
-            return [Notify(ReleaseLease(won.key)), self._tell.about_task("Cancelled", task, now, why)]
-        if under_way is not None or self._pods.active(placement.name):
+        if self._pods.has(task):
             details = {"already": "true"}
             told = self._tell.about_task("Deployed", task, now, "it runs here already", details)
             return [Notify(ReleaseLease(won.key)), told]
-        verdict = self._judge.judge(task, (), now.wall_ms)
+        in_the_way = self._in_the_way(placement)
+        verdict = [in_the_way] if in_the_way else self._judge.judge(task, (), now.wall_ms)
         if not isinstance(verdict, Score):
             why = "; ".join(verdict)
             return [Notify(ReleaseLease(won.key)), self._tell.about_task("Cancelled", task, now, why)]
@@ -94,6 +92,18 @@ class Deployer:
             *self._evictor.begin(deploying, verdict.victims, now),
             *self._begin_next(now),
         ]
+
+    def _in_the_way(self, placement: Placement) -> str:
+        """Which pod of the same name keeps a replica from starting here; empty when none does. None of these is ended
+        for it: another workload's never, its own earlier one only by a steward's order."""
+        name, owner = placement.name, self._pods.owner(placement.name)
+        if owner not in ("", placement.task.workload_id):
+            return name_refusal(owner)
+        under_way = self._pods.deploying.get(name)
+        if under_way is not None and under_way.step == "cancelled":
+            return "an earlier start of it is still being undone here"
+        is_there = under_way is not None or self._pods.active(name)
+        return "an earlier one of it, not as it is wanted now, is here under its name" if is_there else ""
 
     def room_made(self, now: Now) -> Effects:
         """Pods are gone: go on with deployments that waited for just these."""

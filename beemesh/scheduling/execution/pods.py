@@ -11,9 +11,9 @@ import msgspec
 from beemesh.events import StartRight
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import LeaseProof, Task
+from beemesh.scheduling.tasks import pod_key
 from beemesh.secret import SecretBytes
-from beemesh.workloads.observation import PODS_LISTED_MAX, Phase, ReplicaReport
-from beemesh.workloads.podspec import pod_name
+from beemesh.workloads.observation import MANIFEST_MARK_BYTES, PODS_LISTED_MAX, Phase, ReplicaReport
 
 TABLE = "placements"
 
@@ -37,7 +37,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def name(self) -> str:
         """`<namespace>/<pod name>`: one pod on this node."""
-        return f"{self.task.namespace}/{self.pod}"
+        return pod_key(self.task.namespace, self.pod)
 
 
 Step = Literal["queued", "evicting", "leasing", "clearing", "opening", "deploying", "cancelled"]
@@ -63,11 +63,6 @@ class Deploying:
     """How long the pod has to end, should it have begun when the deployment is cancelled."""
 
 
-def pod_of(task: Task) -> str:
-    """The pod's name for a task."""
-    return pod_name(task.kind, task.workload_id.rpartition("/")[2], task.revision, task.replica)
-
-
 def restarts_alone(task: Task) -> bool:
     """Whether the machine may start the pod again by itself: only such as may be doubled for a moment."""
     return task.restart == "alone" and task.duplicate_tolerant
@@ -75,7 +70,7 @@ def restarts_alone(task: Task) -> bool:
 
 def name_of(report: ReplicaReport) -> str:
     """`<namespace>/<pod name>` of a report."""
-    return f"{report.namespace}/{report.pod}"
+    return pod_key(report.namespace, report.pod)
 
 
 @dataclass(slots=True)
@@ -111,6 +106,31 @@ class PodTable:
         """Whether the pod is there and not at its end."""
         report = self.seen.get(name)
         return report is not None and report.phase not in ENDED and name not in self.stopping
+
+    def has(self, task: Task) -> bool:
+        """Whether the very replica of a task is here, or on its way. It is told by what it is: a pod of its name may
+        be another workload's, and an earlier version may have given it another name."""
+        slot = (task.workload_id, task.revision, task.replica)
+        for deploying in self.deploying.values():
+            coming = deploying.placement.task
+            same = (coming.workload_id, coming.revision, coming.replica) == slot
+            if same and coming.manifest_ref == task.manifest_ref and deploying.step != "cancelled":
+                return True
+        marks = (b"", task.manifest_ref[:MANIFEST_MARK_BYTES])
+        return any(
+            (report.workload_id, report.revision, report.replica) == slot and report.manifest in marks
+            for name, report in self.seen.items()
+            if name not in self.deploying and self.active(name)
+        )
+
+    def owner(self, name: str) -> str:
+        """The workload whose pod of that name is here, or on its way, and not at its end; empty where there is none.
+        What was placed here counts as well: an agent that has just started has not seen it yet."""
+        if name in self.deploying:
+            return self.deploying[name].placement.task.workload_id
+        if self.active(name):
+            return self.seen[name].workload_id
+        return self.placed[name].task.workload_id if name in self.placed else ""
 
     def reports(self, workload_id: str = "") -> tuple[ReplicaReport, ...]:
         """Everything, as other nodes are told; at most `PODS_LISTED_MAX`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from beemesh.workloads.record import Requirements, Strategy
@@ -13,8 +14,12 @@ from tests.unit.scheduling.world import World
 NAMES = ("a", "b", "c", "d", "e")
 
 
+NAMESAKE = workload(kind="StatefulSet", replicas=5)
+"""A workload whose pods have the names of the deployment's."""
+
+
 class Chaos:
-    """A mesh with one deployment, and a source of accidents."""
+    """A mesh with one deployment and its namesake, and a source of accidents."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -30,7 +35,14 @@ class Chaos:
         strategy = Strategy(max_surge=self.rng.randrange(2), max_unavailable=1)
         wanted = workload(number=self.number, replicas=self.replicas, strategy=strategy)
         self.world.apply(wanted, self.seq)
+        alike = msgspec.structs.replace(NAMESAKE, revisions=wanted.revisions, strategy=strategy)
+        self.world.apply(alike, self.seq)
         self.seq += 1
+
+    def slots(self, workload_id: str) -> list[tuple[int, int]]:
+        """(revision, replica) of all that runs of a workload."""
+        mine = [each for each in self.world.pods() if each.workload_id == workload_id]
+        return sorted((each.revision, each.replica) for each in mine)
 
     def accident(self) -> None:
         """One of the things that happen."""
@@ -70,7 +82,8 @@ def test_after_any_accidents_it_settles(seed: int) -> None:
     chaos.heal()
     expected = [] if chaos.deleted else [(chaos.number, replica) for replica in range(chaos.replicas)]
 
-    assert chaos.world.slots() == expected
+    assert chaos.slots(workload().workload_id) == expected
+    assert chaos.slots(NAMESAKE.workload_id) == [(chaos.number, replica) for replica in range(5)]
     for node in chaos.world.nodes.values():
         count = len(node.runtime)
         assert node.local.totals() == Requirements(cpu_m=100 * count, mem_mb=64 * count)

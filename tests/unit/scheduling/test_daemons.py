@@ -358,3 +358,20 @@ def test_who_is_eligible() -> None:
     assert daemon_nodes(wanted, 1, node.roster, node.view) == {ordinal_of(world.nodes["one"].node_id): "one"}
     world.nodes["one"].kill()
     assert daemon_nodes(wanted, 1, node.roster, node.view) == {}
+
+
+def test_a_node_where_its_pods_name_is_taken_is_waited_for() -> None:
+    """Another workload's pod keeps a daemon from its node, and no other daemon from its own."""
+    world = World()
+    node = by_ordinal(world)[0]
+    alike = workload(f"hello-1-{ordinal_of(node.node_id)}", kind="Pod", constraints=Constraints(node_name=node.name))
+    world.apply(alike)
+    world.run(5)
+    world.apply(daemon_set())
+    world.run(40)
+
+    assert node.started == [alike.name]
+    assert all(len(other.started) == 1 for other in world.nodes.values())
+    assert f"a pod of that name, of {alike.workload_id}, is here" in world.events("Pending")[0].details[node.name]
+    world.delete(alike)
+    world.run_until(lambda: len(node.started) == 2, 10)

@@ -9,7 +9,7 @@ from beemesh.ids import Digest
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.telling import FINISHED, POD_MANIFEST
-from beemesh.workloads.record import JobTerms, Strategy, Workload
+from beemesh.workloads.record import Constraints, JobTerms, Strategy, Workload
 from beemesh.workloads.rollout import mark_of
 from tests.unit.scheduling.samples import WALL_MS, card, record, revision, workload
 from tests.unit.scheduling.world import World
@@ -164,3 +164,68 @@ def test_ends_of_pods_count_by_their_manifest() -> None:
         hosted.told_of(told, 5.0)
 
     assert hosted.finished == {(1, 0), (1, 1)}
+
+
+NAMESAKES = [
+    (workload(), job(1, JobTerms())),
+    (workload(), workload("hello-1-0", kind="Pod", restart_policy="Never")),
+    (workload("hello-1-0", kind="Pod"), workload()),
+    (workload(duplicate_tolerant=False), workload(kind="StatefulSet", duplicate_tolerant=False)),
+]
+"""Two workloads whose pods have one name."""
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("first", "second"), NAMESAKES)
+def test_pods_of_one_name_run_on_two_nodes(first: Workload, second: Workload, at_once: bool) -> None:
+    """A node has one pod of a name: that of another workload runs elsewhere, soon, and is never called deployed before
+    it is."""
+    world = World(("one", "two"))
+    world.apply(first)
+    world.run(0 if at_once else 5)
+    world.apply(second)
+    world.run(10)
+
+    assert {each.workload_id for each in world.pods()} == {first.workload_id, second.workload_id}
+    assert sorted(map(len, world.running().values())) == [1, 1]
+    assert len(world.events("Deployed")) == 2
+
+
+@pytest.mark.parametrize(("first", "second"), NAMESAKES)
+def test_a_pod_whose_name_is_taken_on_its_only_node_waits_and_says_why(first: Workload, second: Workload) -> None:
+    """It is pending with that reason, without a flood of words, through restarts; and runs once the name is free."""
+    world = World(("one", "two"))
+    here = Constraints(node_name="one")
+    first, second = (msgspec.structs.replace(each, constraints=here) for each in (first, second))
+    world.apply(first)
+    world.run(5)
+    said = len(world.events())
+    world.apply(second)
+    world.run(40)
+    world.nodes["one"].crash()
+    world.nodes["one"].boot(sees=False)
+    world.run(1)
+    world.nodes["one"].look()
+    world.run(60)
+
+    assert [each.workload_id for each in world.pods()] == [first.workload_id]
+    pending = world.events("Pending")
+    assert pending
+    assert all(f"a pod of that name, of {first.workload_id}, is here" in event.details["one"] for event in pending)
+    assert not [event for event in world.events("Deployed") if event.workload_id == second.workload_id]
+    assert len(world.events()) - said < 10
+    world.delete(first)
+    world.run_until(lambda: [each.workload_id for each in world.pods()] == [second.workload_id], 10)
+
+
+def test_a_node_wins_one_of_two_pods_of_one_name() -> None:
+    """Both are wanted in the same moment on one node: it does not win the other only to give it back."""
+    world = World(("one", "two"))
+    here = Constraints(node_name="one")
+    for wanted in (workload(constraints=here), msgspec.structs.replace(job(1, JobTerms()), constraints=here)):
+        world.apply(wanted)
+    world.run(10)
+
+    assert len(world.pods()) == 1
+    assert len(world.events("Pending")) == 1
+    assert not world.events("Cancelled")

@@ -249,6 +249,80 @@ def test_a_task_won_while_an_earlier_start_is_undone_is_not_called_deployed() ->
     assert not winner.node.executor.pods.deploying
 
 
+def test_a_name_that_another_workloads_pod_has_is_not_called_deployed() -> None:
+    """Not while that starts, not while it runs, and not before an agent that starts anew has seen it; it goes on."""
+    winner = Winner()
+    alike = workload(kind="Job")
+    winner.world.apply(alike)
+    winner.world.run(0.1)
+    record = winner.world.intents[f"workload/{alike.workload_id}"]
+    task = make_task(alike, record[1], StartReplica(1, 0), winner.world.now.wall_ms, random.Random(2))
+    won = TaskWon(task, lease_key(alike.workload_id, 0), winner.proof, 1, winner.now_s + 3.0)
+
+    assert told(winner.tell(won)) == [("Cancelled", True)]
+    job_id, job = winner.job()
+    assert told(winner.tell(won)) == [("Cancelled", True)]
+    effects = winner.tell(JobFinished(job_id, winner.node._start(job)))
+    assert told(effects) == [("Deployed", False)]
+    assert told(winner.tell(won)) == [("Cancelled", True)]
+    winner.node.disk["placements"] = {each.key: each.value for each in [save_of(winner)]}
+    winner.node.crash()
+    winner.node.boot(sees=False)
+    assert told(winner.tell(won)) == [("Cancelled", True)]
+    winner.node.look()
+    assert told(winner.tell(won)) == [("Cancelled", True)]
+    assert list(winner.node.runtime) == ["default/hello-1-0"]
+
+
+def save_of(winner: Winner) -> Save:
+    """What its agent keeps of the pod."""
+    (placement,) = winner.node.executor.pods.placed.values()
+    return Save("placements", placement.name.encode(), msgspec.msgpack.encode(placement))
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_replica_of_another_manifest_is_not_called_deployed(starts: bool) -> None:
+    """Two operators made one number at once: what runs of the record that lost has the same name, and is not it."""
+    winner = Winner()
+    job_id, job = winner.job()
+    if not starts:
+        winner.tell(JobFinished(job_id, winner.node._start(job)))
+    again = msgspec.structs.replace(winner.task, task_id="again")
+    other = msgspec.structs.replace(again, manifest_ref=revision(2).manifest)
+
+    assert told(winner.tell(TaskWon(again, winner.key, winner.proof, 2, winner.now_s + 9.0))) == [("Deployed", False)]
+    assert told(winner.tell(TaskWon(other, winner.key, winner.proof, 2, winner.now_s + 9.0))) == [("Cancelled", True)]
+
+
+@pytest.mark.parametrize("tolerant", [True, False])
+def test_a_pod_under_the_name_of_an_earlier_version_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, tolerant: bool
+) -> None:
+    """Names that are cut were cut otherwise once: what runs under such a one goes on, counts, and is not doubled."""
+    world = World()
+    name = "h" * 63
+    monkeypatch.setattr("beemesh.scheduling.tasks.pod_name", lambda *_: "h" * 59 + "-1-0")
+    world.apply(workload(name, duplicate_tolerant=tolerant))
+    world.run_until(lambda: bool(world.pods()), 10)
+    world.run(5)
+    monkeypatch.undo()
+    for node in world.nodes.values():
+        node.crash()
+    for node in world.nodes.values():
+        node.boot()
+    world.run(30)
+
+    assert [each.pod for each in world.pods()] == ["h" * 59 + "-1-0"]
+    assert sum(len(node.started) for node in world.nodes.values()) == 1
+    holder = next(node for node in world.nodes.values() if node.runtime)
+    record = world.intents[f"workload/deployment/default/{name}"]
+    asked = workload(name, duplicate_tolerant=tolerant)
+    task = make_task(asked, record[1], StartReplica(1, 0), world.now.wall_ms, random.Random(1))
+    key = lease_key(asked.workload_id, 0)
+    won = TaskWon(task, key, world.leases.proof(holder, key), 9, world.now_s + 3.0)
+    assert told(holder.executor.handle(won, world.now)) == [("Deployed", False)]
+
+
 def test_a_failed_start_keeps_its_run_lease_until_nothing_is_left_of_it() -> None:
     """An engine that did not answer in time may have started the containers all the same."""
     winner = Winner(tolerant=False)
