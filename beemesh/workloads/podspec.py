@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from beemesh.errors import InvalidInput
+from beemesh.ids import digest_of
 from beemesh.secret import SecretBytes, SecretText
 from beemesh.workloads.care import DEFAULT_GRACE_S
 from beemesh.workloads.formats import env_name
@@ -27,6 +28,9 @@ DEFAULT_FILE_MODE = 0o644
 
 POD_NAME_CHARS_MAX = 63
 """A pod's name is its host name."""
+
+NAME_MARK_CHARS = 8
+"""Of the digest of a name that is cut."""
 
 ENV_BYTES_MAX = 1024 * 1024
 """All variables of one container after `$(NAME)` was filled in: Linux refuses more for a program's start."""
@@ -84,11 +88,15 @@ class Template:
 
 
 def pod_name(kind: str, name: str, revision: int, replica: int) -> str:
-    """The name of a replica's pod: a Pod's own; else `<name>-<revision>-<replica>`, with the name cut where needed."""
+    """The name of a replica's pod: a Pod's own; else `<name>-<revision>-<replica>`. A name that has to be cut ends in a
+    mark of the whole, by which it differs from others that begin alike."""
     if kind == "Pod":
         return name
     suffix = f"-{revision}-{replica}"
-    return name[: POD_NAME_CHARS_MAX - len(suffix)].rstrip("-.") + suffix
+    if len(name) + len(suffix) > POD_NAME_CHARS_MAX:
+        suffix = f"-{digest_of(name.encode()).hex()[:NAME_MARK_CHARS]}{suffix}"
+        name = name[: POD_NAME_CHARS_MAX - len(suffix)].rstrip("-.")
+    return name + suffix
 
 
 def open_template(content: SecretBytes | bytes) -> Template:

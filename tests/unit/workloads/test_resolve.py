@@ -251,6 +251,18 @@ def test_pod_names() -> None:
     assert pod_name("Pod", "one", 3, 0) == "one"
     assert pod_name("Deployment", "hello", 3, 1) == "hello-3-1"
     assert len(pod_name("Deployment", "h" * 63, 300, 100)) == 63
+    assert pod_name("Deployment", "h" * 59, 3, 1) == "h" * 59 + "-3-1", "what fits is not cut"
+
+
+def test_names_that_are_cut_differ() -> None:
+    """Two long names that begin alike make two names of pods, each the same every time, and each a host name."""
+    names = ["h" * 59 + ending for ending in ("abc", "abd", "ab", "-.a", ".-a", "-a")]
+    made = [pod_name("Deployment", name, 3, 1) for name in names]
+
+    assert len(set(made)) == len(names)
+    assert made == [pod_name("Deployment", name, 3, 1) for name in names]
+    assert all(len(name) <= 63 and name.endswith("-3-1") for name in made)
+    assert pod_name("Deployment", "h" * 50 + ".-" + "h" * 9, 3, 1).startswith("h" * 50 + "-")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"apiVersion": 1}', b"\xff", b"[" * 100_000])
