@@ -34,9 +34,17 @@ from tests.unit.bootstrap.conftest import StubBundles
 pytestmark = pytest.mark.slow
 
 
+_given: set[int] = set()
+
+
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """One that nobody has: the kernel may name a port again that it named before."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = int(listener.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 class Playground:
