@@ -17,7 +17,8 @@ MEMBERSHIPS_PER_ANSWER = 16
 
 NUMBER_AHEAD_MS_MAX = 60_000
 """No fence or version is higher than the wall clock, in milliseconds, and this: honest ones grow by one, far slower
-than time does, and whoever could make them leap to the end of all numbers would take a key away from everybody."""
+than time does, and whoever could make them leap to the end of all numbers would take a key away from everybody
+(docs/adr/0010)."""
 
 LEASE_KEY_CHARS_MAX = 512
 """A key with two Kubernetes names of 253 characters, kind and ordinal."""
