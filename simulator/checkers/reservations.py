@@ -14,6 +14,9 @@ from simulator.world import World
 
 AMOUNTS = ("cpu_m", "mem_mb", "storage_mb")
 
+TOLD_S = 0.5
+"""So long an agent may count what its runtime has just ended, before it is told."""
+
 
 def may_give(machine: Machine) -> Requirements:
     """What a machine's owner lets the mesh have: all of it, less what is reserved, and no more than the caps say."""
@@ -40,6 +43,8 @@ class ReservationChecker:
         self._promised: dict[tuple[int, int], ReservationsChanged] = {}
         """(machine, life of its agent) → what it said last."""
         self._blamed: set[tuple[int, str]] = set()
+        self._beyond_s: dict[int, float] = {}
+        """Machine → since when it promises more than it may, as far as anybody looked."""
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """More runs, or more is promised."""
@@ -59,11 +64,15 @@ class ReservationChecker:
                 self._once(index, "pods", f"n{index} runs {running} pods, and takes {most} at most", blame)
 
     def _compare(self, machine: Machine, held: Any, what: str, blame: Blame) -> None:
-        limit = may_give(machine)
-        for amount in AMOUNTS:
-            if getattr(held, amount) > getattr(limit, amount):
-                text = f"{amount} {getattr(held, amount)}, and may give {getattr(limit, amount)}"
-                self._once(machine.index, what, f"n{machine.index} {what} {text}", blame)
+        for text in _beyond(machine, held):
+            self._once(machine.index, what, f"n{machine.index} {what} {text}", blame)
+
+    def _compare_promise(self, world: World, machine: Machine, promised: Requirements, blame: Blame) -> None:
+        """As above, once it has been so for longer than news of an end takes."""
+        if not _beyond(machine, promised):
+            self._beyond_s.pop(machine.index, None)
+        elif world.now_s - self._beyond_s.setdefault(machine.index, world.now_s) > TOLD_S:
+            self._compare(machine, promised, "promises", blame)
 
     def look(self, world: World, blame: Blame) -> None:
         """What runs is promised by the agent that should know, and nothing that there is no room for is promised; but
@@ -73,7 +82,7 @@ class ReservationChecker:
             if said is not None and machine.is_up:
                 going = self._runtime.ending(machine)
                 left = {each: getattr(said, each) - getattr(going, each) for each in AMOUNTS}
-                self._compare(machine, Requirements(**left), "promises", blame)
+                self._compare_promise(world, machine, Requirements(**left), blame)
             used = self._runtime.used(machine) if machine.pods else Requirements()
             attended = machine.is_up and is_awake(world, machine)
             if attended and any(getattr(used, each) > (getattr(said, each) if said else 0) for each in AMOUNTS):
@@ -86,3 +95,13 @@ class ReservationChecker:
 
     def at_end(self, world: World, blame: Blame) -> None:
         """The last look said it all."""
+
+
+def _beyond(machine: Machine, held: Any) -> list[str]:
+    """What of it is too much."""
+    limit = may_give(machine)
+    return [
+        f"{amount} {getattr(held, amount)}, and may give {getattr(limit, amount)}"
+        for amount in AMOUNTS
+        if getattr(held, amount) > getattr(limit, amount)
+    ]
