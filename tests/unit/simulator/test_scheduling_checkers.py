@@ -185,7 +185,7 @@ def test_more_than_a_machine_may_give_is_blamed() -> None:
     checker.saw(world, 0.0, 0, ReservationsChanged(limit.cpu_m, limit.mem_mb, limit.storage_mb), blamed.append)
     checker.look(world, blamed.append)
     assert not blamed
-    for lasts_s in (0.4, 0.6):  # a moment is what an agent takes to hear of an end; each promise is a new one
+    for lasts_s in (0.4, 0.4, 0.6):  # a moment is what an agent takes to hear of an end; each promise is a new one
         assert not blamed
         checker.saw(world, 0.0, 0, ReservationsChanged(limit.cpu_m + 1, 0, 0), blamed.append)
         checker.look(world, blamed.append)
