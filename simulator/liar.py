@@ -77,7 +77,7 @@ class Liar:
     def crowd(self, fellows: Sequence[NodeId]) -> None:
         """From now on it lies about records alone: there are none, and nobody else is near than its fellows."""
         self._fellows = tuple(fellows)
-        self.lies = {FindRecords: self._denial, StoreRecord: self._denial}
+        self.lies = dict.fromkeys(RECORDS, self._denial)
 
     def answer(self, question: msgspec.Struct, answer: msgspec.Struct) -> msgspec.Struct | None:
         """What the asker gets instead; None: nothing at all."""

@@ -96,8 +96,9 @@ class MockRuntime:
         """What each pod was started for; pods that are gone may still stand here."""
         self.stopping: set[tuple[int, str, str]] = set()
         """(machine, pod, task id) of pods that were asked to end."""
-        self._stops: dict[tuple[int, int, str], list[str]] = {}
-        """(machine, life of its agent, pod) → the jobs that are ending it: all are done when the first is."""
+        self._stops: dict[tuple[int, int, str], list[tuple[int, str]]] = {}
+        """(machine, which of its lists of pods, pod) → (life of the agent, job) of all that are ending it, and are done
+        when the first is: an agent that started meanwhile waits no longer than the pod is there."""
         self._pulled: set[tuple[int, str, int]] = set()
         self._looking: set[int] = set()
         self.is_calm = False
@@ -225,12 +226,12 @@ class MockRuntime:
     # --- stopping ---------------------------------------------------------------------------------------------------
 
     def _stop(self, machine: Machine, run: Run, job: StopPod) -> None:
-        life, pods = machine.life, machine.pods
+        pods = machine.pods
         task = self.tasks.get((machine.index, f"{job.namespace}/{job.pod}"))
         takes_s = 0.1
-        key = (machine.index, life, f"{job.namespace}/{job.pod}")
+        key = (machine.index, id(pods), f"{job.namespace}/{job.pod}")
         jobs = self._stops.setdefault(key, [])
-        jobs.append(run.job_id)
+        jobs.append((machine.life, run.job_id))
         if job.pod in pods and task is not None:
             takes_s = max(takes_s, min(float(job.grace_s), self._conduct(machine, task).stop_s))
             self.stopping.add((machine.index, job.pod, task.task_id))
@@ -240,7 +241,7 @@ class MockRuntime:
                 return  # a later order left it less time
             del self._stops[key]
             pods.pop(job.pod, None)
-            for job_id in jobs:
+            for life, job_id in jobs:
                 if machine.life == life and machine.composition is not None:
                     self.world.event(machine.index, JobFinished(job_id, None))
             self._changed(machine)

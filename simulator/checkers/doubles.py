@@ -9,13 +9,12 @@ from beemesh.intents.record import Cordon, body_of, cordon_key
 from simulator.checkers import Blame
 from simulator.machine import Machine
 from simulator.mock_runtime import MockRuntime
+from simulator.touch import CALM_LOSS
 from simulator.world import World
 
 GONE_S = 10.0
-"""From the end of the last fault to the moment at which the last duplicate has been asked to end."""
-
-CALM_LOSS = 0.1
-"""A network that loses more than this is not mended."""
+"""From the end of the last fault to the moment at which the last duplicate has been asked to end. A network that loses
+more than `CALM_LOSS` is not mended."""
 
 
 class DoubleChecker:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import msgspec
 import pytest
 
+from beemesh.dht.claims import ROUNDS_MAX
 from beemesh.dht.kset import k_set, kset_hash
 from beemesh.events import Claim, LeaseDenied, LeaseGranted, LeaseLost, ReleaseLease
 from beemesh.outward import Ask
-from beemesh.scheduling.leases import NUMBER_AHEAD_MS_MAX, sign_lease
-from beemesh.scheduling.messages import CompareAndSwap, Lease
+from beemesh.scheduling.leases import MEMBERSHIPS_PER_ANSWER, NUMBER_AHEAD_MS_MAX, sign_lease
+from beemesh.scheduling.messages import CasAnswer, CompareAndSwap, Lease
 from simulator.liar import Liar
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import world_of
@@ -66,6 +70,39 @@ def test_who_learned_a_wrong_number_forgets_it_when_the_others_are_back() -> Non
     world.event(1, CLAIM)
 
     assert world.run_until(lambda: bool(_granted(world, 1)), 2)
+
+
+def test_nobody_waits_for_longer_than_a_lease_can_last() -> None:
+    """One of three says that the key is held for days, another does not answer: the claim is denied, for a while."""
+    world = world_of(3)
+    crypto = world.machines[2].crypto
+    liar = world.liars[2] = Liar(crypto, world.ring, 1)
+    verdict = partial(liar._verdict, outcome="conflict", ttl_ms=10**9)
+    liar.lies = {CompareAndSwap: lambda _, told: CasAnswer(verdict(told).verdict, liar._lease(KEY, 1))}
+    world.faults.cut({0, 2}, {1})
+    world.event(0, CLAIM)
+    world.run_for(8)
+
+    (denied,) = [event for _, _, event in world.events if isinstance(event, LeaseDenied)]
+    assert denied.holder == world.machines[2].membership.node_id
+    assert denied.retry_after_s <= 30
+
+
+def test_no_more_cards_are_looked_at_than_an_honest_replica_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs a verification, and an answer holds thousands."""
+    world = world_of(3)
+    liar = world.liars[2] = Liar(world.machines[2].crypto, world.ring, 1)
+    cards = (world.machines[1].card,) * 1_000
+    wrong = partial(liar._verdict, outcome="wrong_set")
+    liar.lies = {CompareAndSwap: lambda _, told: msgspec.structs.replace(wrong(told), memberships=cards)}
+    intents, merged = world.node(0).intents, list[object]()
+    merge = intents.merge
+    monkeypatch.setattr(intents, "merge", lambda signed, now: (merged.append(signed), merge(signed, now))[1])
+    world.faults.cut({0, 2}, {1})
+    world.event(0, CLAIM)
+    world.run_for(0.5)
+
+    assert 0 < len(merged) <= (ROUNDS_MAX + 1) * MEMBERSHIPS_PER_ANSWER, "in each round, and in the release"
 
 
 @pytest.mark.parametrize("leap", [2**62, 2**63, 2**64 - 1])
