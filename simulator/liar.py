@@ -29,6 +29,7 @@ from beemesh.intents.messages import (
     PushIntents,
     SyncIntents,
 )
+from beemesh.intents.record import IntentVersion
 from beemesh.membership.messages import PushPull, PushPullAnswer
 from beemesh.scheduling.leases import sign_lease
 from beemesh.scheduling.messages import (
@@ -55,6 +56,9 @@ QUESTIONS: tuple[type[msgspec.Struct], ...] = (
 )  # fmt: skip
 """What one lies about; everything else is answered as it should be."""
 
+SAVING: tuple[type[msgspec.Struct], ...] = (PushIntents, StoreShare)
+"""Of these, what asks to save: a garbled or repeated answer could be the false word that is left out."""
+
 SAID_MAX = 64
 
 Lie = Callable[[msgspec.Struct, msgspec.Struct], msgspec.Struct | None]
@@ -68,9 +72,12 @@ class Liar:
         self._crypto = crypto
         self._ring = ring
         self._chance = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
-        ways: tuple[Lie, ...] = (self._nothing, self._denial, self._boast, self._garbled, self._said_before)
+        modest: tuple[Lie, ...] = (self._nothing, self._denial)
+        ways: tuple[Lie, ...] = (*modest, self._boast, self._garbled, self._said_before)
         some = self._chance.sample(QUESTIONS, self._chance.randint(1, len(QUESTIONS)))
-        self.lies: dict[type[msgspec.Struct], Lie] = {kind: self._chance.choice(ways) for kind in some}
+        self.lies: dict[type[msgspec.Struct], Lie] = {
+            kind: self._chance.choice(modest if kind in SAVING else ways) for kind in some
+        }
         self._said: list[msgspec.Struct] = []
         self._fellows: tuple[NodeId, ...] = ()
 
@@ -165,5 +172,5 @@ class Liar:
         """One that it signed for itself."""
         return sign_lease(self._crypto, Lease(key, NodeId(self._crypto.signer_id), "", high, high, high, bytes(8)))
 
-    def _ahead(self, entry: IntentEntry, high: int) -> Any:
+    def _ahead(self, entry: IntentEntry, high: int) -> IntentVersion:
         return msgspec.structs.replace(entry.version, seq=high)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -174,6 +176,30 @@ def test_duplicates_that_stay_are_blamed() -> None:
     again = DoubleChecker(runtime)
     again.look(world, blamed.append)
     assert len(blamed) == 1
+
+
+def test_whoever_waits_for_the_end_of_a_pod_is_told_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also an agent that started while an earlier one's order was carried out, and ordered the same."""
+    world, runtime = meshed()
+    run(world, runtime, 0, task())
+    machine, finished = world.machines[0], dict[str, bool]()
+    tell = world.event
+
+    def told(index: int, event: Any) -> None:
+        if isinstance(event, JobFinished):
+            finished[event.job_id] = "web-1-0" in machine.pods
+        tell(index, event)
+
+    monkeypatch.setattr(world, "event", told)
+    stop = StopPod("web-1-0", 30, "", "default")
+    runtime.carry_out(machine, Run("first", stop))
+    world.kill(0)
+    world.run_for(0.05)
+    world.start(0)
+    runtime.carry_out(machine, Run("second", stop))
+    assert world.run_until(lambda: "web-1-0" not in machine.pods, 35)
+    assert finished["second"] is False, "told, and the pod was gone by then"
+    assert "first" not in finished, "whoever ordered that is gone"
 
 
 def test_more_than_a_machine_may_give_is_blamed() -> None:
