@@ -5,7 +5,9 @@ k-set: by then every lease that was granted without it has ended. Rosters that w
 none saved has lost its disk or is new, and takes it that it was in no set until it started.
 
 Adding one keeper needs no waiting (majorities of a set and of its neighbour always meet), adding two at once does:
-neither new one may help to outvote a lease that only the old ones know.
+neither new one may help to outvote a lease that only the old ones know. Removing two of five at once does, too: the
+two may have made a majority with one that stays, and the other two that stay are a majority now, and know nothing of
+it. So **all abstain** while those that stay may outvote a former set's majority of which too few are left.
 
 **A newborn mesh does not wait.** A replica without saved rosters grants at once while *every* keeper's card is the
 first ever signed for its name (`serial` 1), all bear the very same moment, and that is no longer than ten minutes ago.
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from beemesh.dht.kset import nearest
+from beemesh.dht.kset import majority, nearest
 from beemesh.effects import Effects, Now, Save
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
@@ -83,33 +85,58 @@ class KeeperHistory:
         self._distrusted, self._restored = True, False
         self._current, self._former = (), []
 
-    def observe(self, now: Now) -> Effects:
-        """Look at the roster; what changed is saved before anything that depends on it leaves."""
+    def begin(self, now: Now) -> float:
+        """This replica lives from now on, or did before: since when. The roster is not looked at: it may still lack
+        what the next event brings."""
         if self._first_seen_s is None:
             self._first_seen_s = now.boot_s
             if not self._restored:
                 self._former = [_Former((), now.boot_s)]
+        return self._first_seen_s
+
+    def observe(self, now: Now) -> Effects:
+        """Look at the roster; what changed is saved before anything that depends on it leaves."""
+        first_seen_s = self.begin(now)
         if self._roster.version == self._roster_version or self._roster.member(self._self_id) is None:
             return []
         self._roster_version = self._roster.version
         keepers = self._roster.keeper_ids()
         if keepers == self._current:
             return []
-        self._newborn = not self._restored and not self._distrusted and self._is_newborn_mesh(now)
+        seemed_newborn = self._newborn
+        self._newborn = self._is_newborn(keepers, now)
         if self._newborn:
             self._former = []  # nothing was granted before: this is the first set that ever was
-        elif self._current:
+        elif seemed_newborn:
+            # Either a later run adds to a young mesh, or only the cards of the latest run had been heard of.
+            self._former = [_Former((), first_seen_s)]
+        if self._current and not self._newborn:
             self._former.insert(0, _Former(self._current, now.boot_s))
         self._current = keepers
         self._forget(now)
         return [Save(TABLE, _KEY, self._encoded())]
+
+    def _is_newborn(self, keepers: tuple[NodeId, ...], now: Now) -> bool:
+        """Whether `keepers` are the first set that ever was, or more of it than was heard of before."""
+        if self._restored or self._distrusted or not set(self._current).issubset(keepers):
+            return False
+        return (self._newborn or not self._current) and self._is_newborn_mesh(now)
 
     def abstains(self, key: str, now: Now) -> bool:
         """Whether this replica must not grant anything at `key` yet."""
         self._forget(now)
         if not self._former or (self._newborn and self._is_newborn_mesh(now)):
             return False
-        return any(self._self_id not in nearest(former.keepers, key) for former in self._former)
+        today = nearest(self._current, key)
+        return any(self._must_wait_for(nearest(former.keepers, key), today) for former in self._former)
+
+    def _must_wait_for(self, former: tuple[NodeId, ...], today: tuple[NodeId, ...]) -> bool:
+        """Whether a former k-set may have granted what this replica, or a majority of today's, knows nothing of."""
+        if self._self_id not in former:
+            return True
+        stay = len(set(former) & set(today))
+        needed, granted = majority(len(today)), majority(len(former))
+        return stay >= needed and needed + granted <= len(former)
 
     def _forget(self, now: Now) -> None:
         self._former = [former for former in self._former if now.boot_s - former.until_s < ABSTAIN_S]

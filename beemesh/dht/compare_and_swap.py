@@ -138,8 +138,10 @@ class LeaseReplica:
             self._leases[lease.key] = _Standing(lease, saved.lease, saved.fence_seen, ends)
 
     def start(self, now: Now) -> Effects:
-        """Note the roster that is in force."""
-        return self._history.observe(now)
+        """Note since when this replica votes; the roster is looked at when there is something to decide, or it
+        changes: the cards that the agent was given come right after the start."""
+        self._history.begin(now)
+        return []
 
     def handle(self, event: Any, now: Now) -> Effects:
         """Votes, answers and roster changes."""

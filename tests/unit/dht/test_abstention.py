@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from beemesh.dht.abstention import ABSTAIN_S, NEWBORN_MS, KeeperHistory
 from beemesh.dht.kset import K, nearest
 from beemesh.effects import Now
+from beemesh.identity.grants import Revocation
 from beemesh.identity.membership_card import ROLE_KEEPER
 from beemesh.ids import NodeId
+from beemesh.intents.record import Intent, revoked_key
 from beemesh.membership.roster import Roster
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.samples import CA, MESH, WALL_MS, card, membership_intent
@@ -34,6 +37,12 @@ def add(roster: Roster, names: str, signed_at_ms: int = WALL_MS) -> None:
 def id_of(name: str) -> NodeId:
     """The node of that name."""
     return NodeId(FakeCrypto(name.encode()).signer_id)
+
+
+def revocation_intent(name: str) -> Intent:
+    """The CA's word that a keeper is none any more."""
+    body = msgspec.msgpack.encode(Revocation(MESH, "node", id_of(name), name, WALL_MS))
+    return Intent(MESH, "revocation", revoked_key("node", id_of(name)), 1, CA.signer_id, WALL_MS, body)
 
 
 def history(name: str, roster: Roster, now: Now) -> KeeperHistory:
@@ -77,10 +86,40 @@ def test_who_was_there_abstains_for_keys_of_sets_that_it_was_not_in() -> None:
     outside = next(name for name in names if id_of(name) not in before)
     inside = next(name for name in names if id_of(name) in before)
     new, old = history(outside, roster, at(1.0)), history(inside, roster, at(1.0))
+    grown_s = 2.0 + ABSTAIN_S
     add(roster, "m", WALL_MS + LATER_MS)
     for replica in (new, old):
-        replica.observe(at(2.0))
+        replica.observe(at(grown_s))
     assert len(before) == K
-    assert new.abstains(KEY, at(2.0))
-    assert not old.abstains(KEY, at(2.0))
-    assert not new.abstains(KEY, at(2.1 + ABSTAIN_S))
+    assert new.abstains(KEY, at(grown_s))
+    assert not old.abstains(KEY, at(grown_s))
+    assert not new.abstains(KEY, at(grown_s + 0.1 + ABSTAIN_S))
+
+
+def test_who_hears_of_the_cards_of_its_own_run_first_is_no_newborn() -> None:
+    """Its agent hands it one card after the other: those of the run before may come last."""
+    roster = roster_of("fg", WALL_MS + LATER_MS)
+    joined = history("f", roster, at(1.0))
+    add(roster, "abc")
+    joined.observe(at(1.0))
+    assert joined.abstains(KEY, at(1.1))
+    assert joined.abstains(KEY, at(0.9 + ABSTAIN_S))
+    assert not joined.abstains(KEY, at(1.1 + ABSTAIN_S))
+
+
+@pytest.mark.parametrize(
+    ("names", "gone", "waits"),
+    [("abcde", "de", True), ("abcdefg", "fg", True), ("abcd", "d", False), ("abc", "c", False)],
+)
+def test_all_wait_while_those_that_stay_may_outvote_a_lease_that_they_do_not_know(
+    names: str, gone: str, *, waits: bool
+) -> None:
+    """Of five, two that leave at once and one that stays may have granted; the other two that stay are a majority."""
+    roster = roster_of(names)
+    stays = history("a", roster, at(1.0))
+    for name in gone:
+        roster.apply(revocation_intent(name))
+    gone_s = 2.0 + ABSTAIN_S
+    stays.observe(at(gone_s))
+    assert stays.abstains(KEY, at(gone_s)) == waits
+    assert not stays.abstains(KEY, at(gone_s + 0.1 + ABSTAIN_S))
