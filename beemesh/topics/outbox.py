@@ -83,7 +83,7 @@ class Outbox:
         soonest: float | None = None
         for to in self._busy:
             peer = self._peers[to]
-            wanted = min(BURST_BYTES, max(QUANTUM_BYTES, min(queue[0][1] for queue in peer.queues.values())))
+            wanted = min(BURST_BYTES, peer.queues[self._whose_turn(peer)][0][1])
             at_s = max(now_s, peer.at_s + max(0.0, wanted - peer.tokens) / BYTES_PER_S)
             soonest = at_s if soonest is None else min(soonest, at_s)
         return soonest

@@ -47,6 +47,22 @@ def test_a_budget_is_a_rate() -> None:
     assert abs(sent * 1_000 - now_s * BYTES_PER_S) <= 2_000
 
 
+def test_a_large_message_whose_turn_it_is_holds_no_timer_at_now() -> None:
+    """What waits for the bytes of the one is not due because a small one of another topic would fit already."""
+    outbox = Outbox()
+    _fill(outbox)
+    outbox.send(PEER, Parcel("large", 0), 60_000, 0.0, "large")
+    for number in range(100):
+        outbox.send(PEER, Parcel("small", number), 100, 0.0, "small")
+
+    now_s, looks, sent = 0.0, 0, 0
+    while (next_s := outbox.next_s(now_s)) is not None and looks < 500:
+        now_s, looks = next_s, looks + 1
+        sent += len(outbox.due(now_s))
+    assert sent == 101
+    assert looks <= 101
+
+
 def test_control_goes_before_data() -> None:
     """What keeps the mesh going overtakes whatever waits."""
     outbox = Outbox()
