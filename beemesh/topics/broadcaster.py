@@ -313,10 +313,12 @@ class Topics:
             return self._repeated(sender, chunk, now) if chunk.index == 0 else []
         if self.wants.is_shunned(sender, now.boot_s):
             return []
+        before = self.assembly.missing(sender, chunk.id)
         whole = self.assembly.take(sender, chunk, now.boot_s)
         if whole is not None:
             return self._take(sender, whole, now)
-        if self.assembly.missing(sender, chunk.id):
+        missing = self.assembly.missing(sender, chunk.id)
+        if missing and missing != before:  # one piece again and again must not keep others from being asked
             self.wants.coming(chunk.id, sender, now.boot_s + PIECES_PATIENCE_S)
         return []
 

@@ -391,3 +391,18 @@ def test_a_quick_second_question_is_not_answered_twice() -> None:
     ]
 
     assert answers == [1, 0, 1]
+
+
+def test_one_piece_again_and_again_keeps_nobody_from_being_asked() -> None:
+    """A member whose pieces never make the message has its turn; whoever says that it has it is asked all the same."""
+    reader, key = _one(), _wrapped("x").id
+    piece = Chunk(TASKS, key, 0, 2, b"x" * CHUNK_BYTES)
+    reader.handle(Received(_id(1), piece), _at(0.0))
+    reader.handle(Received(_id(2), IHave((key,))), _at(0.0))
+    asked = []
+    for number in range(1, 60):
+        now = _at(number / 20)
+        reader.handle(Received(_id(1), piece), now)
+        effects = reader.handle(TimerFired(("topics", "tick")), now)
+        asked += [each.to for each in effects if isinstance(each, Send) and type(each.message) is IWant]
+    assert _id(2) in asked
