@@ -176,13 +176,16 @@ class Claims:
     def _let_go(self, claim: _Claim) -> Effects:
         """Give a placement up without waiting for answers: where the word is lost, the lease ends in a moment."""
         known = self._known.setdefault(claim.wish.key, _Known())
-        under_way = claim.current.lease.version if claim.current is not None else 0
-        version = max(known.version, under_way)
+        version = self._told_version(claim, known)
         lease = self._lease(claim, version + 1, released=True)
         members = k_set(self._roster, claim.wish.key)
         told = CompareAndSwap(sign_lease(self._crypto, lease), version, kset_hash(members))
         known.version, known.fence_seen = version + 1, max(known.fence_seen, claim.fence)
         return [*self._forget(claim), *(Send(member, told) for member in members)]
+
+    def _told_version(self, claim: _Claim, known: _Known) -> int:
+        """The highest version that replicas may have granted: that of a round under way, whose answers are not in."""
+        return max(known.version, claim.current.lease.version if claim.current is not None else 0)
 
     # --- rounds ---------------------------------------------------------------------------------------------------
 
@@ -196,7 +199,9 @@ class Claims:
             claim.fence = known.fence_seen + 1
         if released:
             known.fence_seen = max(known.fence_seen, claim.fence)  # given up: the next claim goes above it
-        lease = self._lease(claim, known.version + 1, released=released)
+        # A renewal under way may have come first: a release of its version would be late, and nobody asks again.
+        version = self._told_version(claim, known) if released else known.version
+        lease = self._lease(claim, version + 1, released=released)
         members = k_set(self._roster, wish.key)
         if not members:
             return [*self._forget(claim), Notify(LeaseDenied(wish.key, "no keeper is known yet"))]
@@ -204,7 +209,7 @@ class Claims:
             self._questions.pop(request_id, None)
         claim.rounds += 1
         current = claim.current = _Round(lease, sign_lease(self._crypto, lease), members, now.boot_s)
-        question = CompareAndSwap(current.signed, known.version, kset_hash(members))
+        question = CompareAndSwap(current.signed, version, kset_hash(members))
         effects: Effects = [Schedule(("claims", "overdue", wish.key), now.boot_s + ROUND_OVERDUE_S)]
         for member in members:
             request_id = self._new_request_id()

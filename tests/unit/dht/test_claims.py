@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from beemesh.dht.kset import k_set
 from beemesh.events import Claim, LeaseDenied, LeaseGranted, LeaseLost, ReleaseLease
 from beemesh.identity.signing import decode_body
 from beemesh.outward import Ask
@@ -304,6 +305,25 @@ def test_a_release_beside_a_renewal_gives_up_what_the_renewal_brought() -> None:
 
     assert world.run_until(lambda: _held(world)[-1][2] == 1, 2)
     assert world.now_s - asked_s < 0.5
+
+
+def test_a_holder_that_is_no_replica_gives_up_what_its_renewal_brings() -> None:
+    """It hears of its renewal only by the answers, and lets go before they are in."""
+    world, key = world_of(11), "run/deployment/default/db/0"
+    replicas = k_set(world.node(0).roster, key)
+    holder, other, _ = (one.index for one in world.machines if one.membership.node_id not in replicas)
+    world.faults.delay_s = (0.04, 0.05)
+    claim = Claim(key, 15_000, 5_000, task_id="t", workload_id="w")
+    claimed_s = world.now_s
+    world.event(holder, claim)
+    world.run_for(claimed_s + 5.02 - world.now_s)  # the renewal has just been asked for
+    world.event(holder, ReleaseLease(key))
+    world.run_for(0.2)
+    world.event(other, claim)
+
+    assert world.run_until(
+        lambda: any(isinstance(event, LeaseGranted) and index == other for _, index, event in world.events), 1
+    )
 
 
 def test_the_next_claim_goes_above_the_fence_of_one_that_was_given_up() -> None:
