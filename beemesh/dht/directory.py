@@ -277,8 +277,12 @@ class Directory:
         effects: Effects = []
         for own in self.published.due(now):
             effects += self._send_out(own, now)
+        return [*effects, *self._tick_next(now)]
+
+    def _tick_next(self, now: Now) -> Effects:
+        """Look again when the next publication is due."""
         next_s = self.published.next_s(now)
-        return [*effects, *(self._tick_at(next_s) if next_s is not None else [])]
+        return self._tick_at(next_s) if next_s is not None else []
 
     def _tick_at(self, at_s: float) -> Effects:
         if at_s >= self._tick_s:
@@ -310,14 +314,14 @@ class Directory:
         if choice.nodes and FRESH_SHARE * choice.enough <= len(fresh_s):
             self.published.skip(key, now, fresh_s[0])
             told = Notify(RecordPublished(*key, len(fresh_s), len(lookup.answered)))
-            return [told, _count("records_skipped", type=key[0])]
+            return [told, _count("records_skipped", type=key[0]), *self._tick_next(now)]
         full = (self.contacts.is_table or self.contacts.is_full(now)) and len(lookup.answered) > len(lookup.failed)
         return self._store_at(key, signed, choice, now, full=full)
 
     def _store_at(self, key: OwnKey, signed: Signed, choice: Choice, now: Now, *, full: bool) -> Effects:
         if not choice.nodes:
             self.published.settled(key, now, well=False)
-            return []
+            return self._tick_next(now)
         publication = _Publication(key, signed, choice.nodes[choice.enough :], full)
         return self._store(publication, choice.nodes[: choice.enough])
 
@@ -351,8 +355,7 @@ class Directory:
             return [*effects, Schedule((self.room, "spare", *publication.key), now.boot_s + SPARE_AFTER_S)]
         well = publication.full and 2 * publication.kept > publication.asked
         self.published.settled(publication.key, now, well=well)
-        next_s = self.published.next_s(now)
-        return [*effects, *(self._tick_at(next_s) if next_s is not None else [])]
+        return [*effects, *self._tick_next(now)]
 
     # --- finding --------------------------------------------------------------------------------------------------
 
