@@ -52,6 +52,7 @@ log = logging.getLogger("beemesh.daemon")
 
 RESOURCES_EVERY_S = 5.0
 OVERRUN_TEXT = "doubtful datagrams lost unread, since more came than could be looked at"
+NOT_ANSWERED = "this agent does not answer such requests"
 RUNTIME_RETRY_S = 10.0
 """An engine that cannot be made ready is tried again so often; the agent serves and keeps shares meanwhile."""
 
@@ -169,7 +170,7 @@ class Agent:
 
     def _on_request(self, peer: Any, token: int, message: Any, _deadline_s: float) -> None:
         if not self._composition.node.handles(message):
-            self._network.refuse(token)
+            self._network.refuse(token, NOT_ANSWERED)
             return
         self._shell.carry(self._composition.node.asked(peer, token, message, self._shell.now))
 

@@ -123,9 +123,13 @@ class AgentNetwork:
         elif not own.done():
             own.set_result(effect.message)
 
-    def refuse(self, token: int) -> None:
-        """Answer a request that no protocol takes with an error."""
-        self._streams.refuse(token, "this agent does not answer such requests")
+    def refuse(self, token: int, why: str) -> None:
+        """See `Network.refuse`."""
+        own = self._own.pop(token, None)
+        if own is None:
+            self._streams.refuse(token, why)
+        elif not own.done():
+            own.set_exception(Unreachable(f"this agent refused: {why}"))
 
     async def ask_node(self, peer: NodeId, message: msgspec.Struct, deadline_s: float) -> msgspec.Struct:
         """Put a question to any node on behalf of the API; raises `Unreachable`."""

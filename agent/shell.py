@@ -1,7 +1,9 @@
 """Carries out what the node decides: the one place where effects meet sockets, disk and clock.
 
 Effects leave in the order in which they were decided. Where a `Save` is among them, all that leaves the node after it
-waits until the disk has it; if the disk refuses, nothing of it leaves, so nothing was promised that is not kept.
+waits until the disk has it; if the disk refuses, nothing of it leaves, so nothing was promised that is not kept. Where
+an earlier call's `Save` still waits or has failed, a `Flush` of its row holds back what follows in the same way; all
+else goes on, also while the disk refuses: a lease is renewed and a pod is ended without it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, Protocol
 from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
-from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.effects import Cancel, Erase, Flush, JobFinished, Notify, Now, Reply, Run, Save, Schedule
 from beemesh.node import Node
 from beemesh.outward import Ask, Outward, Tell, Transmit, Warm
 
@@ -44,9 +46,17 @@ class Network(Protocol):
         """Answer a peer's request."""
         ...
 
+    def refuse(self, token: int, why: str) -> None:
+        """Tell whoever asked that there will be no answer."""
+        ...
+
 
 PROBE = Save("probe", b"room", bytes(16 * 1024))
 """Written while the disk refuses: as large as what a submission saves at once. It stays, one row for ever."""
+
+
+REFUSAL = "its disk refuses writes"
+"""What peers hear of it; the path and the error are this machine's own business."""
 
 
 class Shell:
@@ -99,19 +109,23 @@ class Shell:
         """Carry effects out, holding back what follows a save until it is durable."""
         writes: list[Save | Erase] = []
         after: list[Any] = []
+        waits = False
         for effect in effects:
             match effect:
                 case Save() | Erase():
                     writes.append(effect)
+                    waits = True
+                case Flush(table=table, key=key):
+                    waits = waits or self._store.owes(table, key)
                 case Schedule(key=key, at_boot_s=at_boot_s):
                     self._timers.set(key, at_boot_s)
                 case Cancel(key=key):
                     self._timers.cancel(key)
-                case _ if writes:
+                case _ if waits:
                     after.append(effect)
                 case _:
                     self._leave(effect)
-        if writes:
+        if waits:
             self._store.write(writes).add_done_callback(lambda done: self._saved(done, after))
 
     def _saved(self, done: asyncio.Future[None], after: list[Any]) -> None:
@@ -141,6 +155,8 @@ class Shell:
                 self.carry(self.node.answer(effect.request_id, effect.peer, None, reason, self.now))
             elif isinstance(effect, Run):
                 self.event(JobFinished(effect.job_id, error=f"DiskFull: {reason}"))
+            elif isinstance(effect, Reply) and self._network is not None:
+                self._network.refuse(effect.token, REFUSAL)
 
     def _leave(self, effect: Any) -> None:
         assert self._network is not None, "connect() comes before the first event"

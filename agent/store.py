@@ -2,38 +2,27 @@
 
 Only sealed, signed or public bytes come here; nothing that would be a secret in the wrong hands is handed to `save`.
 A write is durable (WAL, `synchronous=FULL`) when its future is done. Writes of many calls share one transaction, so
-that no probe waits for a disk.
+that no probe waits for a disk. What the disk refuses is written with the next group that it takes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from beemesh.effects import Erase, Save
+from beemesh.effects import Save
 from beemesh.errors import BeemeshError
+from beemesh.write_queue import QUEUE_WRITES_MAX, Write, WriteQueue
 
-QUEUE_WRITES_MAX = 100_000
-"""Writes waiting for the disk: past it the disk is stuck, and holding more would only hide that."""
-
-GROUP_WRITES_MAX = 2_000
-"""Writes of one transaction: keeps a commit well under a probe timeout on a slow disk."""
-
-Write = Save | Erase
+log = logging.getLogger("beemesh.store")
 
 
 class StoreFailure(BeemeshError):
     """The disk refused a write: full, read-only or broken. The agent stops taking work until it is mended."""
-
-
-@dataclass(slots=True)
-class _Group:
-    writes: tuple[Write, ...]
-    done: asyncio.Future[None]
 
 
 class Store:
@@ -43,8 +32,7 @@ class Store:
         self._path = path
         self._connection = self._open(path)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._waiting: list[_Group] = []
-        self._waiting_writes = 0
+        self._queue: WriteQueue[asyncio.Future[None]] = WriteQueue()
         self._flusher: asyncio.Task[None] | None = None
 
     @staticmethod
@@ -81,50 +69,34 @@ class Store:
                 hint="move the file away and start again: what this node kept for others, they have elsewhere",
             ) from error
 
+    def owes(self, table: str, key: bytes) -> bool:
+        """Whether the disk does not have yet what was written last there: it waits, or was refused."""
+        return self._queue.owes(table, key)
+
     def write(self, writes: Iterable[Write]) -> asyncio.Future[None]:
         """Queue writes; the future is done once they are durable, and fails with `StoreFailure` when they cannot be.
-        Groups become durable in the order in which they were queued."""
+        Groups become durable in the order in which they were queued; what failed goes in front of the next one, so an
+        empty group is durable when all before it is."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        group = _Group(tuple(writes), done)
-        self._waiting_writes += len(group.writes)
-        if self._waiting_writes > QUEUE_WRITES_MAX:
-            self._waiting_writes -= len(group.writes)
-            done.set_exception(StoreFailure(f"{self._path}: {QUEUE_WRITES_MAX} writes wait for the disk"))
-            return done
-        self._waiting.append(group)
-        if self._flusher is None or self._flusher.done():
+        given_up = self._queue.add(writes, done)
+        _settle(given_up, StoreFailure(f"{self._path}: {QUEUE_WRITES_MAX} writes wait for the disk"))
+        if self._queue.is_waited_for and (self._flusher is None or self._flusher.done()):
             self._flusher = asyncio.create_task(self._flush())
         return done
 
     async def _flush(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            groups = self._take_groups()
-            writes = [write for group in groups for write in group.writes]
+        while self._queue.is_waited_for:
+            writes = self._queue.begin()
+            failure: StoreFailure | None = None
             try:
                 await loop.run_in_executor(self._pool, self._commit, writes)
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is, the disk does not have them, and somebody waits to hear so
                 failure = StoreFailure(
                     f"{self._path}: cannot write the agent's store: {error}",
                     hint="free some disk space or mend the disk; the agent goes on by itself",
                 )
-                for group in groups:
-                    if not group.done.done():
-                        group.done.set_exception(failure)
-            else:
-                for group in groups:
-                    if not group.done.done():
-                        group.done.set_result(None)
-            self._waiting_writes -= len(writes)
-
-    def _take_groups(self) -> list[_Group]:
-        count, size = 0, 0
-        for group in self._waiting:
-            if count and size + len(group.writes) > GROUP_WRITES_MAX:
-                break
-            count, size = count + 1, size + len(group.writes)
-        groups, self._waiting = self._waiting[:count], self._waiting[count:]
-        return groups
+            _settle(self._queue.end(is_durable=failure is None), failure)
 
     def _commit(self, writes: list[Write]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -145,8 +117,22 @@ class Store:
             raise
 
     async def close(self) -> None:
-        """Finish what was queued and close the file."""
+        """Finish what was queued, try once more what failed, and close the file."""
+        if self._queue.failed_rows:
+            self.write(()).add_done_callback(lambda done: done.exception())
         if self._flusher is not None:
             await asyncio.gather(self._flusher, return_exceptions=True)
+        if self._queue.failed_rows:
+            log.error("%s: %d rows could not be saved; nobody was promised them", self._path, self._queue.failed_rows)
         self._pool.shutdown(wait=True)
         self._connection.close()
+
+
+def _settle(groups: Iterable[asyncio.Future[None]], failure: StoreFailure | None) -> None:
+    for done in groups:
+        if done.done():
+            continue
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)

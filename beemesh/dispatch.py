@@ -21,6 +21,7 @@ from beemesh.effects import (
     Cancel,
     Effects,
     Erase,
+    Flush,
     JobFinished,
     Notify,
     Now,
@@ -38,7 +39,7 @@ from beemesh.ids import NodeId
 EVENTS_PER_CALL_MAX = 20_000
 """Internal events that one outer event may cause: far above any honest chain, so a loop between protocols is a bug."""
 
-LEAVES: frozenset[type] = frozenset({Save, Erase, Schedule, Cancel})
+LEAVES: frozenset[type] = frozenset({Save, Erase, Flush, Schedule, Cancel})
 """Effects that leave the node as they are."""
 
 INTERNAL_TOKENS_START = 1 << 62

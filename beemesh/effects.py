@@ -2,7 +2,8 @@
 
 A protocol is one class with `handle(event, now) -> list[Effect]`. It never waits, looks at a clock or sends; the
 agent's shell, the simulator and the tests carry its effects out. A `Save` or `Erase` is durable before any later
-effect *of the same call* leaves. Protocols do not know each other: `beemesh.node` hands one's `Notify` to the others.
+effect *of the same call* leaves; whoever relies on one of an earlier call asks for a `Flush`. Protocols do not know
+each other: `beemesh.node` hands one's `Notify` to the others.
 """
 
 from __future__ import annotations
@@ -125,6 +126,15 @@ class Erase(msgspec.Struct, frozen=True):
     key: bytes
 
 
+class Flush(msgspec.Struct, frozen=True):
+    """What was saved or erased last under (`table`, `key`), in whatever call, is durable before any later effect of
+    this call leaves. For whoever says again that something is saved and has nothing new to save: the disk may have
+    refused it, or not have it yet. Costs nothing where the disk has it."""
+
+    table: str
+    key: bytes
+
+
 class Run(msgspec.Struct, frozen=True):
     """Start work outside the state machines (a deployment, a stop); `JobFinished(job_id, …)` always follows."""
 
@@ -138,7 +148,7 @@ class Notify(msgspec.Struct, frozen=True):
     event: Any
 
 
-Effect = Send | Broadcast | Request | Reply | Schedule | Cancel | Save | Erase | Run | Notify
+Effect = Send | Broadcast | Request | Reply | Schedule | Cancel | Save | Erase | Flush | Run | Notify
 Effects = list[Effect]
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from beemesh.composition import Composition, compose
 from beemesh.crypto import Crypto
-from beemesh.effects import Cancel, Erase, JobFinished, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.effects import Cancel, Erase, Flush, JobFinished, Notify, Now, Reply, Run, Save, Schedule
 from beemesh.events import ClockAgreed, DeployPod, Observed, PodsObserved, ResourcesObserved, SeedIntents, StopPod
 from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.identity.signing import Signed
@@ -86,6 +86,7 @@ class World:
         self._carriers: dict[type, Callable[[Machine, Any], None]] = {
             Save: self._save,
             Erase: self._erase,
+            Flush: lambda _machine, _effect: None,
             Schedule: self._schedule,
             Cancel: self._cancel,
             Transmit: self._transmit,

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
-from beemesh.custody.custodians import revisions_of
+from beemesh.custody.custodians import TABLE_MANIFESTS, TABLE_SHARES, revisions_of
 from beemesh.custody.messages import Stored, StoreManifest, StoreShare
-from beemesh.effects import Answered, Effects, Notify, Now, Randomness, Request, Schedule, TimerFired
+from beemesh.effects import Answered, Effects, Flush, Notify, Now, Randomness, Request, Schedule, TimerFired
 from beemesh.errors import Untrusted
 from beemesh.events import IntentPut, PutIntent, Submit, Submitted
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, digest_of, short
+from beemesh.intents.map import TABLE as TABLE_INTENTS
 from beemesh.intents.messages import IntentsAck, PushIntents
 from beemesh.intents.record import Intent, version_of
 from beemesh.membership.roster import Roster
@@ -250,7 +251,17 @@ class Submission:
             return []
         for request_id in submission.waiting:
             self._questions.pop(request_id, None)
-        return [Notify(Submitted(submission.command.token, not reason, reason, conflict))]
+        told = Notify(Submitted(submission.command.token, not reason, reason, conflict))
+        return [told] if reason else [*self._flushes(submission), told]
+
+    @staticmethod
+    def _flushes(submission: _Submission) -> Effects:
+        """What this node itself saved, as keeper and beside the witness, in this call or an earlier one."""
+        effects: Effects = [Flush(TABLE_INTENTS, submission.intent.key.encode())]
+        if submission.command.ciphertext:
+            manifest = digest_of(submission.command.ciphertext)
+            effects += [Flush(TABLE_MANIFESTS, manifest), Flush(TABLE_SHARES, manifest)]
+        return effects
 
     def _name(self, node_id: NodeId) -> str:
         member = self._roster.member(node_id)

@@ -2,7 +2,7 @@
 
 A replica counts each TTL from receipt, on its own boot clock. A grant is saved before it is answered; after a restart
 it counts for one more TTL. A renewal by the same holder, with the same fence and no longer TTL, changes nothing that a
-restart must know, so it is granted without a write.
+restart must know, so it is granted without a write, as soon as the disk has the grant that it renews.
 
 Rules of a grant, for a lease L with `version` = `expected_version` + 1:
 
@@ -24,7 +24,7 @@ from beemesh.crypto import Crypto
 from beemesh.dht.abstention import TABLE as ROSTERS_TABLE
 from beemesh.dht.abstention import KeeperHistory
 from beemesh.dht.kset import k_set, kset_hash
-from beemesh.effects import Asked, Effects, Erase, Notify, Now, Received, Reply, Save, TimerFired
+from beemesh.effects import Asked, Effects, Erase, Flush, Notify, Now, Received, Reply, Save, TimerFired
 from beemesh.errors import Untrusted
 from beemesh.events import IntentChanged, Observed
 from beemesh.identity.signing import Signed, decode_body, sign_statement
@@ -206,6 +206,8 @@ class LeaseReplica:
         self._leases.move_to_end(lease.key)
         if standing is None or not _needs_no_write(standing.lease, lease):
             effects.append(Save(TABLE, lease.key.encode(), msgspec.msgpack.encode(_Saved(signed, fence_seen))))
+        else:
+            effects.append(Flush(TABLE, lease.key.encode()))
         verdict = self._verdict(signed, lease.key, "granted", now, ttl_ms=lease.ttl_ms)
         return [*effects, self._answer(token, verdict, fresh), _counted("granted")]
 

@@ -20,6 +20,7 @@ from beemesh.effects import (
     Broadcast,
     Effects,
     Erase,
+    Flush,
     Notify,
     Now,
     Randomness,
@@ -473,6 +474,7 @@ class IntentSync:
             entry = self.intents.entry(merged.intent.key) if merged.intent is not None else None
             if entry is not None:
                 saved.append(entry)
+                effects += [] if merged.changed else [Flush(TABLE, entry.key.encode())]
             if not merged.stands and len(refused) < REFUSALS_TOLD_MAX:
                 refused.append(merged.reason)
         news = self._tell_on(effects)

@@ -6,11 +6,12 @@ import random
 
 import pytest
 
-from beemesh.dht.kset import k_set
+from beemesh.dht.kset import k_set, kset_hash
+from beemesh.effects import Flush, Reply, Save
 from beemesh.events import Claim, LeaseDenied, LeaseGranted, LeaseLost, ReleaseLease
-from beemesh.identity.signing import decode_body
+from beemesh.identity.signing import decode_body, sign_statement
 from beemesh.outward import Ask
-from beemesh.scheduling.messages import Lease
+from beemesh.scheduling.messages import LEASE_KIND, CompareAndSwap, Lease
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import world_of
 
@@ -398,3 +399,20 @@ def test_a_round_that_was_answered_leaves_no_timer() -> None:
     ]
     for machine in world.machines[:2]:
         assert ("claims", "overdue", LEASE) not in machine.timers
+
+
+def test_a_renewal_is_granted_once_the_grant_before_it_is_saved() -> None:
+    """It writes nothing, but the grant that it goes on with may have failed to be saved, or still wait."""
+    world = world_of(3)
+    holder, replica = world.machines[1], world.machines[0]
+    effects = []
+    for version in (1, 2):
+        lease = Lease(LEASE, holder.membership.node_id, "t", 1, TTL_MS, version, bytes(8))
+        signed = sign_statement(holder.crypto, LEASE_KIND, lease)
+        swap = CompareAndSwap(signed, version - 1, kset_hash(k_set(world.node(0).roster, LEASE)))
+        effects.append(world.node(0).node.asked(holder.membership.node_id, version, swap, world.now_of(replica)))
+    granted, renewed = ([each for each in one if isinstance(each, Save | Flush | Reply)] for one in effects)
+
+    assert [type(each) for each in granted] == [Save, Reply]
+    assert [type(each) for each in renewed] == [Flush, Reply]
+    assert (renewed[0].table, renewed[0].key) == (granted[0].table, granted[0].key)

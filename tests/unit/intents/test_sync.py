@@ -15,6 +15,7 @@ from beemesh.effects import (
     Broadcast,
     Effects,
     Erase,
+    Flush,
     Notify,
     Now,
     Reply,
@@ -223,6 +224,17 @@ def test_a_put_is_told_to_all_and_answered() -> None:
     assert [e.event for e in again if isinstance(e, Notify)] == [IntentPut(7, True)]
     refused = place.put(workload(DEPLOYER))
     assert [e.event.accepted for e in refused if isinstance(e, Notify) and isinstance(e.event, IntentPut)] == [False]
+
+
+def test_a_witness_says_again_that_a_record_is_saved_only_once_it_is() -> None:
+    """The first save may have failed, or still wait: the answer to a second push asks for what the disk owes."""
+    place = Place(1)
+    push = Asked(IDS[0], 5, PushIntents((workload(),)))
+    first, again = place.sync.handle(push, at(1)), place.sync.handle(push, at(2))
+
+    assert [type(effect) for effect in first if isinstance(effect, Save | Flush | Reply)] == [Save, Reply]
+    assert [type(effect) for effect in again] == [Flush, Reply]
+    assert again[0] == Flush(TABLE, b"workload/deployment/default/web")
 
 
 def _news(record: Signed) -> IntentNews:

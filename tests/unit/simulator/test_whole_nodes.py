@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from beemesh.custody.submission import LISTENING_S, SUBMISSIONS_MAX
+from beemesh.effects import Flush, Notify, Reply, Save
 from beemesh.events import DeployPod, Submit, Submitted
 from beemesh.intents.map import TABLE
 from beemesh.intents.record import quota_key, workload_key
+from beemesh.outward import Ask
 from beemesh.workloads.policies import Quota
 from simulator.operator import deployment, grant_operator, submission
 from simulator.world import World
@@ -200,3 +202,22 @@ def test_a_keeper_that_does_not_answer_is_named_once() -> None:
     outcome = submit(world, replicas=1)
 
     assert outcome.reason == "not all keepers saved their part: n1: no answer in time"
+
+
+def test_what_a_witness_saved_is_accepted_only_once_this_node_saved_it_too() -> None:
+    """The witness's answer may come while the node's own save still waits, or after it failed."""
+    world = world_of(2)
+    assert submit(world, replicas=1).accepted
+    world.run_for(3)
+    here, there = world.machines
+    gone = world.sign(world.operator, "tombstone", KEY, None, seq=2)
+    handed_in = world.node(0).node.event(Submit(50, gone), world.now_of(here))
+    (ask,) = [each for each in handed_in if isinstance(each, Ask) and type(each.message).__name__ == "PushIntents"]
+    witness = world.node(1).node.asked(here.membership.node_id, 77, ask.message, world.now_of(there))
+    (acknowledged,) = [each.message for each in witness if isinstance(each, Reply)]
+
+    effects = world.node(0).node.answer(ask.request_id, ask.peer, acknowledged, "", world.now_of(here))
+
+    assert any(isinstance(each, Save) and (each.table, each.key) == (TABLE, KEY.encode()) for each in handed_in)
+    assert [each.event.accepted for each in effects if isinstance(each, Notify)] == [True]
+    assert effects[0] == Flush(TABLE, KEY.encode())
