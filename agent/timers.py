@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from collections.abc import Callable, Hashable
 
 from agent.clock import boot_s
 
+log = logging.getLogger("beemesh.timers")
+
 LONGEST_SLEEP_S = 1.0
 """The loop's own clock stands still while a machine is suspended: after it wakes, due timers fire this soon."""
+
+AGAIN_S = 5.0
+"""A timer whose handling broke fires once more after so long: what is done from time to time sets its next turn in that
+handling, and would be done never again."""
 
 
 class Timers:
@@ -56,7 +63,12 @@ class Timers:
             _, count, key = heapq.heappop(self._heap)
             if self._due.get(key, (0.0, -1))[1] == count:
                 del self._due[key]
-                self._fire(key)
+                try:
+                    self._fire(key)
+                except Exception:  # a fault of ours in one protocol must not end the timers of all
+                    log.exception("timer %s broke; it fires again in %g s", key, AGAIN_S)
+                    if key not in self._due:
+                        self.set(key, now + AGAIN_S)
         self._arm()
 
     def close(self) -> None:

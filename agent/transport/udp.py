@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable
 
 from beemesh.errors import BeemeshError
+
+log = logging.getLogger("beemesh.udp")
 
 DATAGRAM_BYTES_MAX = 1_200
 """DESIGN section 4; one byte more is read so that an oversized datagram shows itself."""
@@ -121,7 +124,10 @@ class UdpSocket:
             return
         enough_s = loop.time() + DOUBTFUL_TURN_S
         for _ in range(min(len(doubtful), DOUBTFUL_PER_TURN)):
-            self._receiver(*doubtful.popleft())
+            try:
+                self._receiver(*doubtful.popleft())
+            except Exception:  # a fault of ours: those that wait behind it are still looked at
+                log.exception("a datagram broke its handling; all others go on")
             if loop.time() > enough_s:
                 break
         self._waits = bool(doubtful)

@@ -7,7 +7,9 @@ import errno
 
 import pytest
 
+from agent import timers
 from agent.lasting import start_lasting
+from agent.timers import Timers
 
 pytestmark = pytest.mark.asyncio
 
@@ -48,3 +50,30 @@ async def test_work_that_is_done_is_done() -> None:
     async with asyncio.timeout(5):
         await start_lasting(work, "the preparation")
     assert tries == [1]
+
+
+async def test_a_timer_that_breaks_ends_no_other_and_fires_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is done from time to time sets its next turn itself, and would be done never again."""
+    now_s, fired = [100.0], list[str]()
+    monkeypatch.setattr(timers, "boot_s", lambda: now_s[0])
+
+    def fire(key: object) -> None:
+        fired.append(str(key))
+        if fired == ["bad"]:
+            raise RuntimeError("a fault of ours")
+
+    due = Timers(fire)
+    due.set("bad", 101.0)
+    due.set("good", 102.0)
+    due.set("later", 103.0)
+    for now_s[0] in (102.0, 103.0, 101.0 + timers.AGAIN_S, 102.0 + timers.AGAIN_S):
+        due._wake()
+    assert fired == ["bad", "good", "later", "bad"]
+    due.set("next", 200.0)
+    assert due._handle is not None
+    due.close()
+
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "a fault of ours" in caplog.text

@@ -26,6 +26,7 @@ class Ear:
     def __init__(self) -> None:
         self.heard: list[bytes] = []
         self.sources: list[tuple[str, int]] = []
+        self.breaks_at = b""
         self._wanted = 0
         self._enough = asyncio.Event()
         self.socket = UdpSocket("127.0.0.1", 0, self._hear, is_honest)
@@ -35,6 +36,8 @@ class Ear:
         self.sources.append(source)
         if len(self.heard) >= self._wanted:
             self._enough.set()
+        if self.breaks_at and data == self.breaks_at:
+            raise RuntimeError("a fault of ours")
 
     def send(self, *sent: bytes) -> tuple[str, int]:
         """Send it all; returns where it came from."""
@@ -89,6 +92,24 @@ def test_the_doubtful_wait_in_a_short_queue(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < overrun < len(sent)
     assert len(heard) + overrun == len(sent)
     assert heard[-udp.DOUBTFUL_MAX :] == sent[-udp.DOUBTFUL_MAX :]
+
+
+def test_a_datagram_that_breaks_on_a_fault_of_ours_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    """The fault is told with its trace, and those behind it in the short queue are looked at, now and later."""
+
+    async def listen() -> list[bytes]:
+        ear = Ear()
+        ear.breaks_at = b"bad"
+        ear.socket.start()
+        for sent in ((b"1", b"bad", b"2"), (b"3",)):
+            ear.send(*sent)
+            await ear.hears(len(ear.heard) + len(sent))
+        ear.socket.close()
+        return ear.heard
+
+    assert asyncio.run(listen()) == [b"1", b"bad", b"2", b"3"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.records[0].exc_info is not None
 
 
 def test_source_and_oversize_are_seen() -> None:
