@@ -188,11 +188,12 @@ class Agent:
         self._metrics.before_reading(lambda: self._metrics.raise_to("datagrams_overrun", udp.overrun, OVERRUN_TEXT))
         self._network.use_socket(udp)
         await self._streams.start(gossip.host, gossip.port)
-        udp.start()
-        api = await self._start_api()
+        # Before anybody can ask anything: what a node waits for after its start holds for whatever it is asked.
         self._shell.start()
         self._shell.event(SeedIntents(self._files.seeds))
         self._look_at_resources()
+        udp.start()
+        api = await self._start_api()
         self._tasks = [
             start_lasting(self._prepare_runtime, "the preparation of the engine"),
             start_lasting(self._watch_resources, "the watch of the machine"),

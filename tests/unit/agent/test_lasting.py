@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from agent import timers
+from agent import daemon, timers
+from agent.daemon import Agent
 from agent.lasting import start_lasting
 from agent.timers import Timers
 
@@ -77,3 +80,40 @@ async def test_a_timer_that_breaks_ends_no_other_and_fires_again(
 
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "a fault of ours" in caplog.text
+
+
+async def test_nobody_is_answered_before_the_node_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node waits for at its start holds for the first that asks: a restarted one does not accept alone."""
+    steps: list[str] = []
+
+    async def opens(name: str, *_: Any) -> None:
+        steps.append(name)
+
+    async def closes(*_: Any) -> None:
+        steps.append("close")
+
+    def does(name: str) -> Any:
+        return lambda *_: steps.append(name)
+
+    agent = Agent.__new__(Agent)
+    place: Any = agent
+    place._settings = SimpleNamespace(listen=SimpleNamespace(gossip="127.0.0.1:7946"))
+    place._files = SimpleNamespace(seeds=(), membership=SimpleNamespace(name="n1"))
+    place._composition = SimpleNamespace(node=SimpleNamespace(is_likely=None))
+    place._shell = SimpleNamespace(datagram=None, start=does("start"), event=does("seeds"))
+    place._metrics = SimpleNamespace(before_reading=lambda _: None)
+    place._network = SimpleNamespace(use_socket=lambda _: None)
+    place._streams = SimpleNamespace(start=lambda *_: opens("streams"))
+    place._tls = SimpleNamespace(stay_valid=None)
+    place._stop = asyncio.Event()
+    place._stop.set()
+    monkeypatch.setattr(Agent, "_restore", does("restore"))
+    monkeypatch.setattr(Agent, "_look_at_resources", does("resources"))
+    monkeypatch.setattr(Agent, "_start_api", lambda _: opens("api"))
+    monkeypatch.setattr(Agent, "_close", closes)
+    monkeypatch.setattr(daemon, "UdpSocket", lambda *_: SimpleNamespace(start=does("udp")))
+    monkeypatch.setattr(daemon, "start_lasting", lambda *_: None)
+
+    await agent.run()
+
+    assert steps == ["restore", "streams", "start", "seeds", "resources", "udp", "api", "close"]
