@@ -29,6 +29,9 @@ STOP_PATIENCE_S = 20.0
 """An agent has so long to end by itself before it is killed."""
 
 START_PATIENCE_S = 10.0
+LOCK_PATIENCE_S = 1.0
+"""Whoever looks whether a supervisor runs holds its lock for a moment; one that runs holds it for ever."""
+
 LOG_BYTES_MAX = 8 * 1024 * 1024
 """Past it the log is moved aside once (`agent.log.1`) at the next start: two files at the most."""
 
@@ -55,7 +58,7 @@ def running_pid(paths: ServicePaths) -> int | None:
     try:
         with paths.lock.open("r+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: nobody who looks is taken for it
             except BlockingIOError:
                 return int(file.read().strip() or 0) or None
     except FileNotFoundError:
@@ -149,13 +152,19 @@ class Supervisor:
             self._child.kill()
 
 
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def main(arguments: Sequence[str]) -> int:
     """`python -m agent.supervise DATA_DIR COMMAND…`: take the lock, then supervise."""
     paths = ServicePaths(Path(arguments[0]))
     descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _wait_until(lambda: _locks(descriptor), LOCK_PATIENCE_S):
         return 0
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode("ascii"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agent import daemon, timers
+from agent import daemon, supervise, timers
 from agent.daemon import Agent
 from agent.lasting import start_lasting
 from agent.timers import Timers
@@ -117,3 +119,19 @@ async def test_nobody_is_answered_before_the_node_has_started(monkeypatch: pytes
     await agent.run()
 
     assert steps == ["restore", "streams", "start", "seeds", "resources", "udp", "api", "close"]
+
+
+async def test_who_looks_whether_a_supervisor_runs_keeps_none_from_starting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It holds the lock for a moment; a supervisor that starts just then waits for that moment."""
+    paths = supervise.ServicePaths(tmp_path)
+    paths.lock.write_text("1")
+    ran: list[bool] = []
+    monkeypatch.setattr(supervise.Supervisor, "run", lambda _: ran.append(True) or 0)
+    with paths.lock.open("r+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert supervise.running_pid(paths) is None  # nor is whoever looks taken for one that runs
+        monkeypatch.setattr("agent.supervise.time.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        assert supervise.main([str(tmp_path), "true"]) == 0
+    assert ran == [True]
