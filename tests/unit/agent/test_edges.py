@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -26,7 +27,7 @@ from agent.runtime.contract import Severity
 from agent.transport.connection import Connection
 from agent.transport.streams import Streams
 from beemesh.crypto_native import NativeCrypto
-from beemesh.errors import NotAllowed
+from beemesh.errors import NotAllowed, Unreachable
 from beemesh.events import Submitted
 from beemesh.identity.membership_card import MEMBERSHIP_LIFETIME_MS
 from beemesh.identity.requests import sign_request
@@ -119,6 +120,19 @@ def test_a_request_that_nobody_takes_is_answered_and_its_place_is_free() -> None
     assert len(tokens) == 100
     assert {(frame.kind, frame.body) for frame in frames} == {(FrameKind.ERROR, b"not here")}
     assert len(frames) == 100
+
+
+def test_a_question_of_the_api_to_its_own_node_that_is_refused_ends_at_once() -> None:
+    """As a peer's would: the disk refuses what the answer relies on, and nobody waits for the deadline."""
+
+    async def ask() -> None:
+        node = SimpleNamespace(self_id=PEER, asked=lambda _peer, token, *_: [token])
+        shell: Any = SimpleNamespace(node=node, now=None, carry=lambda tokens: network.refuse(tokens[0], "a full disk"))
+        network = AgentNetwork(shell, cast(Any, None))
+        with pytest.raises(Unreachable, match="a full disk"):
+            await network.ask_node(PEER, GetLease("lease/x/0"), 1_000.0)
+
+    asyncio.run(ask())
 
 
 def test_a_question_that_breaks_on_a_fault_of_ours_is_answered() -> None:
