@@ -23,8 +23,8 @@ from beemesh.membership.rumours import GOSSIP_BYTES_MAX, RENEWAL_RETOLD, Rumours
 from beemesh.membership.settings import SwimSettings
 from beemesh.membership.summaries import Summary, is_news
 from beemesh.membership.suspicion import (
-    ACCUSATION_BURST,
     CONFIRMATIONS_WANTED,
+    Budgets,
     Suspicion,
     is_fresh,
     timeout_bounds_s,
@@ -32,7 +32,6 @@ from beemesh.membership.suspicion import (
 )
 from beemesh.membership.versions import PROTOCOL_VERSION
 from beemesh.membership.view import PRESENT, View
-from beemesh.rates import Rates
 from beemesh.scheduling.messages import Event, EventStatus
 
 PAST_BOOTS_KEPT = 4
@@ -86,7 +85,7 @@ class Members:
         self._begun: Mapping[NodeId, Member] = {}
         self._failing: dict[NodeId, None] = {}
         """Members whose row says that our own probes fail: so few that a verdict need not look at all rows."""
-        self._accusations = Rates(1 / settings.probe_interval_s, ACCUSATION_BURST)
+        self._budgets = Budgets(settings.probe_interval_s)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -312,19 +311,25 @@ class Members:
             return []
         if known and (suspect.accuser in known.accusers or known.is_settled):
             return []
-        if self._accusations.is_empty(suspect.accuser, now.boot_s):
+        if self._budgets.accusations.is_empty(suspect.accuser, now.boot_s):
             return [_count("swim_claims_refused", "budget")]
         if not self.desk.holds(claim, suspect, relay, now):
             return [_count("swim_claims_refused", "signature")]
-        self._accusations.take(suspect.accuser, now.boot_s)  # now that it is its own word
+        self._budgets.accusations.take(suspect.accuser, now.boot_s)  # now that it is its own word
         return self._count_accuser(member, suspect.accuser, claim, now)
 
     def _refute(self, suspect: Suspect, claim: Claim, relay: NodeId | None, now: Now) -> Effects:
-        """Nobody but us can say that we live: say it at the next incarnation."""
-        current = suspect.incarnation == self.own.incarnation and not self.own.leaving
-        if not current or not self.desk.holds(claim, suspect, relay, now):
+        """Nobody but us can say that we live: say it at the next incarnation. What is past the accuser's budget is told
+        again while anybody believes it: whoever suspects us says so on each ping."""
+        if suspect.incarnation != self.own.incarnation or self.own.leaving:
             return []
-        self.health.was_suspected()
+        if self._budgets.refutations.is_empty(suspect.accuser, now.boot_s):
+            return [_count("swim_claims_refused", "budget")]
+        if not self.desk.holds(claim, suspect, relay, now):
+            return []
+        self._budgets.refutations.take(suspect.accuser, now.boot_s)
+        if self._budgets.blame.take(suspect.accuser, now.boot_s):
+            self.health.was_suspected()
         self.speak(self.own.incarnation + 1)
         return [_count("swim_refutations", "")]
 
@@ -335,10 +340,8 @@ class Members:
             self._failing[member.node_id] = None
         if self.view.status(member.node_id) not in PRESENT:
             return []
-        if member.suspicion and self.self_id in member.suspicion.accusers:
+        if member.suspicion and (self.self_id in member.suspicion.accusers or member.suspicion.is_settled):
             self._accuse_again(member.suspicion, member.node_id)
-            return []
-        if member.suspicion and member.suspicion.is_settled:
             return []
         claim = self.accusation(member, now)
         return [_count("swim_accusations", ""), *self._count_accuser(member, self.self_id, claim, now)]
@@ -409,11 +412,8 @@ class Members:
         deaf = self.ear.is_deaf(now.boot_s)
         if verdict(suspicion, self.self_id, possible=possible, failed_since=failed, now_s=now.boot_s, deaf=deaf):
             return self._judge_dead(member, suspicion, now)
-        if (
-            not deaf
-            and self.self_id not in suspicion.accusers
-            and now.boot_s - suspicion.since_s >= suspicion.longest_s
-        ):
+        ours = self.self_id in suspicion.accusers
+        if not (deaf or ours) and now.boot_s - suspicion.since_s >= suspicion.longest_s:
             self.view.set_status(node_id, "alive")
             return self._clear_suspicion(member)
         self._accuse_again(suspicion, node_id)
@@ -483,7 +483,7 @@ class Members:
             out += self._clear_suspicion(member)
             for kind in ("alive", "leave", "summary"):
                 self.rumours.drop((kind, node_id, b""))
-            self._accusations.forget(node_id)
+            self._budgets.forget(node_id)
             self.desk.forget(node_id)
             self.view.forget(node_id)
             if member.incarnation or member.echoed:

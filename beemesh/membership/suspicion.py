@@ -14,6 +14,7 @@ from beemesh.effects import Now
 from beemesh.ids import NodeId
 from beemesh.membership.claims import decode
 from beemesh.membership.messages import Claim, Suspect
+from beemesh.rates import Rates
 
 ACCUSERS_NEEDED = 2
 """Distinct accusers for a death: one liar, or one sick node, cannot kill."""
@@ -32,8 +33,32 @@ ACCUSATION_BURST = 8
 """Accusations that one node may raise at once: some probes of a few seconds. No honest node fails more probes than it
 makes, so one comes back per probe interval."""
 
+REFUTATION_BURST = 2
+"""Accusations of this node by one other that it refutes at once. An honest one hears the refutation, and probes us for
+a whole interval, before it accuses us again, so one comes back per probe interval."""
+
+BLAME_EVERY_S = 60.0
+"""One accuser costs this node's local health no more than a point so often: that it is slow is for several to say."""
+
 ACCUSATION_AGE_MAX_MS = 120_000
 """Older accusations are history: they spread within seconds, and clocks differ by 30 s at most."""
+
+
+class Budgets:
+    """What one accuser may cost this node. Each refutation ends all that was said of an incarnation, wherever it was
+    told, so whoever spends the budget for refutations has only made us refute; what it says of others is apart."""
+
+    def __init__(self, probe_interval_s: float) -> None:
+        self.accusations = Rates(1 / probe_interval_s, ACCUSATION_BURST)
+        """Of others, that this node believes."""
+        self.refutations = Rates(1 / probe_interval_s, REFUTATION_BURST)
+        self.blame = Rates(1 / BLAME_EVERY_S, 1.0)
+        """Points of local health."""
+
+    def forget(self, accuser: NodeId) -> None:
+        """It is no member any more."""
+        for budget in (self.accusations, self.refutations, self.blame):
+            budget.forget(accuser)
 
 
 def is_fresh(accusation: Suspect, now: Now) -> bool:

@@ -14,9 +14,10 @@ from beemesh.effects import Cancel, Effects, Notify, Received, Schedule, Send, T
 from beemesh.events import FloorWanted, MemberDown
 from beemesh.ids import BootId, NodeId
 from beemesh.membership.messages import Ack, Claims, Ping
+from beemesh.membership.suspicion import BLAME_EVERY_S, REFUTATION_BURST
 from beemesh.membership.swim import Swim
 from beemesh.membership.view import View
-from tests.unit.membership.cast import IDS, KEYS, alive, at, roster, signed_card, suspect
+from tests.unit.membership.cast import IDS, KEYS, alive, at, roster, signed_card, suspect, table
 
 HOSTILE, STARVED, ACCUSED = 1, 2, 4
 MEMBERS = 6
@@ -138,3 +139,31 @@ def test_whom_a_node_reaches_it_does_not_hold_dead(
         witness.run(witness.now_s + 1.0)
 
     assert all(at_s <= back_s + 1.1 for at_s in witness.judged)
+
+
+LIE = st.tuples(st.integers(0, MEMBERS - 1), st.integers(1, 20), st.floats(0.0, 3.0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(LIE, max_size=40))
+def test_a_liar_neither_wears_the_accused_out_nor_keeps_it_from_refuting(lies: list[tuple[int, int, float]]) -> None:
+    """Whomever a liar accuses how often, also at incarnations that do not exist yet: the accused refutes it about once
+    in a probe interval, and loses a point of health a minute. An honest accusation is refuted at once, and whatever the
+    liar said elsewhere within an interval of being told again."""
+    members = table(MEMBERS)
+    for index in range(1, MEMBERS):
+        members.take(alive(index, 1), at(0))
+    now_s = 0.0
+    for accused, chain, pause_s in lies:
+        first = 1 if accused else members.own.incarnation
+        for ahead in range(chain):
+            members.take(suspect(HOSTILE, accused, first + ahead, at_s=now_s), at(now_s))
+        now_s += pause_s
+    assert members.own.incarnation - 1 <= REFUTATION_BURST + now_s
+    assert members.health.score <= 1 + now_s / BLAME_EVERY_S
+
+    for accuser, told_s in ((STARVED, (0.0,)), (HOSTILE, (0.0, 1.0))):
+        accused_at = members.own.incarnation
+        for second in told_s:
+            members.take(suspect(accuser, 0, accused_at, at_s=now_s), at(now_s + second))
+        assert members.own.incarnation == accused_at + 1

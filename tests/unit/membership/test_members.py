@@ -12,7 +12,7 @@ from beemesh.membership.members import ASKED_AROUND, STALL_S, Members
 from beemesh.membership.messages import Claim
 from beemesh.membership.rumours import GOSSIP_BYTES_MAX
 from beemesh.membership.summaries import Summary
-from beemesh.membership.suspicion import ACCUSATION_AGE_MAX_MS, ACCUSATION_BURST
+from beemesh.membership.suspicion import ACCUSATION_AGE_MAX_MS, ACCUSATION_BURST, REFUTATION_BURST
 from tests.unit.membership.cast import (
     CA,
     IDS,
@@ -300,6 +300,43 @@ def test_this_node_refutes_what_is_said_of_it() -> None:
     assert members.own.incarnation == 2
     assert members.health.score == 1
     assert members.rumours.get(("alive", IDS[0], b"")) == members.own.claim
+
+
+def test_one_accuser_costs_the_accused_little() -> None:
+    """It can name all our next incarnations in one message: few of them are refuted, and one point of health is lost
+    for them; every other accuser costs its own point, as Lifeguard has it."""
+    members = _meshed()
+    for second in range(1, 60):
+        for _ in range(20):
+            members.take(suspect(1, 0, members.own.incarnation, at_s=second), at(second))
+    assert members.own.incarnation <= 1 + REFUTATION_BURST + 60
+    assert members.health.score == 1
+
+    for accuser in (2, 3):
+        members.take(suspect(accuser, 0, members.own.incarnation, at_s=60), at(60))
+    assert members.health.score == 3
+
+
+def test_what_an_accuser_says_of_others_keeps_nobody_from_refuting_it() -> None:
+    """A liar that has no accusation of others left here may have one elsewhere, and names us there."""
+    members = _meshed(12)
+    for accused in range(2, 12):
+        members.take(suspect(1, accused, at_s=1), at(1))
+
+    members.take(suspect(1, 0, at_s=1), at(1))
+
+    assert members.own.incarnation == 2
+
+
+def test_an_accusation_past_the_budget_is_not_verified() -> None:
+    """Whatever is said in a name that was heard too often costs no signature check."""
+    members = _meshed()
+    for _ in range(REFUTATION_BURST):
+        members.take(suspect(1, 0, members.own.incarnation, at_s=1), at(1))
+
+    forged = members.take(suspect(1, 0, members.own.incarnation, at_s=1, by=KEYS[3]), at(1), IDS[3])
+
+    assert told(forged) == [Observed("swim_claims_refused", {"reason": "budget"})]
 
 
 def test_our_own_earlier_life_is_outbid() -> None:

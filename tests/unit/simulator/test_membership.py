@@ -12,7 +12,7 @@ from beemesh.events import LeaveMesh, MemberDown, Observed, PutIntent
 from beemesh.ids import NodeId
 from beemesh.membership.claims import ClaimDesk, Statement
 from beemesh.membership.held_clock import HeldClock
-from beemesh.membership.messages import Alive, Claim, ClaimKind
+from beemesh.membership.messages import Alive, Claim, ClaimKind, Claims, Suspect
 from beemesh.membership.picture import picture_of
 from beemesh.membership.summaries import Summary
 from beemesh.membership.versions import PROTOCOL_VERSION, gets_on_with
@@ -269,3 +269,33 @@ def test_neighbouring_versions_live_side_by_side(seed: int) -> None:
     undecoded = {"reason": "undecoded"}
     refused = [e for _, _, e in world.events if isinstance(e, Observed) and e.labels == undecoded]
     assert not refused, "a datagram with a claim of an unknown kind is still heard"
+
+
+# --- a member that lies -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nodes", [4, 8])
+def test_a_liar_that_accuses_everybody_keeps_nobody_from_noticing_a_death(nodes: int) -> None:
+    """Once a second it names the next incarnations of each other member: they stay well, and see who is gone as soon as
+    without it, by their own probes."""
+    world = _meshed(nodes, 1)
+    liar, others = nodes - 1, range(nodes - 1)
+    crypto, roster = world.machines[liar].crypto, world.node(liar).roster
+    liar_id = world.machines[liar].membership.node_id
+
+    def lie() -> None:
+        for index in (each for each in others if world.machines[each].composition is not None):
+            accused, first = world.machines[index].membership.node_id, world.node(index).swim.members.own.incarnation
+            chain = (Suspect(liar_id, accused, first + ahead, world.wall_ms) for ahead in range(8))
+            desk = ClaimDesk(crypto, roster)
+            world.say(liar, index, Claims(tuple(desk.sign("suspect", accusation) for accusation in chain)))
+        world.at(world.now_s + 1.0, lie)
+
+    world.node(liar).swim.members.accuse = lambda member, now: []  # type: ignore[method-assign]
+    lie()
+    world.run_for(20)
+    assert max(world.node(index).swim.members.health.score for index in others) <= 1
+    gone = world.machines[0].membership.node_id
+    world.kill(0)
+
+    assert world.run_until(lambda: all(not world.node(index).view.is_alive(gone) for index in others if index), 20)
