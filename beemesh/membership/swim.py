@@ -151,6 +151,8 @@ class Swim:
         self._probes: dict[bytes, _Probe] = {}
         self._turn = 0
         """The last interval of the wall clock, since its epoch, in which somebody was probed."""
+        self._round_left = 0
+        """Probes until this node may leave out members to be in step with the wall clock again."""
         self._floor_pinged_s: dict[NodeId, float] = {}
         self._started_s = 0.0
         self._gossiping = False
@@ -304,12 +306,15 @@ class Swim:
     def _next_target(self, now: Now) -> NodeId | None:
         """The member as many places after this node, by node ID, as the wall clock says: all move on together, so that
         each is probed by one other in every interval, and by all in turn. Clocks that differ make that a little more
-        random, and nothing worse."""
+        random, and nothing worse: who is unwell, or late, goes on by one, and leaves out members to catch up with the
+        clock no more than once in a round, else it could pass by the same ones each time."""
         alive = self._view.alive()
         if len(alive) < 2:
             return None
         turn = int(now.wall_ms / (1000 * self._settings.probe_interval_s))
-        self._turn = max(turn, self._turn + 1)  # also by a clock that stands still, or is set back
+        self._turn, self._round_left = self._turn + 1, self._round_left - 1
+        if turn > self._turn and self._round_left <= 0 and self.members.health.factor == 1:
+            self._turn, self._round_left = turn, len(alive) - 1
         place = bisect_left(alive, self._self_id) + 1 + self._turn % (len(alive) - 1)
         return alive[place % len(alive)]
 

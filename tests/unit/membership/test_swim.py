@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from beemesh.effects import Answered, Asked, Effects, Notify, Received, Reply, Request, Schedule, Send, TimerFired
 from beemesh.events import EmitEvent, FloorWanted, IntentChanged, LeaveMesh, MemberUp, Observed, PingEchoed, PutIntent
@@ -16,6 +18,7 @@ from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.intents.record import Intent, node_key
 from beemesh.membership.claims import COUNTER_MAX, FORGERIES_BURST, ClaimDesk, decode
 from beemesh.membership.exchange import CLAIMS_PER_ANSWER_MAX, CLAIMS_PER_MESSAGE_MAX, KNOWN_MAX
+from beemesh.membership.local_health import SCORE_MAX
 from beemesh.membership.messages import (
     Ack,
     Alive,
@@ -116,6 +119,36 @@ def test_a_probe_within_the_same_interval_goes_to_the_next_one() -> None:
     """A clock that stands still, or timers that are early, keep nobody from being probed."""
     swim = _swim(6)
     assert sorted(_probe(swim, 1.0)[0] for _ in range(5)) == [1, 2, 3, 4, 5]
+
+
+PACE = st.tuples(st.integers(0, SCORE_MAX), st.sampled_from([0.0, 0.9, 1.9]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 14), st.lists(PACE, min_size=1, max_size=6))
+@example(10, [(2, 0.0)])
+@example(5, [(0, 0.9)])
+@example(4, [(0, 0.0), (1, 0.0)])
+def test_whoever_is_unwell_or_late_probes_everybody_in_turn(size: int, paces: list[tuple[int, float]]) -> None:
+    """However its probes are stretched and how late its timers come, again and again: it passes by nobody for two
+    rounds; one that stays unwell for none; and once it is well it is in step with the others after a round."""
+    swim = _swim(size)
+    due_s, targets = 1.0, []
+    for score, late_s in itertools.islice(itertools.cycle(paces), 6 * size):
+        swim.members.health.score = score
+        target, _, timers = _probe(swim, due_s + late_s)
+        targets.append(target)
+        due_s = timers["swim", "probe"]
+    rounds = 1 if all(score for score, _ in paces) else 2
+    window = rounds * (size - 1)
+    assert all(len(set(targets[first:][:window])) == size - 1 for first in range(1, len(targets) - window))
+
+    swim.members.health.score = 0
+    other = _swim(size, self_index=1)
+    for second in range(size):
+        mine, theirs = _probe(swim, int(due_s) + 1 + second)[0], _probe(other, int(due_s) + 1 + second)[0]
+    order = sorted(range(size), key=lambda index: IDS[index])
+    assert (order.index(mine) - order.index(0)) % size == (order.index(theirs) - order.index(1)) % size
 
 
 def test_who_asks_about_a_member_is_answered() -> None:
