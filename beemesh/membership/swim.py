@@ -64,6 +64,11 @@ ANNOUNCED_AT_ONCE = 3
 PROBES_OPEN_MAX = 1_024
 """Own probes, announcements and relayed ones that wait for an echo."""
 
+RELAYS_PER_PROBE = 4
+RELAYS_BURST = 20
+"""Pings that one member may have us make for it, in a probe interval and at once. An honest one asks any other about
+once in an interval, and after a rest for what it was late with."""
+
 FLOOR_PING_EVERY_S = 0.2
 """A member without a floor is pinged so often at the most, whatever comes in its name."""
 
@@ -159,6 +164,7 @@ class Swim:
         self._gossiped_s = float("-inf")
         self._hopeful_s = float("-inf")
         self._greetings = Rates(GREETINGS_PER_S, GREETINGS_BURST)
+        self._relays = Rates(RELAYS_PER_PROBE / self._settings.probe_interval_s, RELAYS_BURST)
         self._joined = False
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
@@ -282,7 +288,7 @@ class Swim:
 
     def _ping(self, probe: _Probe, now: Now, *, hello: bool = False) -> tuple[bytes, Effects]:
         if len(self._probes) >= PROBES_OPEN_MAX:
-            del self._probes[next(iter(self._probes))]
+            del self._probes[self._spare()]
         nonce = self._randomness.randbytes(NONCE_BYTES)
         self._probes[nonce] = probe
         own = self.members.own.claim
@@ -290,6 +296,12 @@ class Swim:
         ping = Ping(nonce, self._news(first, probe.target), hello)
         probe.over_s = now.boot_s + self._settings.probe_interval_s * self.members.health.factor
         return nonce, [Send(probe.target, ping), Schedule(("swim", "over", nonce), probe.over_s)]
+
+    def _spare(self) -> bytes:
+        """The open probe that is missed least: the oldest that is another's, or else the oldest that accuses nobody."""
+        relayed = (nonce for nonce, probe in self._probes.items() if probe.for_peer is not None)
+        others = (nonce for nonce, probe in self._probes.items() if not probe.counts)
+        return next(relayed, None) or next(others, None) or next(iter(self._probes))
 
     def _probe_next(self, now: Now) -> Effects:
         interval_s = self._settings.probe_interval_s * self.members.health.factor
@@ -330,6 +342,8 @@ class Swim:
     def _ping_for(self, sender: NodeId, nonce: bytes, target: NodeId, now: Now) -> Effects:
         if self.members.get(target) is None or len(nonce) != NONCE_BYTES:
             return []
+        if not self._relays.take(sender, now.boot_s):
+            return [Notify(Observed("swim_relays_refused"))]
         own_nonce, sent = self._ping(_Probe(target, now.boot_s, counts=False, for_peer=(sender, nonce)), now)
         nack_s = now.boot_s + self._settings.probe_timeout_s * 0.8
         return [*sent, Schedule(("swim", "nack", own_nonce), nack_s)]

@@ -33,7 +33,7 @@ from beemesh.membership.messages import (
     Suspect,
 )
 from beemesh.membership.summaries import SUMMARY_BODY_BYTES_MAX, Summary
-from beemesh.membership.swim import Swim
+from beemesh.membership.swim import PROBES_OPEN_MAX, RELAYS_BURST, RELAYS_PER_PROBE, Swim
 from beemesh.membership.view import View
 from beemesh.wire.datagram import BODY_BYTES_MAX
 from beemesh.wire.framing import FRAME_BYTES_MAX
@@ -259,6 +259,36 @@ def test_a_helper_pings_and_reports() -> None:
     assert nacked == [(IDS[1], Nack(b"8 bytes!"))]
     echoed = swim.handle(Received(IDS[2], Ack(ping.nonce)), at(1.45))
     assert (IDS[1], Ack(b"8 bytes!")) in _sent(echoed, Ack)
+
+
+def test_one_member_has_few_pings_made_for_it() -> None:
+    """However often it asks: a helper's pings are its own, at the target's rate. Others are helped meanwhile, and so is
+    it again later."""
+    swim = _swim(6)
+    made = 0
+    for asked in range(1_000):
+        request = PingReq(asked.to_bytes(8, "big"), IDS[2])
+        made += len(_sent(swim.handle(Received(IDS[1], request), at(1.0 + asked / 100)), Ping))
+    assert made <= RELAYS_BURST + 10 * RELAYS_PER_PROBE
+
+    for asker, at_s in ((3, 11.0), (1, 12.0)):
+        assert _sent(swim.handle(Received(IDS[asker], PingReq(bytes(8), IDS[2])), at(at_s)), Ping)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_is_done_for_others_displaces_no_probe_of_our_own(own: bool) -> None:
+    """Where nothing more can be open, a relayed ping goes, the oldest, or else one of our own that accuses nobody: a
+    node that loses its probes notices no death."""
+    swim = _swim(70)
+    target, ping, _ = _probe(swim, 1.0)
+    others = [index for index in range(1, 70) if index != target]
+    for number in range(PROBES_OPEN_MAX + 100):
+        other = IDS[others[number % len(others)]]
+        event = FloorWanted(other) if own else Received(other, PingReq(number.to_bytes(8, "big"), IDS[target]))
+        assert _sent(swim.handle(event, at(1.0 + number // len(others) / 4)), Ping)
+    swim.handle(TimerFired(("swim", "over", ping.nonce)), at(2.0))
+
+    assert swim.members.view.status(IDS[target]) == "suspect"
 
 
 def test_the_suspect_hears_of_it_in_the_very_ping() -> None:
