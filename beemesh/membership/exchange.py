@@ -21,11 +21,12 @@ from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.membership.claims import author_of, decode
 from beemesh.membership.digests import ALL_PARTS, LISTED_MAX, PARTS, differing, part_of, parts_of
 from beemesh.membership.members import Members
-from beemesh.membership.messages import Alive, Claim, Claims, Known, PushPull, PushPullAnswer
+from beemesh.membership.messages import Alive, Claim, Claims, Known, PushPull, PushPullAnswer, Suspect
 from beemesh.membership.partners import Partners
 from beemesh.membership.rows import Member
 from beemesh.membership.rumours import GOSSIP_BYTES_MAX
 from beemesh.membership.settings import SwimSettings
+from beemesh.membership.summaries import Summary
 
 JOIN_EVERY_S = 1.0
 """While nobody answers yet, a few members are tried so often in the first half minute; later at the pace of
@@ -68,6 +69,23 @@ class _Stranger:
     """Who told of it last."""
     asked_s: float = float("-inf")
     tries: int = 0
+
+
+def newest(claims: tuple[Claim, ...]) -> list[Claim]:
+    """Of what one message says of a member by its own word, only the last word of each kind: each older one would cost
+    a verification first. Accusations have budgets, and what has no shape costs nothing."""
+    said = [decode(claim) for claim in claims]
+    last: dict[tuple[type, NodeId], tuple[int, int]] = {}
+    for index, statement in enumerate(said):
+        if statement is not None and not isinstance(statement, Suspect):
+            number = statement.seq if isinstance(statement, Summary) else statement.incarnation
+            key = (type(statement), statement.node_id)
+            last[key] = max(last.get(key, (0, index)), (number, index))
+    kept = {index for _, index in last.values()}
+    words = zip(claims, said, strict=True)
+    return [
+        claim for index, (claim, word) in enumerate(words) if index in kept or word is None or isinstance(word, Suspect)
+    ]
 
 
 class Exchange:
@@ -200,7 +218,7 @@ class Exchange:
         stream to the relay, else soon."""
         effects: Effects = []
         unknown = False
-        for claim in claims:
+        for claim in newest(claims):
             if self._members.desk.is_forger(relay, now):
                 effects.append(Notify(Observed("swim_claims_refused", {"reason": "relay"})))
                 break

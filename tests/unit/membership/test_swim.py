@@ -22,6 +22,7 @@ from beemesh.membership.local_health import SCORE_MAX
 from beemesh.membership.messages import (
     Ack,
     Alive,
+    Claim,
     Claims,
     Known,
     Leave,
@@ -33,6 +34,7 @@ from beemesh.membership.messages import (
     Suspect,
 )
 from beemesh.membership.summaries import SUMMARY_BODY_BYTES_MAX, Summary
+from beemesh.membership.suspicion import ACCUSATION_BURST, REFUTATION_BURST
 from beemesh.membership.swim import PROBES_OPEN_MAX, RELAYS_BURST, RELAYS_PER_PROBE, Swim
 from beemesh.membership.view import View
 from beemesh.wire.datagram import BODY_BYTES_MAX
@@ -431,14 +433,65 @@ def test_a_forger_that_was_removed_is_forgotten() -> None:
 
 
 def test_one_message_holds_no_more_claims_than_an_honest_one() -> None:
-    """Over a stream there is room for thousands, each with a verification: those past what a comparison sends are not
-    looked at."""
+    """Over a stream there is room for thousands: those past what a comparison sends are not looked at."""
     swim = _swim(3)
     lives = tuple(alive(1, 2 + number) for number in range(CLAIMS_PER_MESSAGE_MAX + 100))
 
     swim.handle(Received(IDS[1], Claims(lives)), at(1))
 
     assert swim.members.get(IDS[1]).incarnation == 1 + CLAIMS_PER_MESSAGE_MAX  # type: ignore[union-attr]
+
+
+def _verified(swim: Swim) -> list[Claim]:
+    """The claims whose signatures it checks from now on."""
+    checked: list[Claim] = []
+    holds = swim.members.desk.holds
+
+    def noted(claim: Claim, *rest: Any) -> bool:
+        checked.append(claim)
+        return holds(claim, *rest)
+
+    swim.members.desk.holds = noted  # type: ignore[method-assign,assignment]
+    return checked
+
+
+def _summary(index: int, seq: int) -> Claim:
+    return ClaimDesk(KEYS[index], roster(0)).sign("summary", Summary(IDS[index], seq, WALL_MS))
+
+
+WORD = st.tuples(st.sampled_from([alive, leave, _summary]), st.integers(1, 3), st.integers(2, 30))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(WORD, max_size=60))
+def test_the_last_word_counts_and_no_other_is_verified(words: list[tuple[Any, int, int]]) -> None:
+    """In whatever order one message tells what members said of themselves: the newest Alive, Leave and summary of each
+    are checked, and what they say together is believed; a Leave ends its incarnation."""
+    swim = _swim(4)
+    checked = _verified(swim)
+    swim.handle(Received(IDS[1], Claims(tuple(say(index, number) for say, index, number in words))), at(1))
+
+    assert len(checked) <= len({(say, index) for say, index, _ in words})
+    for index in (1, 2, 3):
+        lives = [(number, say is leave) for say, who, number in words if who == index and say is not _summary]
+        member, summary = swim.members.get(IDS[index]), swim.members.view.summary(IDS[index])
+        assert member is not None
+        left = swim.members.view.status(IDS[index]) == "left"
+        assert (member.incarnation, left) == max(lives, default=(1, False))
+        seqs = [number for say, who, number in words if who == index and say is _summary]
+        assert (summary.seq if summary is not None else 0) == max(seqs, default=0)
+
+
+def test_a_message_full_of_accusations_costs_few_verifications() -> None:
+    """Of its sender's own, thousands: of this node at each of its next incarnations, and of all others."""
+    swim = _swim(20)
+    checked, first = _verified(swim), swim.members.own.incarnation
+    of_us = tuple(suspect(1, 0, first + ahead, at_s=1) for ahead in range(500))
+    of_others = tuple(suspect(1, 2 + number % 18, at_s=1) for number in range(500))
+    for _ in range(2):
+        swim.handle(Received(IDS[1], Claims(of_us + of_others)), at(1))
+
+    assert len(checked) == REFUTATION_BURST + ACCUSATION_BURST
 
 
 def test_all_that_a_comparison_sends_is_heard() -> None:
