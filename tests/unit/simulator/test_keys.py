@@ -7,7 +7,7 @@ import pytest
 
 from beemesh.events import MemberDown, Observed, PutIntent
 from beemesh.identity.grants import Revocation
-from beemesh.identity.key_rotation import RING_KEY, rotation
+from beemesh.identity.key_rotation import RING_KEY, KeyBox, rotation
 from beemesh.identity.signing import Signed
 from beemesh.intents.record import revoked_key
 from simulator.world import MESH, World
@@ -44,6 +44,23 @@ def test_a_key_is_changed_without_a_death(seed: int, boxes: int | None) -> None:
     assert world.run_until(lambda: all(NEW_KEY in _keys(world, index) for index in range(6)), 10)
     assert world.run_until(lambda: all(_keys(world, index) == [NEW_KEY] for index in range(6)), 62)
     world.run_for(20)
+    assert not _deaths(world)
+
+
+@pytest.mark.parametrize("in_the_box", [b"", NEWER_KEY], ids=["what does not open", "another key"])
+def test_whoever_finds_no_key_in_its_box_asks_the_others(in_the_box: bytes) -> None:
+    """A box of the record that does not open, or holds something else, is no worse than none: all have the new key
+    within seconds, and in the end it alone."""
+    world = world_of(4)
+    members = [machine.membership for machine in world.machines]
+    made = rotation(world.operator, MESH, members, NEW_KEY)
+    spoiled = world.operator.seal_to(members[3].open_key, in_the_box) if in_the_box else made.boxes[2].box
+    boxes = (*made.boxes[:3], KeyBox(members[3].node_id, spoiled))
+
+    world.event(0, PutIntent(world.sign(world.operator, "ring", RING_KEY, msgspec.structs.replace(made, boxes=boxes))))
+
+    assert world.run_until(lambda: all(NEW_KEY in _keys(world, index) for index in range(4)), 10)
+    assert world.run_until(lambda: all(_keys(world, index) == [NEW_KEY] for index in range(4)), 62)
     assert not _deaths(world)
 
 
