@@ -161,9 +161,9 @@ class Members:
         return own.claim
 
     def say_goodbye(self) -> Claim:
-        """Sign and spread this node's Leave."""
+        """Sign and spread this node's Leave: one incarnation on, so that comparisons tell it from the Alive."""
         self.own.leaving = True
-        claim = self.desk.sign("leave", Leave(self.self_id, self.own.incarnation))
+        claim = self.desk.sign("leave", Leave(self.self_id, self.own.incarnation + 1))
         self.rumours.drop(("alive", self.self_id, b""))
         self.rumours.add(("leave", self.self_id, b""), claim)
         return claim

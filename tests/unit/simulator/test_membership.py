@@ -102,6 +102,28 @@ def test_a_node_that_left_is_not_called_and_comes_back_when_it_likes() -> None:
     assert world.run_until(lambda: _all_see(world, 4), 3)
 
 
+def test_whoever_missed_a_goodbye_hears_of_it_when_states_are_compared() -> None:
+    """A node leaves while a partition keeps half of the others from hearing it, who hold it dead: two minutes after
+    the heal all hold it for left, and nobody calls it; started again, it is there within three seconds."""
+    world = _meshed(5, 3)
+    gone = world.machines[0].membership.node_id
+    world.faults.cut({3, 4}, {0, 1, 2})
+    world.run_for(3)
+    world.event(0, LeaveMesh())
+    world.run_for(0.2)
+    world.kill(0)
+    world.run_for(60)
+    assert [world.node(index).view.status(gone) for index in range(1, 5)] == ["left", "left", "dead", "dead"]
+
+    world.faults.heal()
+    world.run_for(120)
+
+    assert [world.node(index).view.status(gone) for index in range(1, 5)] == ["left"] * 4
+    assert not any(world.node(index).view.absent() for index in range(1, 5))
+    world.start(0)
+    assert world.run_until(lambda: _all_see(world, 5), 3)
+
+
 # --- partitions, restarts, moves --------------------------------------------------------------------------------------
 
 
