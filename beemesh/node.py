@@ -31,7 +31,7 @@ from beemesh.effects import (
 from beemesh.events import ClockTestimony, FloorWanted, ForeignKeyEpoch, MemberDown, Observed, PingEchoed, RingChanged
 from beemesh.identity.membership_card import GossipRing
 from beemesh.ids import BootId, NodeId
-from beemesh.membership.messages import Ack, Nack, Ping
+from beemesh.membership.messages import FLOORLESS, Ping
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import Address, View
 from beemesh.outward import Ask, Outward, Tell, Transmit, Warm
@@ -46,9 +46,6 @@ COUNTED = {reason: Notify(Observed("datagrams_refused", {"reason": reason.value}
 
 OWN = frozenset({RingChanged, PingEchoed, MemberDown})
 """Notifications that concern the node itself."""
-
-FLOORLESS = (Ping, Ack, Nack)
-"""What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor."""
 
 QUESTION = "question"
 """First element of the keys of the node's own timers: no room has this name."""

@@ -87,6 +87,11 @@ class Nack(msgspec.Struct, frozen=True, array_like=True):
     nonce: bytes
 
 
+FLOORLESS = (Ping, Ack, Nack)
+"""What is heard from a boot without a floor: a ping (answered, and pinged back) and the echo that sets the floor. Any
+of them may be a recording."""
+
+
 class Claims(msgspec.Struct, frozen=True, array_like=True):
     """Gossip: claims that the sender heard lately. It wonders about the members in `asks`: answer with the last word of
     each, and with the accusations of it, that are known here."""

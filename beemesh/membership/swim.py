@@ -36,6 +36,7 @@ from beemesh.membership.claims import ClaimDesk, decode
 from beemesh.membership.exchange import CLAIMS_PER_MESSAGE_MAX, Exchange
 from beemesh.membership.members import ASKED_ABOUT_MAX, STALL_S, Members
 from beemesh.membership.messages import (
+    FLOORLESS,
     NONCE_BYTES,
     Ack,
     Claim,
@@ -117,6 +118,9 @@ class _Probe:
     """Who is to hear our own accusation if the target, which we hold dead, still does not answer."""
     helpers: tuple[NodeId, ...] = ()
     nacks: set[NodeId] = field(default_factory=set)
+
+    def may_be_answered_by(self, sender: NodeId) -> bool:
+        return sender == self.target or sender in self.helpers
 
 
 class Swim:
@@ -222,10 +226,7 @@ class Swim:
     # --- messages -------------------------------------------------------------------------------------------------
 
     def _received(self, sender: NodeId, message: msgspec.Struct, now: Now) -> Effects:
-        member = self.members.get(sender)
-        # A ping from a boot that never echoed may be a recording: it is answered, and proves nothing.
-        proven = type(message) is not Ping or (member is not None and member.echoed)
-        effects = self.members.hear(sender, now) if proven else []
+        effects = self.members.hear(sender, now) if self._is_proof(sender, message) else []
         match message:  # what comes most often first
             case Claims(claims=claims, asks=asks):
                 effects += self._take(sender, claims, now) + self._answer(sender, asks, now)
@@ -243,6 +244,15 @@ class Swim:
                 if probe is not None and sender in probe.helpers:
                     probe.nacks.add(sender)
         return effects
+
+    def _is_proof(self, sender: NodeId, message: Any) -> bool:
+        """Whether the sender lives, or this may be a recording: of a member that never echoed only the answer to an
+        open ping of ours is none. A recorded ping is answered, and an answer to nothing does nothing."""
+        member = self.members.get(sender)
+        if type(message) not in FLOORLESS or (member is not None and member.echoed):
+            return True
+        probe = self._probes.get(message.nonce) if type(message) is not Ping else None
+        return probe is not None and probe.may_be_answered_by(sender)
 
     def _take(self, relay: NodeId, claims: tuple[Claim, ...], now: Now) -> Effects:
         claims = claims[:CLAIMS_PER_MESSAGE_MAX]
@@ -350,7 +360,7 @@ class Swim:
 
     def _echoed(self, sender: NodeId, nonce: bytes, now: Now) -> Effects:
         probe = self._probes.get(nonce)
-        if probe is None or (sender != probe.target and sender not in probe.helpers):
+        if probe is None or not probe.may_be_answered_by(sender):
             return []
         del self._probes[nonce]
         effects: Effects = [Cancel(("swim", kind, nonce)) for kind in ("over", "direct", "nack")]

@@ -312,6 +312,32 @@ def test_a_ping_from_a_boot_that_never_echoed_proves_nothing() -> None:
     assert swim.members.view.status(IDS[1]) == "unknown"
 
 
+def test_an_answer_from_a_boot_that_never_echoed_proves_nothing_unless_we_asked() -> None:
+    """An Ack or a Nack to nothing that is open may be a recording as well: nobody comes alive by it, also not when it
+    says what we once asked another one. The answer to our own ping does it."""
+    swim = _swim(4, started=False)
+    ping = _sent(swim.handle(FloorWanted(IDS[1]), at(0)), Ping)[0][1]
+
+    for answer in (Ack(b"recorded"), Nack(b"recorded"), Ack(ping.nonce), Ping(ping.nonce)):
+        swim.handle(Received(IDS[2], answer), at(0.01))
+        assert swim.members.view.status(IDS[2]) == "unknown"
+
+    swim.handle(Received(IDS[1], Ack(ping.nonce)), at(0.02))
+    assert swim.members.view.status(IDS[1]) == "alive"
+
+
+def test_whoever_echoed_is_heard_also_when_its_answer_is_late() -> None:
+    """Its boot is known, so nothing of it is a recording: an echo after the end of its probe still proves that it
+    lives."""
+    swim = _swim(6)
+    target, ping, _ = _probe(swim, 1.0)
+    swim.handle(TimerFired(("swim", "over", ping.nonce)), at(2.0))
+    assert swim.members.view.status(IDS[target]) == "suspect"
+
+    swim.handle(Received(IDS[target], Ack(ping.nonce)), at(2.1))
+    assert swim.members.view.status(IDS[target]) == "alive"
+
+
 def test_a_joiner_is_answered_with_all_that_is_known() -> None:
     """Its card goes to the intent map, its claims are taken, and it gets every claim that it lacks."""
     swim = _swim(4)
