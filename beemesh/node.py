@@ -90,8 +90,8 @@ class Node:
         self._questions = Questions(boot_id, is_warm)
         self.admitted = 0
         """Datagrams that passed every check since the start."""
-        self._arriving: tuple[NodeId, BootId, int] | None = None
-        """The datagram that is being handled: an echo in it sets its sender's floor."""
+        self._arriving: tuple[NodeId, BootId, int, Address] | None = None
+        """The datagram that is being handled: an echo in it sets its sender's floor, and tells where it is."""
 
     # --- what the shell calls -------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class Node:
                 return self._run([counted, Notify(ClockTestimony(judged.sender, judged.said_ms))], now)
             return [counted]
         self.admitted += 1
-        self._arriving = (judged.sender, judged.boot_id, judged.counter)
+        self._arriving = (judged.sender, judged.boot_id, judged.counter, source)
         try:
             effects = self._received(judged.sender, judged.message, now)
             if not judged.has_floor and isinstance(judged.message, Ping):

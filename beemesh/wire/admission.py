@@ -92,7 +92,7 @@ class _Peer:
         self.epoch = 0
         self.boot_id: BootId | None = None
         self.source: Address | None = None
-        """Where it was last heard."""
+        """Where it was first heard, or last echoed a ping of ours: whoever hands a datagram on does not move it."""
 
 
 class Admission:
@@ -127,9 +127,13 @@ class Admission:
         for peer in self._peers.values():
             peer.cipher = None
 
-    def set_floor(self, sender: NodeId, boot_id: BootId, counter: int) -> None:
-        """The sender echoed a fresh ping of ours in that datagram: believe the boot from there on."""
+    def set_floor(self, sender: NodeId, boot_id: BootId, counter: int, source: Address | None = None) -> None:
+        """The sender echoed a fresh ping of ours in that datagram, which came from `source`: believe the boot from
+        there on, and expect it there."""
         self._guard.set_floor(sender, boot_id, counter)
+        peer = self._peers.get(sender)
+        if peer is not None and source is not None:
+            peer.source = source
 
     def forget(self, sender: NodeId) -> None:
         """The sender left the roster."""
@@ -224,7 +228,8 @@ class Admission:
         peer = peer or self._remember(header.sender, now)
         peer.bucket.take()
         peer.cipher, peer.epoch, peer.boot_id = cipher, header.epoch, header.boot_id
-        peer.source = source
+        if peer.source is None:
+            peer.source = source
         self._guard.enter(header.sender, header.boot_id, header.counter)
 
     def _remember(self, sender: NodeId, now: Now) -> _Peer:

@@ -176,6 +176,8 @@ def test_a_member_that_moved_is_found_at_its_new_address() -> None:
     assert not _deaths(world, back_s)
     moved = world.machines[3].membership.node_id
     assert {world.node(index).view.address(moved) for index in (0, 1, 2, 4)} == {("10.9.9.9", 7946)}
+    expected = {world.node(index).node._admission._peers[moved].source for index in (0, 1, 2, 4)}
+    assert expected == {("10.9.9.9", 7946)}, "its echoes came from there, and so does what is worth a look in a flood"
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------

@@ -258,6 +258,44 @@ def test_forgeries_from_elsewhere_never_silence_a_member() -> None:
     assert reason(made.admit(speaker.say(), NOW, HOME)) is None
 
 
+def _forged_in_the_name_of(speaker: Speaker) -> bytes:
+    header = header_of(speaker.node_id, 5_000)
+    return wrapped(header, signed_envelope(keys("insider"), header, 5, b"\x91\x90", NOW.wall_ms))
+
+
+def test_who_hands_a_members_datagrams_on_does_not_silence_it() -> None:
+    """A liar that was sent genuine ones passes them on from its own address, and forges others there: the member is
+    still heard from where it was, and its own place is still the likely one."""
+    made, speaker = floored("a")
+    assert reason(made.admit(speaker.say(), NOW, HOME)) is None
+    forged = _forged_in_the_name_of(speaker)
+    for moment in range(4):
+        assert reason(made.admit(speaker.say(), later(moment), ELSEWHERE)) is None
+        reasons = [reason(made.admit(forged, later(moment), ELSEWHERE)) for _ in range(2_000)]
+        assert reasons[-1] is Refusal.BUDGET
+        honest = speaker.say()
+        assert made.is_likely(honest, HOME)
+        assert reason(made.admit(honest, later(moment), HOME)) is None
+
+
+@pytest.mark.parametrize("boot", [BOOT, OTHER_BOOT], ids=["the same boot", "a new boot"])
+def test_a_member_is_expected_where_it_echoed_last(boot: BootId) -> None:
+    """Its address changed: an echo of our ping comes from there, and no forgeries from the old place silence it."""
+    made, old = floored("a")
+    assert reason(made.admit(old.say(), NOW, HOME)) is None
+    moved = old if boot == BOOT else Speaker("a", boot)
+    echo = made.admit(moved.say(PING), NOW, ELSEWHERE)
+    assert isinstance(echo, Admitted)
+    made.set_floor(echo.sender, echo.boot_id, echo.counter, ELSEWHERE)
+
+    reasons = [reason(made.admit(_forged_in_the_name_of(old), NOW, HOME)) for _ in range(2_000)]
+
+    assert reasons[-1] is Refusal.BUDGET
+    honest = moved.say()
+    assert made.is_likely(honest, ELSEWHERE)
+    assert reason(made.admit(honest, NOW, ELSEWHERE)) is None
+
+
 def test_forgeries_with_a_forged_source_silence_one_member_alone() -> None:
     """Who can also forge a member's address uses up the rate of that member, and of no other."""
     made, victim = floored("a", "b")
