@@ -14,6 +14,7 @@ from beemesh.effects import Cancel, Effect, Effects, Notify, Now, Randomness, Sc
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.ids import NodeId, short, ulid
 from beemesh.membership.claims import ClaimDesk, decode, size_of
+from beemesh.membership.drawing import drawn
 from beemesh.membership.ear import Ear
 from beemesh.membership.local_health import LocalHealth
 from beemesh.membership.messages import Alive, Claim, Claims, Leave, Suspect
@@ -51,9 +52,6 @@ ASKED_AROUND = 3
 times."""
 ASKED_ABOUT_MAX = 8
 """Members that one question may name: the claims of about one fill the answer."""
-
-SPARES = 8
-"""Members drawn beyond those that are wanted, in place of suspects."""
 
 
 class Members:
@@ -110,34 +108,18 @@ class Members:
         """Start from rows that many nodes of one process share; one that changes is copied first."""
         self._begun = rows
 
-    def present(self) -> list[NodeId]:
-        """Everybody else who counts as alive here."""
-        return [node_id for node_id in self.view.alive() if node_id != self.self_id]
-
     def some_present(self, count: int, *, unsuspected: bool = False) -> list[NodeId]:
         """Up to `count` others that count as alive, at random; with `unsuspected` no suspects where there are enough
         others. It looks at a few, not at all."""
-        return self._drawn(count, unsuspected)[:count]
+        return drawn(self.view, self._randomness, count, unsuspected=unsuspected)[:count]
 
     def listeners(self, count: int) -> tuple[list[NodeId], NodeId | None]:
         """Up to `count` unsuspected others, rather those that echoed us, since others may not listen to us yet; and
         whoever was drawn first, if it did not echo: somebody has to tell it too."""
-        drawn = self._drawn(count, unsuspected=True)
-        newcomer = drawn[0] if drawn and not self._has_echoed(drawn[0]) else None
-        first = list(islice(filter(self._has_echoed, drawn), count))
-        return [*first, *(peer for peer in drawn if peer not in first)][:count], newcomer
-
-    def _drawn(self, count: int, unsuspected: bool) -> list[NodeId]:
-        alive = self.view.alive()
-        drawn = self._randomness.sample(alive, min(len(alive), count + SPARES))
-        fit = [peer for peer in drawn if peer != self.self_id]
-        if unsuspected and self.view.has_suspects:
-            healthy = [peer for peer in fit if self.view.status(peer) == "alive"]
-            if len(healthy) < count < len(alive) - 1:  # many are suspected
-                all_healthy = [peer for peer in self.present() if self.view.status(peer) == "alive"]
-                healthy = self._randomness.sample(all_healthy, min(count, len(all_healthy)))
-            fit = healthy or fit
-        return fit
+        some = drawn(self.view, self._randomness, count, unsuspected=True)
+        newcomer = some[0] if some and not self._has_echoed(some[0]) else None
+        first = list(islice(filter(self._has_echoed, some), count))
+        return [*first, *(peer for peer in some if peer not in first)][:count], newcomer
 
     def _has_echoed(self, node_id: NodeId) -> bool:
         row = self._table.get(node_id) or self._begun.get(node_id)
@@ -475,9 +457,10 @@ class Members:
     # --- the roster -----------------------------------------------------------------------------------------------
 
     def follow_roster(self) -> Effects:
-        """Forget whoever is no member any more."""
+        """Forget whoever is no member any more, and what it said of others."""
         out: Effects = []
-        for node_id in [known for known in self._table if self.roster.member(known) is None]:
+        gone = [known for known in self._table if self.roster.member(known) is None]
+        for node_id in gone:
             member = self._table.pop(node_id)
             self._failing.pop(node_id, None)
             out += self._clear_suspicion(member)
@@ -488,7 +471,20 @@ class Members:
             self.view.forget(node_id)
             if member.incarnation or member.echoed:
                 out.append(Notify(MemberDown(node_id)))
+        for member in self._table.values():
+            out += self._without(gone, member) if member.suspicion is not None else []
         return out
+
+    def _without(self, gone: list[NodeId], member: Member) -> Effects:
+        """A suspicion whose accusers all left the roster is none any more."""
+        suspicion = member.suspicion
+        dropped = suspicion.drop(gone) if suspicion is not None else []
+        for accuser in dropped:
+            self.rumours.drop(("suspect", member.node_id, accuser))
+        if not dropped or suspicion is None or suspicion.accusers or self.view.status(member.node_id) != "suspect":
+            return []
+        self.view.set_status(member.node_id, "alive")
+        return self._clear_suspicion(member)
 
     def event(self, status: EventStatus, now: Now, reason: str, **details: str) -> Effect:
         """An event of this node, to be signed and published."""

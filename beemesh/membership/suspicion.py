@@ -110,6 +110,10 @@ class Suspicion:
         self.accusers[accuser] = claim
         return True
 
+    def drop(self, accusers: Iterable[NodeId]) -> list[NodeId]:
+        """Count these no more; which of them were counted."""
+        return [accuser for accuser in accusers if self.accusers.pop(accuser, None) is not None]
+
     def start_over(self, now_s: float) -> None:
         """What happened until `now_s` was never heard, so the suspect gets all its time again, and is asked again."""
         self.since_s, self.asked_s, self.must_ask = now_s, None, True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from beemesh.effects import Effects, Notify, Schedule, Send
+from beemesh.effects import Cancel, Effects, Notify, Schedule, Send
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
-from beemesh.intents.record import Intent, node_key
+from beemesh.identity.grants import Revocation
+from beemesh.intents.record import Intent, node_key, revoked_key
 from beemesh.membership.claims import ClaimDesk, size_of
 from beemesh.membership.members import ASKED_AROUND, STALL_S, Members
 from beemesh.membership.messages import Claim
@@ -399,6 +401,53 @@ def test_who_leaves_the_roster_is_forgotten() -> None:
     assert members.view.status(IDS[1]) == "unknown"
     assert members.rumours.get(("alive", IDS[1], b"")) is None
     assert told(members.take(alive(1, 7), at(9))) == []
+
+
+def _revoked(members: Members, index: int) -> Effects:
+    revocation = Revocation(MESH, "node", IDS[index], f"n{index}", 0)
+    body = msgspec.msgpack.encode(revocation)
+    members.roster.apply(Intent(MESH, "revocation", revoked_key("node", IDS[index]), 1, CA.signer_id, 0, body))
+    return members.follow_roster()
+
+
+def test_an_accuser_that_is_revoked_does_not_count_any_more() -> None:
+    """Two accusers bring death; when one of them is revoked meanwhile, the other alone does not, and nobody is told of
+    the revoked one's word."""
+    members = _meshed(6)
+    for accuser in (1, 2):
+        members.take(suspect(accuser, 4, at_s=1), at(1))
+    _revoked(members, 1)
+
+    assert members.rumours.get(("suspect", IDS[4], IDS[1])) is None
+    assert members.rumours.get(("suspect", IDS[4], IDS[2])) is not None
+    assert _due(members, 4, 1.0, 60.0) is None
+    assert members.view.status(IDS[4]) == "alive"
+
+
+def test_a_suspicion_without_accusers_is_over() -> None:
+    """The only accuser was revoked: its suspect is none at once, and two others can accuse it anew."""
+    members = _meshed(6)
+    members.take(suspect(1, 4, at_s=1), at(1))
+    effects = _revoked(members, 1)
+
+    assert Cancel(("swim", "suspicion", IDS[4])) in effects
+    assert members.view.status(IDS[4]) == "alive"
+    for accuser in (2, 3):
+        members.take(suspect(accuser, 4, at_s=2), at(2))
+    assert _due(members, 4, 2.0, 60.0) is not None
+
+
+def test_the_dead_stay_dead_when_their_accuser_is_revoked() -> None:
+    """Only contact, or their own word, brings them back."""
+    members = _meshed(6)
+    for accuser in (1, 2):
+        members.take(suspect(accuser, 4, at_s=1), at(1))
+    assert _due(members, 4, 1.0, 60.0) is not None
+    for accuser in (1, 2):
+        _revoked(members, accuser)
+
+    assert members.view.status(IDS[4]) == "dead"
+    assert told(members.take(alive(4, 2), at(70))) == [MemberUp(IDS[4])]
 
 
 def test_strangers_are_nobody() -> None:
