@@ -342,8 +342,18 @@ class World:
         target = self._by_id.get(peer)
         if target is None or target.composition is None or not self._reaches(machine, target):
             return False
+        if not self._shake_hands(machine, target):
+            return False
         self.at(self.now_s + self._delay_s(machine, target), deliver, target)
         return True
+
+    def _shake_hands(self, opener: Machine, other: Machine) -> bool:
+        """As the agent's streams do: neither end takes the other past the end of its grace. Only the opener shows its
+        own card; of the other the one counts that the opener knows."""
+        known = opener.composition.roster.member(other.membership.node_id) if opener.composition is not None else None
+        if known is not None and self.now_of(opener).wall_ms > known.ends_ms:
+            return False
+        return self.now_of(other).wall_ms <= opener.membership.ends_ms
 
     def _told(self, source: Machine, peer: NodeId, message: msgspec.Struct) -> None:
         target = self._by_id[peer]

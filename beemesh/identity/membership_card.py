@@ -68,6 +68,11 @@ class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
         return ROLE_KEEPER in self.roles
 
     @property
+    def ends_ms(self) -> int:
+        """Wall time of the end of its grace, after which the node has no word in the mesh."""
+        return self.not_after_ms + GRACE_MS
+
+    @property
     def failure_domain(self) -> str:
         """Nodes with the same failure domain fall together: never two shares of one key in one of them."""
         return self.name if self.allow_same_host or not self.machine else self.machine

@@ -87,10 +87,10 @@ class ClaimDesk:
         return Claim(kind, body, self._crypto.sign(payload_of(kind, body)))
 
     def holds(self, claim: Claim, statement: Statement, relay: NodeId | None, now: Now) -> bool:
-        """Whether its author is a member and signed the claim, which says `statement`. A forgery is held against the
-        `relay` that told of it: the author has no part in it."""
+        """Whether its author is a member, in grace at the worst, and signed the claim, which says `statement`. A
+        forgery is held against the `relay` that told of it: the author has no part in it."""
         card = self._roster.member(author_of(statement))
-        if card is None:
+        if card is None or now.wall_ms > card.ends_ms:
             return False
         if self._crypto.verify(card.sign_key, payload_of(claim.kind, claim.body), claim.signature):
             return True

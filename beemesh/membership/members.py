@@ -443,7 +443,9 @@ class Members:
         if min(suspicion.accusers) == self.self_id:
             card = self.roster.member(member.node_id)
             name = card.name if card else short(member.node_id)
-            out.append(self.event("NodeDead", now, f"node {name} answers nobody", node=name))
+            is_out = self.roster.standing(member.node_id, now.wall_ms) == "out"
+            reason = f"the membership of node {name} has ended" if is_out else f"node {name} answers nobody"
+            out.append(self.event("NodeDead", now, reason, node=name))
         return out
 
     def _clear_suspicion(self, member: Member) -> Effects:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from beemesh.identity.grants import Grant, Revocation
-from beemesh.identity.membership_card import GRACE_MS, Membership
+from beemesh.identity.membership_card import Membership
 from beemesh.ids import NodeId, OperatorId, node_id_of
 from beemesh.intents.record import Intent
 
@@ -107,7 +107,7 @@ class Roster:
     def standing(self, node_id: bytes, wall_ms: int) -> Standing:
         """`valid`, `grace` (keeps what it runs, takes nothing new) or `out` (unknown, revoked, long expired)."""
         card = self.member(node_id)
-        if card is None or wall_ms > card.not_after_ms + GRACE_MS:
+        if card is None or wall_ms > card.ends_ms:
             return "out"
         return "valid" if wall_ms <= card.not_after_ms else "grace"
 

@@ -1,6 +1,7 @@
 """The gate that every datagram passes (DESIGN section 4), cheapest checks first.
 
-size → decrypt → known sender → clock skew → window looked up → sender's rate → signature → window entered → decode.
+size → within its grace → decrypt → known sender → clock skew → window looked up → sender's rate → signature → window
+entered → decode.
 A refusal is counted by its reason and is never an exception. Nothing that is not authenticated costs an honest sender
 anything: what brings no member's word draws on global budgets, and past them only what an honest sender may well have
 sent is looked at; only verified datagrams move a window, use up a rate, or make us remember anything.
@@ -149,6 +150,9 @@ class Admission:
             return Refused(Refusal.MALFORMED)
         sender = header.sender
         member = self._roster.member(sender)
+        if member is not None and now.wall_ms > member.ends_ms:
+            self._peers.pop(sender, None)  # nothing of it is likely, nor worth a decryption
+            return Refused(Refusal.EXPIRED, sender)
         gossip_key = self._keys.get(header.epoch)
         spent = self._in_vain.is_empty(now.boot_s)
         if gossip_key is None:

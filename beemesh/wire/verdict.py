@@ -18,6 +18,8 @@ class Refusal(StrEnum):
     UNDECIPHERED = "undeciphered"
     BUDGET = "budget"
     UNKNOWN_SENDER = "unknown_sender"
+    EXPIRED = "expired"
+    """The grace of the sender's membership is over, by our clock."""
     CLOCK_SKEW = "clock_skew"
     NO_FLOOR = "no_floor"
     REPLAYED = "replayed"

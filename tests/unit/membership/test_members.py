@@ -8,6 +8,7 @@ import pytest
 from beemesh.effects import Cancel, Effects, Notify, Schedule, Send
 from beemesh.events import EmitEvent, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.identity.grants import Revocation
+from beemesh.identity.membership_card import GRACE_MS
 from beemesh.intents.record import Intent, node_key, revoked_key
 from beemesh.membership.claims import ClaimDesk, size_of
 from beemesh.membership.members import ASKED_AROUND, STALL_S, Members
@@ -448,6 +449,27 @@ def test_the_dead_stay_dead_when_their_accuser_is_revoked() -> None:
 
     assert members.view.status(IDS[4]) == "dead"
     assert told(members.take(alive(4, 2), at(70))) == [MemberUp(IDS[4])]
+
+
+def test_who_is_past_its_grace_has_no_word() -> None:
+    """Neither of itself nor of others, whoever passes it on; with a new card it counts again."""
+    members = _meshed(6)
+    word = ClaimDesk(KEYS[1], roster(0)).sign("summary", Summary(IDS[1], 9, WALL_MS))
+    claims = (alive(1, 9), word, suspect(1, 4), leave(1, 9))
+    members.roster.apply(membership(1, 2, not_after_ms=WALL_MS - GRACE_MS))
+    for claim in claims:
+        members.take(claim, at(1), IDS[2])
+
+    assert members.get(IDS[1]).incarnation == 1  # type: ignore[union-attr]
+    assert members.view.summary(IDS[1]) is None
+    assert [members.view.status(IDS[index]) for index in (1, 4)] == ["alive", "alive"]
+
+    members.roster.apply(membership(1, 3, not_after_ms=WALL_MS))
+    for claim in claims:
+        members.take(claim, at(1), IDS[2])
+
+    assert members.view.summary(IDS[1]) is not None
+    assert [members.view.status(IDS[index]) for index in (1, 4)] == ["left", "suspect"]
 
 
 def test_strangers_are_nobody() -> None:

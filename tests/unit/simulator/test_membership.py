@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from beemesh.effects import Now
-from beemesh.events import LeaveMesh, MemberDown, Observed, PutIntent
+from beemesh.events import EmitEvent, LeaveMesh, MemberDown, Observed, PutIntent
+from beemesh.identity.membership_card import GRACE_MS
 from beemesh.ids import NodeId
 from beemesh.membership.claims import ClaimDesk, Statement
 from beemesh.membership.held_clock import HeldClock
@@ -230,6 +231,48 @@ def test_a_lone_node_stays_at_the_time_of_its_configuration() -> None:
     world.run_for(300)
 
     assert world.now_of(world.machines[0]).wall_ms == START_WALL_MS - 30 * DAY_MS
+
+
+# --- memberships that end ---------------------------------------------------------------------------------------------
+
+
+def _ends(world: World, index: int, at_ms: int) -> None:
+    """A machine that is down has a card whose grace ends then, and all know it."""
+    machine = world.machines[index]
+    machine.membership = msgspec.structs.replace(machine.membership, not_after_ms=at_ms - GRACE_MS)
+    world.reissue(index)
+
+
+def _refusals(world: World, since_s: float) -> set[str]:
+    seen = [event for at_s, _, event in world.events if isinstance(event, Observed) and at_s >= since_s]
+    return {event.labels["reason"] for event in seen if event.metric == "datagrams_refused"}
+
+
+def test_a_member_is_shut_out_at_the_end_of_its_grace_and_comes_back_with_a_new_card() -> None:
+    """Half a minute after it ended nobody counts it any more, and people are told why; it hears nobody, and a restart
+    with the old card changes nothing. With a new one all see it within five seconds."""
+    world = World(4, 3)
+    _ends(world, 0, START_WALL_MS + 30_000)
+    world.start_all()
+    assert world.run_until(lambda: _all_see(world, 4), 10)
+    world.run_for(30 - world.now_s)
+    assert _all_see(world, 4)
+    assert not _deaths(world, 0)
+
+    world.run_for(30)
+    world.kill(0)
+    world.start(0)
+    world.run_for(120)
+
+    assert [len(world.node(index).view.alive()) for index in range(4)] == [1, 3, 3, 3]
+    assert _refusals(world, 31) == {"expired"}
+    dead = [e.event for _, _, e in world.events if isinstance(e, EmitEvent) and e.event.status == "NodeDead"]
+    assert "the membership of node n0 has ended" in {event.reason for event in dead}
+
+    world.kill(0)
+    _ends(world, 0, START_WALL_MS + DAY_MS)
+    world.start(0, knows=[machine.card for machine in world.machines])
+    assert world.run_until(lambda: _all_see(world, 4), 5)
 
 
 # --- neighbouring versions --------------------------------------------------------------------------------------------

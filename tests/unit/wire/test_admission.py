@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from beemesh.crypto_native import NativeCrypto
 from beemesh.effects import Now
 from beemesh.ids import BootId
+from beemesh.intents.record import node_key
 from beemesh.membership import messages as membership
 from beemesh.wire import admission
 from beemesh.wire.admission import Admission
@@ -21,7 +22,7 @@ from beemesh.wire.envelope import Envelope, Header
 from beemesh.wire.registry import CODES
 from beemesh.wire.replay import ReplayGuard
 from beemesh.wire.verdict import Admitted, Refusal, Refused
-from tests.unit.identity.cast import keys, revoke, roster
+from tests.unit.identity.cast import card, keys, record, revoke, roster
 from tests.unit.wire.samples import BOOT, NEWS, NOW, PING, RING, Speaker, gate, header_of, later
 
 KEY = RING.keys[1].key
@@ -116,6 +117,30 @@ def test_an_unknown_or_revoked_sender_is_refused() -> None:
     assert reason(made.admit(Speaker("a").say(), NOW)) is None
     revoke(known, "a", keys("a"))
     assert reason(made.admit(Speaker("a", OTHER_BOOT).say(), NOW)) is Refusal.UNKNOWN_SENDER
+
+
+def test_a_member_past_the_end_of_its_grace_is_refused() -> None:
+    """Expired for less than the grace it is heard, afterwards not; nor looked at first, nor decrypted, however much of
+    it comes. A new card lets it in again at once."""
+    ends_s = (card("a").ends_ms - NOW.wall_ms) // 1000
+    known, speaker = roster("a", "b"), Speaker("a")
+    made = Admission(keys("receiver"), known, RING, lambda _: True)
+    made.set_floor(speaker.node_id, BOOT, 0)
+
+    def says(at_s: float) -> bytes:
+        return speaker.say(wall_ms=later(at_s).wall_ms)
+
+    assert reason(made.admit(says(ends_s), later(ends_s), HOME)) is None
+    over_s = ends_s + 1
+    for _ in range(int(admission.UNDECIPHERED_PER_S) + 100):
+        data = says(over_s)
+        assert made.admit(data, later(over_s), HOME) == Refused(Refusal.EXPIRED, speaker.node_id)
+    assert not made.is_likely(data, HOME)
+    assert reason(made.admit(Speaker("stranger").say(), later(over_s))) is Refusal.UNKNOWN_SENDER, "a budget is left"
+
+    renewed = msgspec.structs.replace(card("a"), serial=2, not_after_ms=later(over_s + 60).wall_ms)
+    known.apply(record("membership", node_key("a"), renewed))
+    assert reason(made.admit(says(over_s), later(over_s), HOME)) is None
 
 
 def test_an_unsigned_datagram_of_an_insider_is_refused() -> None:
