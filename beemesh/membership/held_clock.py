@@ -3,6 +3,9 @@
 Machines without a battery for their clock start in the past. Such a clock is held at the time at which the node's
 configuration was signed, until members agree on a later one: two of them must say that it is at least that late, or the
 only other one there is. So a single liar moves nobody, and no recording of the past moves anybody beyond the past.
+
+Once the machine's own clock was set, and is about as late as members said, it is believed again. What they said may
+have been a little ahead: the held clock stands still until the machine's own has caught up, and never goes back.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ WITNESS_KEPT_S = 120.0
 MOVE_MIN_MS = 1_000
 """Smaller steps are not worth telling of."""
 
+CATCH_UP_MAX_MS = 30_000
+"""So far ahead of the right time members may be whom all others understand: a machine's own clock that is no further
+behind what they said was set, and is not the one that started in the past."""
+
 
 class HeldClock:
     """What the machine's wall clock is taken for. No protocol: whoever drives a node reads the clock through it."""
@@ -36,7 +43,10 @@ class HeldClock:
 
     def read(self, raw_ms: int, boot_s: float) -> int:
         """The wall time, where the machine's own clock reads `raw_ms`."""
-        return max(raw_ms, self._held_ms(boot_s))
+        held_ms = self._held_ms(boot_s)
+        if self._agreed_s is not None and held_ms - raw_ms <= CATCH_UP_MAX_MS:
+            self._floor_ms, self._agreed_s = held_ms, None
+        return max(raw_ms, held_ms)
 
     def is_held(self, raw_ms: int, boot_s: float) -> bool:
         """Whether the machine's own clock is not believed."""
