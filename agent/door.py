@@ -27,6 +27,7 @@ from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswe
 from beemesh.errors import BeemeshError, NotFound, Unavailable, Unreachable
 from beemesh.events import Observed, Submit, Submitted
 from beemesh.identity.grants import Grant
+from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.entitlement import verify_intent
@@ -217,7 +218,7 @@ class Door:
         """What `doctor` shows of this node; every failed check says how to mend it."""
         findings = [
             *self._clock_checks(),
-            *self._certificate_checks(),
+            *membership_findings(self._files.membership, self.wall_ms()),
             *grant_findings(self._composition.roster.grants(), self.wall_ms()),
             *self._disk_checks(),
             *self._mesh_checks(),
@@ -242,16 +243,6 @@ class Door:
             hint = "set the clock, with NTP where there is any"
             return [Finding("clock", Severity.ERROR, "the clock reads earlier than the configuration's signing", hint)]
         return [Finding("clock", Severity.OK, "the clock runs after the configuration was signed")]
-
-    def _certificate_checks(self) -> list[Finding]:
-        left_ms = self._files.membership.not_after_ms - self.wall_ms()
-        days = left_ms // 86_400_000
-        hint = RENEWAL_HINT
-        if left_ms < 0:
-            return [Finding("certificate", Severity.ERROR, f"the membership expired {-days} days ago; in grace", hint)]
-        if left_ms < EXPIRY_WARNING_MS:
-            return [Finding("certificate", Severity.WARNING, f"the membership expires in {days} days", hint)]
-        return [Finding("certificate", Severity.OK, f"the membership is valid for {days} days")]
 
     def _disk_checks(self) -> list[Finding]:
         if self._shell.store_error:
@@ -287,6 +278,18 @@ class Door:
             message = "beemesh_allow_same_host is set: agents on one machine count as separate custodians"
             findings.append(Finding("custody", Severity.WARNING, message, "for demos only: unset it in the inventory"))
         return findings
+
+
+def membership_findings(membership: Membership, wall_ms: int) -> list[Finding]:
+    """What `doctor` says of this node's own membership: past its grace the mesh shuts it out."""
+    left_ms = membership.not_after_ms - wall_ms
+    days = left_ms // 86_400_000
+    if left_ms < 0:
+        now = "in grace" if wall_ms <= membership.ends_ms else "shut out of the mesh"
+        return [Finding("certificate", Severity.ERROR, f"the membership expired {-days} days ago; {now}", RENEWAL_HINT)]
+    if left_ms < EXPIRY_WARNING_MS:
+        return [Finding("certificate", Severity.WARNING, f"the membership expires in {days} days", RENEWAL_HINT)]
+    return [Finding("certificate", Severity.OK, f"the membership is valid for {days} days")]
 
 
 def grant_findings(grants: Iterable[Grant], wall_ms: int) -> list[Finding]:

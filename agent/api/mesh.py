@@ -40,6 +40,12 @@ from beemesh.workloads.record import SealedObject, Workload
 ASK_PATIENCE_S = 2.0
 """How long a live node may take to list its replicas before it is shown as not answering."""
 
+EXPIRED = {
+    "grace": "membership has expired and is in grace: run bootstrap again",
+    "out": "membership has ended, and the mesh shuts it out: run bootstrap again",
+}
+"""What is said of a node by the standing of its membership."""
+
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
@@ -296,7 +302,7 @@ class MeshReader:
         summary = self.view.summary(member.node_id)
         state = self.view.status(member.node_id)
         standing = self.roster.standing(member.node_id, wall_ms)
-        warnings = ["membership has expired and is in grace: run bootstrap again"] if standing == "grace" else []
+        warnings = [EXPIRED[standing]] if standing in EXPIRED else []
         if summary is not None and summary.storage_mb_total and not summary.storage_mb_free:
             warnings.append("its disk is full: it takes no new work until there is room again")
         return NodeView(

@@ -18,10 +18,11 @@ from starlette.routing import Route
 from agent import network as network_module
 from agent.api import records
 from agent.api.auth import Gate
+from agent.api.mesh import MeshReader
 from agent.api.relay import serve_relayed
 from agent.api.seam import AgentDoor, Backend, SubmissionBody
 from agent.api.server import tcp_listener
-from agent.door import grant_findings
+from agent.door import grant_findings, membership_findings
 from agent.network import LOOK_UPS_MAX, AgentNetwork
 from agent.runtime.contract import Severity
 from agent.transport.connection import Connection
@@ -34,6 +35,7 @@ from beemesh.identity.requests import sign_request
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId
 from beemesh.intents.record import IntentKind, operator_key, quota_key, sign_intent
+from beemesh.membership.view import View
 from beemesh.scheduling.messages import GetLease
 from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
 from beemesh.wire.registry import encode_message
@@ -353,6 +355,31 @@ def test_an_operator_whose_grant_has_ended_can_bring_the_next_one_and_nothing_el
             submitted(door, signer, "quota", quota_key("n", "q"), quota)
         assert "beemeshctl bootstrap" in refused.value.hint
     assert len(door.taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("left_days", "severity", "text", "warning"),
+    [
+        (400, Severity.OK, "the membership is valid for 400 days", ""),
+        (59, Severity.WARNING, "the membership expires in 59 days", ""),
+        (-3, Severity.ERROR, "the membership expired 3 days ago; in grace", "is in grace"),
+        (-91, Severity.ERROR, "the membership expired 91 days ago; shut out of the mesh", "the mesh shuts it out"),
+    ],
+)
+def test_people_are_told_of_a_membership_that_ends(left_days: int, severity: Severity, text: str, warning: str) -> None:
+    """By `doctor` on the node itself, and by every node that lists it: in grace, and past it."""
+    known = roster("a")
+    (member,) = known.members()
+    wall_ms = member.not_after_ms - left_days * 86_400_000
+    intents: Any = SimpleNamespace(items=lambda prefix="": iter(()))
+    nothing: Any = None
+
+    (finding,) = membership_findings(member, wall_ms)
+    (shown,) = MeshReader(member.node_id, known, View(member.node_id, known), intents, nothing, nothing).nodes(wall_ms)
+
+    assert (finding.severity, finding.message) == (severity, text)
+    assert ("beemeshctl bootstrap" in finding.hint) is (severity is not Severity.OK)
+    assert [warning in each for each in shown.warnings] == [True] * bool(warning)
 
 
 @pytest.mark.parametrize(
