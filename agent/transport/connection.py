@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +31,7 @@ DEADLINE_MAX_S = 600.0
 """Whatever a peer says, nobody waits longer for one answer."""
 
 OPEN_REQUESTS_MAX = 1_024
-"""Requests of one peer that wait for our answer; past it the peer is told so."""
+"""Requests on one connection that wait for our answer, or whose answer waits for the peer; past it the peer is told."""
 
 ANSWER_FRAMES_MAX = 64
 """Pieces of an answer that wait for their reader; past it the connection stops reading, and the peer sending."""
@@ -73,6 +73,7 @@ class Connection:
         self.early = b""
         """What was read before it was known who the peer is."""
         self._next_id = 1
+        self._load = hub.load(peer)
         self._waiting: dict[int, asyncio.Queue[Frame | None]] = {}
         self._posted: dict[int, _Posted] = {}
         self._serving: dict[int, asyncio.Task[None] | None] = {}
@@ -92,7 +93,7 @@ class Connection:
                 if self._writer.transport.get_write_buffer_size():  # else all of it went to the kernel at once
                     await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
         except (OSError, TimeoutError, RuntimeError) as error:
-            self.close()
+            self._cut()
             raise Unreachable(f"the stream to {short(self.peer)} broke: {error or 'it takes nothing'}") from error
 
     @property
@@ -106,16 +107,15 @@ class Connection:
             and not writer.transport.get_write_buffer_size()
         )
 
-    def _put(self, frame: bytes) -> None:
-        """Write a frame while the connection `takes_at_once`; what the kernel leaves over is seen to."""
+    def _put(self, frame: bytes) -> bool:
+        """Write a frame while the connection `takes_at_once`; False when something is left for `_drained` to see to."""
         self.last_used_s = asyncio.get_running_loop().time()
         try:
             self._writer.write(frame)
         except (OSError, RuntimeError):
-            self.close()
-        else:
-            if self._writer.transport.get_write_buffer_size():
-                self._hub.spawn(self._drained())
+            self._cut()
+            return True
+        return not self._writer.transport.get_write_buffer_size()
 
     async def _drained(self) -> None:
         """Hold later writers back until the peer took what was written; a peer that takes nothing is cut off."""
@@ -123,7 +123,12 @@ class Connection:
             async with self._write_lock:
                 await asyncio.wait_for(self._writer.drain(), WRITE_PATIENCE_S)
         except (OSError, TimeoutError, RuntimeError):
-            self.close()
+            self._cut()
+
+    def _cut(self) -> None:
+        """End a connection that takes nothing, also when it is closed already: what is still to be sent is dropped."""
+        self.close()
+        self._writer.transport.abort()
 
     def post(self, message: msgspec.Struct, deadline_s: float, done: AnswerHandler) -> None:
         """Send a request while the connection `takes_at_once`; `done` is called once, later, never from in here."""
@@ -136,7 +141,8 @@ class Connection:
             loop.call_soon(done, None, error.message)
             return
         self._posted[frame_id] = _Posted(done, loop.call_later(deadline_s, self._late, frame_id, deadline_s))
-        self._put(frame)
+        if not self._put(frame):
+            self._hub.spawn(self._drained())
 
     def _late(self, frame_id: int, deadline_s: float) -> None:
         self._posted.pop(frame_id).done(None, f"{self._hub.name(self.peer)} did not answer within {deadline_s:g} s")
@@ -185,6 +191,10 @@ class Connection:
             elif (queue := self._waiting.get(frame.id)) is not None:
                 await queue.put(frame)
             return
+        if frame.kind == FrameKind.REQUEST:
+            await self._room()
+            if not self.is_open:
+                return
         message = decode_message(frame.type_code, frame.body)
         if message is None:
             if frame.kind == FrameKind.REQUEST:
@@ -197,6 +207,11 @@ class Connection:
             await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"too many requests at once"))
         else:
             self._serve(frame, message)
+
+    async def _room(self) -> None:
+        """Wait until the peer has read what it asked for before: while it does not, it is not read either."""
+        while self.is_open and self._load.is_full:
+            await self._load.changed()
 
     def _serve(self, frame: Frame, message: msgspec.Struct) -> None:
         pieces = self._hub.piece_handlers.get(type(message))
@@ -222,23 +237,38 @@ class Connection:
     def answer(self, frame_id: int, message: msgspec.Struct) -> None:
         """Send the answer to a peer's request, unless it no longer waits."""
         if frame_id in self._serving:
-            del self._serving[frame_id]
             code, body = encode_message(message)
             self._reply(Frame(FrameKind.RESPONSE, frame_id, code, 0, body))
 
     def refuse(self, frame_id: int, why: str) -> None:
         """Send an error instead of an answer."""
-        if self._serving.pop(frame_id, 0) is None:
+        if self._serving.get(frame_id, 0) is None:
             self._reply(Frame(FrameKind.ERROR, frame_id, 0, 0, why.encode()))
 
     def _reply(self, frame: Frame) -> None:
-        if not self.takes_at_once:
-            self._hub.spawn(self.send(frame))
-            return
+        """Write an answer. Until the peer has taken it, its request keeps its place, and its bytes are counted."""
+        if self._load.is_overfull:
+            frame = Frame(FrameKind.ERROR, frame.id, 0, 0, b"too many answers wait to be read")
+        rest: Callable[[], Awaitable[None]] = partial(self.send, frame)
+        if self.takes_at_once:
+            try:
+                is_written = self._put(encode_frame(frame))
+            except InvalidInput as error:
+                log.error("an answer to %s was lost: %s", short(self.peer), error.message)
+                is_written = True
+            if is_written:
+                self._serving.pop(frame.id, None)
+                return
+            rest = self._drained
+        self._load.add(len(frame.body))
+        self._hub.spawn(self._finish(frame.id, len(frame.body), rest))
+
+    async def _finish(self, frame_id: int, answer_bytes: int, rest: Callable[[], Awaitable[None]]) -> None:
         try:
-            self._put(encode_frame(frame))
-        except InvalidInput as error:
-            log.error("an answer to %s was lost: %s", short(self.peer), error.message)
+            await rest()
+        finally:
+            self._load.remove(answer_bytes)
+            self._serving.pop(frame_id, None)
 
     def close(self) -> None:
         """End the connection; whoever waits for an answer learns it."""
@@ -258,4 +288,5 @@ class Connection:
             if task is not None:
                 task.cancel()
         self._serving.clear()
+        self._load.wake()
         self._hub.forget(self)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import msgspec
 
 from agent.lasting import start_lasting
 from agent.transport.connection import AnswerHandler, Connection
+from agent.transport.load import Load
 from agent.transport.tls import TlsIdentity
 from beemesh.errors import BeemeshError, Unreachable, Untrusted
 from beemesh.identity.certificates import NotYetValid, Peer
@@ -100,6 +102,7 @@ class Streams:
         self._incoming: set[Connection] = set()
         self._tokens: dict[int, tuple[Connection, int]] = {}
         self._next_token = 1
+        self._loads: weakref.WeakValueDictionary[NodeId, Load] = weakref.WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -304,6 +307,10 @@ class Streams:
             if self._roster.member(connection.peer) is None:
                 log.info("closed the stream with %s: it is no member any more", short(connection.peer))
                 connection.close()
+
+    def load(self, peer: NodeId) -> Load:
+        """What a peer makes this agent hold: one for all its connections, kept as long as any of them is."""
+        return self._loads.setdefault(peer, Load())
 
     def new_token(self, connection: Connection, frame_id: int) -> int:
         """A number by which the node answers a request of a peer."""

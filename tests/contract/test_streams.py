@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 
-from agent.transport import streams
+from agent.transport import connection, streams
 from agent.transport.connection import WRITE_PATIENCE_S, Connection
 from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
+from beemesh.custody.messages import SEALED_BYTES_MAX, FetchManifest, ManifestAnswer
 from beemesh.errors import BeemeshError, Unreachable
 from beemesh.identity.certificates import ca_certificate, issuing_certificate
 from beemesh.identity.signing import Signed, decode_body, sign_statement
-from beemesh.ids import NodeId
+from beemesh.ids import Digest, NodeId
 from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.intents.record import SIGNED_KIND, Intent, node_key
+from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
+from beemesh.wire.registry import encode_message
 from bench.bare_mesh import free_ports
 from tests.unit.identity.cast import CA, MESH, card, keys, record, revoke, roster
 
@@ -242,3 +245,78 @@ def test_neither_end_waits_long_for_a_peer_that_acknowledges_nothing(monkeypatch
     asked(Side("n1", "n1", "n2"), Side("n2", "n1", "n2"))
 
     assert bounds_ms == [WRITE_PATIENCE_S * 1000] * 2
+
+
+MANIFEST = Digest(bytes(32))
+ANSWERS_HELD_MAX = 4
+"""Sealed manifests of the largest size that may be made for a peer that reads nothing: two that wait, and what the
+kernels take."""
+
+
+class Holder(Side):
+    """A node that is asked for sealed manifests of the largest size, and counts how often."""
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__(*arguments)
+        self.asked = 0
+        self._ciphertext = bytes(SEALED_BYTES_MAX)
+
+    def _asked(self, _peer: NodeId, token: int, _message: object, _deadline_s: float) -> None:
+        self.asked += 1
+        self.streams.reply(token, ManifestAnswer(MANIFEST, self._ciphertext))
+
+
+async def greedy(
+    client: Side, address: tuple[str, int], count: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of the client's on which it has asked for manifests and reads nothing yet."""
+    tls, end = client.streams._tls, socket.socket()
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)  # else the kernels take a manifest or two
+    end.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(end, address)
+    reader, writer = await asyncio.open_connection(
+        sock=end, ssl=tls.client, server_hostname=tls.dns_name("n1"), limit=1
+    )
+    code, body = encode_message(FetchManifest(MANIFEST))
+    asked = [encode_frame(Frame(FrameKind.REQUEST, number, code, 1_000, body)) for number in range(1, count + 1)]
+    writer.write(b"".join(asked))
+    await writer.drain()
+    await asyncio.sleep(0.2)  # the other end does what it will
+    return reader, writer
+
+
+def test_a_peer_that_asks_and_does_not_read_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few kilobytes ask for gigabytes: over all its connections a peer has few answers made for it before it reads.
+    Once it reads, each of its questions is answered."""
+    monkeypatch.setattr(connection, "WRITE_PATIENCE_S", 60.0)
+
+    async def run() -> None:
+        server, client = Holder("n1", "n1", "n2"), Side("n2", "n1", "n2")
+        async with listening(server) as address:
+            ends = [await greedy(client, address, 8) for _ in range(3)]
+            assert server.asked <= ANSWERS_HELD_MAX
+            (_, writer), (_, other), (reader, _) = ends
+            for each in (writer, other):
+                each.transport.abort()
+            decoder, answered = FrameDecoder(), 0
+            while answered < 8:
+                frames = list(decoder.feed(await asyncio.wait_for(reader.read(1 << 20), 10)))
+                assert {frame.kind for frame in frames} <= {FrameKind.RESPONSE}
+                answered += len(frames)
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_took_nothing_for_long_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut off, what waited for it is let go of, and its next connection is served."""
+    monkeypatch.setattr(connection, "WRITE_PATIENCE_S", 0.5)
+
+    async def run() -> None:
+        server, client = Holder("n1", "n1", "n2"), Side("n2", "n1", "n2")
+        async with listening(server) as address:
+            await greedy(client, address, 8)
+            answer = await client.streams.ask(server.node_id, address, FetchManifest(MANIFEST), 10.0)
+            assert isinstance(answer, ManifestAnswer)
+            await client.streams.close()
+
+    asyncio.run(run())

@@ -26,14 +26,16 @@ from agent.door import grant_findings, membership_findings
 from agent.network import LOOK_UPS_MAX, AgentNetwork
 from agent.runtime.contract import Severity
 from agent.transport.connection import Connection
+from agent.transport.load import ANSWER_BYTES_MAX
 from agent.transport.streams import Streams
 from beemesh.crypto_native import NativeCrypto
 from beemesh.errors import NotAllowed, Unreachable
+from beemesh.custody.messages import ManifestAnswer
 from beemesh.events import Submitted
 from beemesh.identity.membership_card import MEMBERSHIP_LIFETIME_MS
 from beemesh.identity.requests import sign_request
 from beemesh.identity.signing import Signed
-from beemesh.ids import NodeId
+from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import IntentKind, operator_key, quota_key, sign_intent
 from beemesh.membership.view import View
 from beemesh.scheduling.messages import GetLease
@@ -113,6 +115,41 @@ def test_one_number_for_many_requests_ends_the_stream() -> None:
     tokens, _ = asyncio.run(served(request(7) * 5_000))
 
     assert len(tokens) == 1
+
+
+@pytest.mark.asyncio
+async def test_answers_that_come_late_are_bounded_too() -> None:
+    """Requests that were read while nothing waited may all be answered later, with much: past the bound their asker is
+    told so instead, and every one of them keeps its place until its answer is written."""
+
+    class Slow(Writer):
+        async def drain(self) -> None:
+            await asyncio.Event().wait()
+
+        def get_write_buffer_size(self) -> int:
+            return len(self.written)
+
+        def abort(self) -> None:
+            self.written = b""
+
+    tokens: list[int] = []
+    streams = Streams(cast(Any, None), roster("a"), lambda *words: tokens.append(words[1]), lambda *_: None)
+    reader = asyncio.StreamReader()
+    connection = Connection(PEER, reader, cast(Any, Slow()), streams)
+    reader.feed_data(b"".join(request(number) for number in range(100)))
+    read = asyncio.create_task(connection.run())
+    while len(tokens) < 100:
+        await asyncio.wait((read,), timeout=0.01)
+
+    for token in tokens:
+        streams.reply(token, ManifestAnswer(Digest(b"m"), bytes(1024 * 1024)))
+
+    load = streams.load(PEER)
+    assert load.is_overfull
+    assert load._answer_bytes < 2 * ANSWER_BYTES_MAX + 2 * 1024 * 1024
+    assert len(connection._serving) == 100
+    read.cancel()
+    await streams.close()
 
 
 def test_a_request_that_nobody_takes_is_answered_and_its_place_is_free() -> None:
