@@ -8,12 +8,14 @@ over those that run anything catches what was lost on the way. While nobody watc
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from agent.lasting import start_lasting
 from beemesh.events import EventHeard, IntentChanged, MemberDown, MemberLeft, MemberUp
-from beemesh.ids import NodeId
+from beemesh.ids import NodeId, short
 from beemesh.workloads.observation import ReplicaReport
 
 ROUND_S = 5.0
@@ -24,6 +26,8 @@ ANNOUNCED_S = 60.0
 
 SILENCES_MAX = 2
 """A node that does not answer so often in a row is shown as running nothing."""
+
+log = logging.getLogger("beemesh.api")
 
 Reports = tuple[ReplicaReport, ...]
 
@@ -53,8 +57,8 @@ class LiveReplicas:
         waits for it clears it before looking."""
         beat = asyncio.Event()
         if not self._watchers:
-            self._primed = asyncio.get_running_loop().create_future()
-            self._round = asyncio.create_task(self._go_round(self._primed))
+            self._primed = primed = asyncio.get_running_loop().create_future()
+            self._round = start_lasting(lambda: self._go_round(primed), "the round of what runs where")
         self._watchers.add(beat)
         try:
             yield beat
@@ -95,11 +99,13 @@ class LiveReplicas:
             beat.set()
 
     async def _go_round(self, primed: asyncio.Future[None]) -> None:
-        self.announce()
         announced_s = 0.0
-        await asyncio.gather(*(self._look(node_id) for node_id in self._nodes()))
-        if not primed.done():
-            primed.set_result(None)
+        try:
+            self.announce()
+            await asyncio.gather(*(self._look(node_id) for node_id in self._nodes()))
+        finally:  # whatever happened: watchers wait for it
+            if not primed.done():
+                primed.set_result(None)
         while True:
             await asyncio.sleep(ROUND_S)
             announced_s += ROUND_S
@@ -129,12 +135,19 @@ class LiveReplicas:
         try:
             while self._watchers:
                 self._again.discard(node_id)
-                self._take(node_id, await self._ask(node_id))
+                self._take(node_id, await self._answer_of(node_id))
                 if node_id not in self._again:
                     break
         finally:
             self._asking.discard(node_id)
             self._again.discard(node_id)
+
+    async def _answer_of(self, node_id: NodeId) -> Reports | None:
+        try:
+            return await self._ask(node_id)
+        except Exception:  # what is wrong with one node, or with our question to it, is nothing to the others
+            log.exception("what %s runs is not known: the question to it broke", short(node_id))
+            return None
 
     def _take(self, node_id: NodeId, reports: Reports | None) -> None:
         if not self._watchers:

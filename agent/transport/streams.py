@@ -174,7 +174,7 @@ class Streams:
         return connection is not None and connection.takes_at_once
 
     async def connection(self, peer: NodeId, address: tuple[str, int]) -> Connection:
-        """The open connection to a peer, or a new one; raises `Unreachable` or `Untrusted`."""
+        """The open connection to a peer, or a new one; raises `Unreachable`, also for one whose certificate is bad."""
         existing = self._outgoing.get(peer)
         if existing is not None and existing.is_open:
             return existing
@@ -208,9 +208,10 @@ class Streams:
             found = self._peer(writer.get_extra_info("ssl_object"))
             if found.id != peer:
                 raise Untrusted(f"{address[0]}:{address[1]} is {found.name}, not {member.name}")
-        except Untrusted:
+        except Untrusted as error:
             writer.close()
-            raise
+            text = f"{member.name} at {address[0]}:{address[1]} did not show that it is who it is: {error.message}"
+            raise Unreachable(text, hint=error.hint) from error  # for whoever asks it is as good as away
         connection = Connection(peer, reader, writer, self)
         self.spawn(connection.run())
         if self._card is not None:

@@ -140,3 +140,41 @@ def test_the_mesh_is_told_that_somebody_watches() -> None:
             assert len(told) == 1
 
     run(story)
+
+
+def test_a_question_that_breaks_keeps_no_watcher_waiting() -> None:
+    """Whatever goes wrong with one node, the others are shown, at once and afterwards."""
+
+    async def story(mesh: Mesh) -> None:
+        async def ask(node_id: NodeId) -> Reports | None:
+            if node_id == ONE:
+                raise ArithmeticError("a fault of ours, or an answer that nobody thought of")
+            await settle()
+            return await mesh.ask(node_id)
+
+        mesh.live = Live(lambda: list(mesh.runs), ask)
+        mesh.runs[TWO] = (report(TWO),)
+        with mesh.live.watched():
+            assert await mesh.live.reports() == (report(TWO),)
+            mesh.runs[TWO] = (report(TWO, ready=False),)
+            mesh.tell(ONE)
+            mesh.tell(TWO)
+            await settle()
+            await settle()
+            assert await mesh.live.reports() == (report(TWO, ready=False),)
+
+    run(story)
+
+
+def test_a_round_that_breaks_keeps_no_watcher_waiting() -> None:
+    """What is known is shown, even if that is nothing."""
+
+    async def story(mesh: Mesh) -> None:
+        def announce() -> None:
+            raise ArithmeticError("a fault of ours")
+
+        mesh.live.announce = announce
+        with mesh.live.watched():
+            assert await mesh.live.reports() == ()
+
+    run(story)
