@@ -8,9 +8,11 @@ import logging
 import os
 import socket
 import ssl
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,6 +24,13 @@ log = logging.getLogger("beemesh.api")
 
 CONNECTIONS_MAX = 512
 """Open API connections: watchers and followers of a whole team, and a bound on memory."""
+
+CONNECTIONS_PER_PEER_MAX = 32
+"""Of one certificate's owner: each watch and each followed log of a person is one; no owner can take them all."""
+
+PATIENCE_S = {"head": 10.0, "body": 60.0}
+"""From when a connection is made, or a request begins, until its head has come; from then until its body has. A body of
+5 MiB takes that long at 0.7 Mbit/s."""
 
 KEEP_ALIVE_S = 75
 BACKLOG = 128
@@ -50,20 +59,82 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _PatientProtocol(H11Protocol):
+    """Ends a connection whose peer begins a request and does not bring it to its end; uvicorn bounds only the time
+    between two requests. An answer may take as long as it takes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._awaited = ""
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await("head")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._await("")
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._await("body")
+        elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._await("head")
+        else:
+            self._await("")
+
+    def _await(self, part: str) -> None:
+        """Expect a part of a request, whose time runs from when it was first expected; empty: it is not their turn."""
+        if part == self._awaited:
+            return
+        self._awaited = part
+        if self._deadline is not None:
+            self._deadline.cancel()
+        # Aborted: an orderly end would wait for the peer again.
+        self._deadline = self.loop.call_later(PATIENCE_S[part], self.transport.abort) if part else None
+
+
 def _peer_checked(tls: TlsIdentity) -> type[H11Protocol]:
-    class PeerCheckedProtocol(H11Protocol):
-        """Closes a connection whose certificate verifies but whose issuer is not who it names."""
+    open_by_peer: Counter[bytes] = Counter()
+
+    class PeerCheckedProtocol(_PatientProtocol):
+        """Closes a connection whose certificate verifies but whose issuer is not who it names, or has too many."""
+
+        peer_id: bytes | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
             try:
-                tls.peer(connection)
+                peer = tls.peer(connection)
+                if open_by_peer[peer.id] >= CONNECTIONS_PER_PEER_MAX:
+                    raise Untrusted(f"{peer.kind} {peer.name} has {CONNECTIONS_PER_PEER_MAX} connections already")
             except Untrusted as error:
                 log.info("refused an API connection: %s", error.message)
-                transport.close()
+                transport.abort()
+                return
+            self.peer_id = peer.id
+            open_by_peer[peer.id] += 1
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self.peer_id is not None:
+                open_by_peer[self.peer_id] -= 1
+                if not open_by_peer[self.peer_id]:
+                    del open_by_peer[self.peer_id]
 
     return PeerCheckedProtocol
+
+
+def _notice_the_vanished(listener: socket.socket) -> None:
+    """Have the kernel ask those who are silent whether they are there: a watcher whose machine was cut off would keep
+    its place until something is told. Accepted sockets inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def tcp_listener(host: str, port: int) -> socket.socket:
@@ -73,6 +144,7 @@ def tcp_listener(host: str, port: int) -> socket.socket:
     # without, each answer on a connection that is kept waits 40 ms for the client's delayed acknowledgement.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _notice_the_vanished(listener)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -115,7 +187,7 @@ class ApiServer:
         listener.setblocking(False)
         config = uvicorn.Config(
             _Rooted(app or self._app),
-            http=_peer_checked(self._tls) if with_tls else H11Protocol,
+            http=_peer_checked(self._tls) if with_tls else _PatientProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
