@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message
 
 from agent.transport.streams import Streams
@@ -39,7 +39,7 @@ class Relay:
 
     async def forward(
         self, peer: NodeId, method: str, target: str, headers: Mapping[str, str], *, follow: bool = False
-    ) -> Response:
+    ) -> StreamingResponse:
         """The peer's answer to this very request; raises `Unreachable`. `follow`: the answer may go on for ever."""
         address = self._view.address(peer)
         if address is None:
@@ -47,8 +47,11 @@ class Relay:
         kept = {name: headers[name] for name in SIGNED_HEADERS if name in headers}
         request = RelayedRequest(method=method, target=target, headers=kept)
         pieces = self._streams.pieces(peer, address, request, 0.0 if follow else HEAD_PATIENCE_S)
-        async with asyncio.timeout(HEAD_PATIENCE_S):
-            head = await anext(pieces, None)
+        try:
+            async with asyncio.timeout(HEAD_PATIENCE_S):
+                head = await anext(pieces, None)
+        except TimeoutError:
+            raise Unreachable(f"that node's agent did not answer within {HEAD_PATIENCE_S:g} s") from None
         if not isinstance(head, RelayedHead):
             raise Unreachable("that node's agent gave no answer")
         if not 200 <= head.status < 600:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from types import SimpleNamespace
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent import network as network_module
-from agent.api import records
+from agent.api import records, relay
 from agent.api.auth import Gate
 from agent.api.mesh import MeshReader
 from agent.api.relay import serve_relayed
@@ -108,6 +109,29 @@ async def served(data: bytes, refuse: bool = False) -> tuple[list[int], list[Fra
     await running
     assert not streams._tokens
     return tokens, list(FrameDecoder().feed(writer.written))
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.asyncio
+async def test_a_node_that_hangs_is_told_of_as_such(follow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked through us hears that the other agent does not answer, and not of a fault of ours."""
+
+    class Hung:
+        """The streams of an agent, and its view: the peer is there, and says nothing."""
+
+        def address(self, _peer: NodeId) -> tuple[str, int]:
+            """Somewhere."""
+            return "127.0.0.1", 1
+
+        async def pieces(self, *_words: Any) -> AsyncIterator[msgspec.Struct]:
+            """Nothing comes."""
+            await asyncio.Event().wait()
+            yield RelayedHead(200, {})
+
+    monkeypatch.setattr(relay, "HEAD_PATIENCE_S", 0.01)
+    hung: Any = Hung()
+    with pytest.raises(Unreachable, match=r"did not answer within 0\.01 s"):
+        await relay.Relay(hung, hung).forward(PEER, "GET", "/x", {}, follow=follow)
 
 
 def test_one_number_for_many_requests_ends_the_stream() -> None:
