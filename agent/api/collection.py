@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from agent.api.answers import json_answer
+from agent.api.answers import error_answer, json_answer
 from agent.api.auth import require_read
 from agent.api.resources import Resource
 from agent.api.seam import Backend, Json
-from beemesh.errors import InvalidInput, NotFound
+from beemesh.errors import InvalidInput, NotAllowed, NotFound, Untrusted
 from beemesh.identity.grants import Grant
 from beemesh.workloads import kubeshape
 from beemesh.workloads.formats import label_value, qualified_name
@@ -50,7 +51,8 @@ async def answer(api: Backend, resource: Resource, request: Request) -> Response
         return [item for item in found if _selected(item, name, terms)]
 
     if request.query_params.get("watch") in ("true", "1"):
-        return StreamingResponse(_watch(api, resource, items), media_type="application/json")
+        check = partial(api.gate.check_still, grant, namespace)
+        return StreamingResponse(_watch(api, resource, items, check), media_type="application/json")
     found = await items()
     if name:
         if not found:
@@ -62,8 +64,26 @@ async def answer(api: Backend, resource: Resource, request: Request) -> Response
     return json_answer(kubeshape.object_list(found[-limit:] if limit else [], kind=kind, resource_version=version))
 
 
-async def _watch(api: Backend, resource: Resource, items: Callable[[Backend], Awaitable[list[Json]]]) -> Stream:
-    """ADDED, MODIFIED and DELETED lines whenever something changed; ends by itself after `WATCH_MAX_S`."""
+async def _watch(
+    api: Backend, resource: Resource, items: Callable[[Backend], Awaitable[list[Json]]], check: Callable[[], None]
+) -> Stream:
+    """ADDED, MODIFIED and DELETED lines whenever something changed; ends by itself after `WATCH_MAX_S`, and with an
+    ERROR when `check`, asked at each look and before each line, raises: whoever watches may not any more."""
+    try:
+        async with aclosing(_changes(api, resource, items)) as changes:
+            async for change in changes:
+                check()
+                if change is not None:
+                    yield msgspec.json.encode(change) + b"\n"
+    except (Untrusted, NotAllowed) as error:
+        refusal = msgspec.json.decode(bytes(error_answer(error).body))
+        yield msgspec.json.encode({"type": "ERROR", "object": refusal}) + b"\n"
+
+
+async def _changes(
+    api: Backend, resource: Resource, items: Callable[[Backend], Awaitable[list[Json]]]
+) -> AsyncGenerator[Json | None, None]:
+    """Each change, and None at each look."""
     changes = Changes()
     source = replace(api, mesh=api.mesh.following())
     loop = asyncio.get_running_loop()
@@ -71,8 +91,10 @@ async def _watch(api: Backend, resource: Resource, items: Callable[[Backend], Aw
     with api.mesh.live.watched() as beat:
         while loop.time() < ends_s:
             beat.clear()
-            for change in changes.since(await items(source)):
-                yield msgspec.json.encode(change) + b"\n"
+            found = await items(source)
+            yield None
+            for change in changes.since(found):
+                yield change
             with suppress(TimeoutError):
                 async with asyncio.timeout(TOLD_EVERY_S if resource.tells else LOOK_EVERY_S):
                     await beat.wait()
