@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agent.api.answers import failure, json_answer
-from agent.api.auth import bounded_body
+from agent.api.auth import bounded_body, require_read
 from agent.api.relay import HEADER_RELAYED
 from agent.api.seam import Backend, ReadingBody, SubmissionBody
-from beemesh.errors import InvalidInput, NotAllowed, Unreachable
+from beemesh.errors import InvalidInput, NotAllowed, NotFound, Unreachable
 from beemesh.identity.requests import require_current
 from beemesh.identity.signing import decode_body
 from beemesh.intents.entitlement import namespace_of
@@ -99,23 +99,27 @@ def hint_for(reason: str) -> str:
 
 async def readings(api: Backend, request: Request) -> Response:
     """Gather what an operator needs to read a sealed manifest back."""
-    await api.gate.operator(request)
+    grant = await api.gate.operator(request)
     body = await _decoded(request, ReadingBody)
+    require_read(grant, namespace_of(body.request.key))
     answer = await api.door.gather(body.request)
     return Response(msgspec.msgpack.encode(answer), media_type=TRANSFER_TYPE)
 
 
 async def explanation(api: Backend, request: Request) -> Response:
-    """Every bid, silence, lease and event of a task."""
-    await api.gate.operator(request)
+    """Every bid, silence, lease and event of a task. Who may not read its namespace hears that there is none."""
+    grant = await api.gate.operator(request)
     task_id = request.path_params["name"].upper()
     teller = await api.mesh.teller_of(task_id) if HEADER_RELAYED not in request.headers else None
     if teller is not None:
-        with suppress(Unreachable, TimeoutError):
+        with suppress(Unreachable):
             answer = await api.relay.forward(teller, request.method, request.url.path, dict(request.headers))
             if answer.status_code == 200:
                 return answer
-    return json_answer(await api.door.explain(task_id, api.mesh.running_tasks))
+    story = await api.door.explain(task_id, api.mesh.running_tasks)
+    if not grant.may_read(story["namespace"]):
+        raise NotFound(f'tasks "{task_id.lower()}" not found')
+    return json_answer(story)
 
 
 async def _decoded(request: Request, kind: type[Any]) -> Any:

@@ -11,13 +11,16 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from agent.api import auth, collection, itself
+from agent.api import auth, collection, itself, records
 from agent.api.auth import Gate
 from agent.api.live import LiveReplicas
 from agent.api.resources import Resource
-from agent.api.seam import Backend
+from agent.api.seam import Backend, ReadingBody
+from beemesh.custody.messages import ReleaseRequest
+from beemesh.errors import NotAllowed, NotFound
 from beemesh.identity.grants import Revocation
 from beemesh.identity.requests import sign_request
+from beemesh.ids import Digest
 from beemesh.intents.record import operator_key, revoked_key
 from beemesh.workloads.kubeshape import PodView
 from tests.unit.identity.cast import NOW_MS, grant, keys, record, roster
@@ -198,3 +201,24 @@ async def test_a_followed_log_ends_with_the_right_to_it(
     assert last.startswith(b"error: ")
     assert (b"revoked" in last) is (code == 401)
     assert await anext(followed, None) is None
+
+
+@pytest.mark.asyncio
+async def test_a_task_of_another_namespace_is_not_there() -> None:
+    """Neither its story nor that there is one is told."""
+    agent = Agent()
+    target = "/apis/beemesh.io/v1alpha1/tasks/01x/explanation"
+    with pytest.raises(NotFound):
+        await records.explanation(agent.backend(), agent.request("guest", target, name="01x"))
+    answer = await records.explanation(agent.backend(), agent.request("op", target, name="01x"))
+    assert answer.status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_a_manifest_of_another_namespace_is_not_gathered() -> None:
+    """Not even sealed, and no custodian is troubled."""
+    agent = Agent()
+    wanted = ReadingBody(ReleaseRequest(key="workload/deployment/theirs/web", manifest=Digest(bytes(32)), epoch=1))
+    body = msgspec.msgpack.encode(wanted)
+    with pytest.raises(NotAllowed):
+        await records.readings(agent.backend(), agent.request("guest", "/apis/beemesh.io/v1alpha1/readings", body))
