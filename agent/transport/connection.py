@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from agent.transport.load import FOLLOWED_MAX
 from beemesh.errors import BeemeshError, InvalidInput, Unreachable
 from beemesh.ids import NodeId, short
 from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
@@ -42,6 +43,9 @@ WRITE_PATIENCE_S = 10.0
 it sends ever less often into a network that was cut, and notices up to two minutes late that it is back. Less would end
 streams in short cuts, from which TCP recovers by itself."""
 
+KEEPALIVE_S = 60
+"""So long a stream may be silent before the kernel asks, and that is how often it asks."""
+
 AnswerHandler = Callable[[msgspec.Struct | None, str], None]
 """Takes the answer to a question, or None and why there is none."""
 
@@ -52,6 +56,10 @@ def _bound_unacknowledged(writer: asyncio.StreamWriter) -> None:
     if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         with contextlib.suppress(OSError):  # it has ended already
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(WRITE_PATIENCE_S * 1000))
+            # A log that is followed may be silent for days: the kernel asks whether the other end is still there.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
 
 
 class _Posted(NamedTuple):
@@ -79,6 +87,7 @@ class Connection:
         self._serving: dict[int, asyncio.Task[None] | None] = {}
         self._write_lock = asyncio.Lock()
         self.last_used_s = asyncio.get_running_loop().time()
+        self._serving_until_s = 0.0
         self.is_open = True
         _bound_unacknowledged(writer)
 
@@ -95,6 +104,17 @@ class Connection:
         except (OSError, TimeoutError, RuntimeError) as error:
             self._cut()
             raise Unreachable(f"the stream to {short(self.peer)} broke: {error or 'it takes nothing'}") from error
+
+    @property
+    def follows(self) -> bool:
+        """Whether the peer follows something through this connection, however long that is silent."""
+        return any(task is not None for task in self._serving.values())
+
+    def is_idle(self, since_s: float) -> bool:
+        """Whether nothing came or went since then, and nobody waits for an answer."""
+        is_asked = self._serving and self._serving_until_s >= since_s
+        is_awaited = self.follows or is_asked or self._waiting or self._posted
+        return self.last_used_s < since_s and not is_awaited
 
     @property
     def takes_at_once(self) -> bool:
@@ -168,6 +188,8 @@ class Connection:
             yield queue
         finally:
             self._waiting.pop(frame_id, None)
+            while not queue.empty():  # the connection waits for room in a queue that nobody reads any more
+                queue.get_nowait()
 
     async def run(self) -> None:
         """Read frames until the end; never raises."""
@@ -216,11 +238,23 @@ class Connection:
     def _serve(self, frame: Frame, message: msgspec.Struct) -> None:
         pieces = self._hub.piece_handlers.get(type(message))
         if pieces is not None:
-            self._serving[frame.id] = asyncio.create_task(self._serve_pieces(frame.id, pieces(self.peer, message)))
+            if self._load.followed >= FOLLOWED_MAX:
+                self._serving[frame.id] = None
+                self.refuse(frame.id, f"no more than {FOLLOWED_MAX} logs and calls are followed for one agent at once")
+                return
+            task = asyncio.create_task(self._serve_pieces(frame.id, pieces(self.peer, message)))
+            self._serving[frame.id] = task
+            self._load.followed += 1
+            task.add_done_callback(self._followed_to_its_end)  # also of a task that never came to run
             return
         self._serving[frame.id] = None
         token = self._hub.new_token(self, frame.id)
-        self._hub.on_request(self.peer, token, message, min(frame.deadline_ms / 1000, DEADLINE_MAX_S))
+        deadline_s = min(frame.deadline_ms / 1000, DEADLINE_MAX_S)
+        self._serving_until_s = max(self._serving_until_s, asyncio.get_running_loop().time() + deadline_s)
+        self._hub.on_request(self.peer, token, message, deadline_s)
+
+    def _followed_to_its_end(self, _task: asyncio.Task[None]) -> None:
+        self._load.followed -= 1
 
     async def _serve_pieces(self, frame_id: int, pieces: AsyncIterator[msgspec.Struct]) -> None:
         try:
@@ -277,8 +311,9 @@ class Connection:
         self.is_open = False
         self._writer.close()
         for queue in self._waiting.values():
-            with contextlib.suppress(asyncio.QueueFull):
-                queue.put_nowait(None)
+            if queue.full():
+                queue.get_nowait()  # whoever reads it will hear that something is missing: the end must have room
+            queue.put_nowait(None)
         posted, self._posted = self._posted, {}
         for each in posted.values():
             each.deadline.cancel()

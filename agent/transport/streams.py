@@ -41,7 +41,8 @@ INCOMING_MAX = 1_024
 """Connections: a mesh of 1,000 nodes talks to some at a time; past it new ones are refused, never the old ones."""
 
 INCOMING_PER_PEER_MAX = 16
-"""Connections that one peer may open: one for requests, and one for each log or call that it follows through us."""
+"""Connections that one peer may open: one for requests, and some more while it opens others. Those on which it follows
+logs or calls through us are counted apart (`FOLLOWED_MAX`): they must leave it a place for everything else."""
 
 STRANGERS_MAX = 64
 """Streams of peers whose cards are not known yet, waiting for their introduction: a site that joins at once."""
@@ -165,7 +166,7 @@ class Streams:
             raise
 
     def _is_crowded(self, peer: bytes) -> bool:
-        own = sum(connection.peer == peer for connection in self._incoming)
+        own = sum(connection.peer == peer and not connection.follows for connection in self._incoming)
         return len(self._incoming) >= INCOMING_MAX or own >= INCOMING_PER_PEER_MAX
 
     def is_open(self, peer: NodeId) -> bool:
@@ -354,7 +355,7 @@ class Streams:
             await asyncio.sleep(IDLE_S / 4)
             oldest_s = asyncio.get_running_loop().time() - IDLE_S
             for connection in [*self._outgoing.values(), *self._incoming]:
-                if connection.last_used_s < oldest_s:
+                if connection.is_idle(oldest_s):
                     connection.close()
 
     def spawn(self, work: Awaitable[Any]) -> None:

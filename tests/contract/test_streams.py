@@ -13,6 +13,7 @@ import pytest
 
 from agent.transport import connection, streams
 from agent.transport.connection import WRITE_PATIENCE_S, Connection
+from agent.transport.load import FOLLOWED_MAX
 from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from beemesh.custody.messages import SEALED_BYTES_MAX, FetchManifest, ManifestAnswer
@@ -24,6 +25,7 @@ from beemesh.intents.messages import FetchMembers, IntentRecords
 from beemesh.intents.record import SIGNED_KIND, Intent, node_key
 from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
 from beemesh.wire.registry import encode_message
+from beemesh.wire.relay import RelayedData, RelayedRequest
 from bench.bare_mesh import free_ports
 from tests.unit.identity.cast import CA, MESH, card, keys, record, revoke, roster
 
@@ -320,6 +322,115 @@ def test_a_peer_that_took_nothing_for_long_is_heard_again(monkeypatch: pytest.Mo
             await greedy(client, address, 8)
             answer = await client.streams.ask(server.node_id, address, FetchManifest(MANIFEST), 10.0)
             assert isinstance(answer, ManifestAnswer)
+            await client.streams.close()
+
+    asyncio.run(run())
+
+
+class Teller(Side):
+    """A node whose logs say a few things at once, and then nothing until `speaks` is set."""
+
+    def __init__(self, *arguments: str, pieces: int = 1) -> None:
+        super().__init__(*arguments)
+        self.speaks = asyncio.Event()
+        self._pieces = pieces
+        self.streams.piece_handlers[RelayedRequest] = self._follow
+
+    async def _follow(self, _peer: NodeId, _request: object) -> AsyncIterator[RelayedData]:
+        for _ in range(self._pieces):
+            yield RelayedData(b"x")
+        await self.speaks.wait()
+        yield RelayedData(b"last")
+
+
+def followed(server: Side, client: Side, address: tuple[str, int]) -> AsyncIterator[Any]:
+    """A log of the server's that the client follows."""
+    return client.streams.pieces(server.node_id, address, RelayedRequest("GET", "/log", {}), 0.0)
+
+
+def test_a_quiet_log_is_followed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is followed is no idle one, however long it is silent; one that nobody uses is closed meanwhile."""
+    monkeypatch.setattr(streams, "IDLE_S", 0.4)
+
+    async def run() -> None:
+        server, client = Teller("n1", "n1", "n2"), Side("n2", "n1", "n2")
+        async with listening(server) as address:
+            await client.streams.ask(server.node_id, address, FetchMembers(()), 5.0)
+            log = followed(server, client, address)
+            assert await anext(log) == RelayedData(b"x")
+            await asyncio.sleep(1.5)
+            assert len(server.streams._incoming) == 1
+            server.speaks.set()
+            assert [piece async for piece in log] == [RelayedData(b"last")]
+            await client.streams.close()
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_takes_long_keeps_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither end takes a stream for unused on which somebody waits for an answer."""
+    monkeypatch.setattr(streams, "IDLE_S", 0.4)
+    tokens: list[int] = []
+
+    async def run() -> None:
+        server, client = Side("n1", "n1", "n2"), Side("n2", "n1", "n2")
+        server.streams.on_request = lambda *words: tokens.append(words[1])
+        async with listening(server) as address:
+            asked = asyncio.create_task(client.streams.ask(server.node_id, address, FetchMembers(()), 8.0))
+            await asyncio.sleep(1.5)
+            server.streams.reply(tokens[0], IntentRecords(()))
+            assert await asked == IntentRecords(())
+            await client.streams.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("reads_on", [True, False])
+def test_who_reads_slowly_hears_the_end_too(reads_on: bool) -> None:
+    """A follower that is behind when its stream breaks is told so, and one that goes away leaves nothing behind."""
+
+    async def run() -> None:
+        server, client = Teller("n1", "n1", "n2", pieces=10_000), Side("n2", "n1", "n2")
+        async with listening(server) as address:
+            log = followed(server, client, address)
+            await anext(log)
+            await asyncio.sleep(0.3)  # the queue is full, and the connection waits for room in it
+            if reads_on:
+                client.streams.close_peer(server.node_id)
+                server.streams.close_peer(client.node_id)
+                for task in asyncio.all_tasks():
+                    frame = getattr(task.get_coro(), "cr_frame", None)
+                    if isinstance(end := frame and frame.f_locals.get("self"), Connection):
+                        end.close()
+                with pytest.raises(Unreachable, match="ended before"):
+                    async with asyncio.timeout(5):
+                        async for _ in log:
+                            pass
+            await log.aclose()  # type: ignore[attr-defined]
+            async with asyncio.timeout(5):
+                while client.streams._tasks:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+
+
+def test_followed_logs_leave_a_place_for_everything_else() -> None:
+    """However many logs are followed through one agent, it can ask; past its share it is told, and gets places back."""
+
+    async def run() -> None:
+        server, client = Teller("n1", "n1", "n2"), Side("n2", "n1", "n2")
+        async with listening(server) as address:
+            logs = [followed(server, client, address) for _ in range(FOLLOWED_MAX)]
+            for log in logs:
+                await anext(log)
+            assert await client.streams.ask(server.node_id, address, FetchMembers(()), 5.0) == IntentRecords(())
+            with pytest.raises(Unreachable, match="no more than 16 logs"):
+                await anext(followed(server, client, address))
+            await logs.pop().aclose()  # type: ignore[attr-defined]
+            async with asyncio.timeout(5):
+                while server.streams.load(client.node_id).followed == FOLLOWED_MAX:
+                    await asyncio.sleep(0.01)
+            assert await anext(followed(server, client, address)) == RelayedData(b"x")
             await client.streams.close()
 
     asyncio.run(run())
