@@ -24,13 +24,17 @@ from beemesh.undecodable import UNDECODABLE
 TRANSFER_TYPE = "application/msgpack"
 
 
-REFUSED_AGAIN = {
+REFUSED_BEFORE = {
     "exceeded quota": "scale to fewer replicas, ask for less, or raise the quota",
     "failed quota": "give every container these in its resources, or take them from the quota",
     "quota ": "delete the quota, or apply this in another namespace",
+    "not all keepers saved their part": "apply again",
     "there is no PriorityClass": "apply the class first; `beemeshctl get priorityclasses` lists those that there are",
 }
-"""How reasons begin against which applying again does not help, and what does."""
+"""How reasons begin that come before the record is kept anywhere, and what helps against them."""
+
+SAVED_HERE = "saved here"
+"""How the reason begins when the record stands, and only its second copy is missing."""
 
 
 async def intents(api: Backend, request: Request) -> Response:
@@ -90,11 +94,14 @@ async def submissions(api: Backend, request: Request) -> Response:
 
 
 def hint_for(reason: str) -> str:
-    """What helps against a refusal; what a quota forbids it forbids the next time as well."""
-    for words, help_ in REFUSED_AGAIN.items():
+    """What helps against a refusal; what a quota forbids it forbids the next time as well. That nothing was changed is
+    said only where that is known: what ended late may have been saved."""
+    if reason.startswith(SAVED_HERE):
+        return "this agent keeps it, and others will have it from here; apply again to hear that they do"
+    for words, help_ in REFUSED_BEFORE.items():
         if reason.startswith(words):
             return f"nothing was changed; {help_}"
-    return "apply again; nothing was changed"
+    return "apply again: nothing is done twice"
 
 
 async def readings(api: Backend, request: Request) -> Response:

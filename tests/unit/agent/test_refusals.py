@@ -35,5 +35,14 @@ def test_what_applying_again_does_not_mend_has_other_advice(reason: str, words: 
 
 
 def test_what_may_come_right_is_tried_again() -> None:
-    """Holders that did not answer in time may answer now."""
-    assert hint_for("not all answered in time") == "apply again; nothing was changed"
+    """Holders that did not answer in time may answer now. Nothing is said of what was changed unless that is known."""
+    assert hint_for("not all answered in time") == "apply again: nothing is done twice"
+    assert hint_for("not all keepers saved their part: two: away") == "nothing was changed; apply again"
+
+
+def test_what_is_saved_is_not_called_unchanged() -> None:
+    """A record that has no second copy yet stands, and may take effect."""
+    hint = hint_for("saved here, but on no second node: two did not save it")
+    assert "nothing was changed" not in hint
+    assert "this agent keeps it" in hint
+    assert "apply again" in hint
