@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from types import SimpleNamespace
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -30,8 +30,8 @@ from agent.transport.connection import Connection
 from agent.transport.load import ANSWER_BYTES_MAX
 from agent.transport.streams import Streams
 from beemesh.crypto_native import NativeCrypto
-from beemesh.errors import NotAllowed, Unreachable
 from beemesh.custody.messages import ManifestAnswer
+from beemesh.errors import NotAllowed, Unreachable
 from beemesh.events import Submitted
 from beemesh.identity.membership_card import MEMBERSHIP_LIFETIME_MS
 from beemesh.identity.requests import sign_request
