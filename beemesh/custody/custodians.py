@@ -26,7 +26,7 @@ from beemesh.custody.messages import (
     StoreManifest,
     StoreShare,
 )
-from beemesh.custody.proofs import check_proof
+from beemesh.custody.proofs import granted_by
 from beemesh.custody.sealing import check_share, reseal, ticket_of
 from beemesh.dht.kset import k_set, majority
 from beemesh.effects import Asked, Effects, Erase, Notify, Now, Randomness, Reply, Save, Schedule, TimerFired
@@ -58,6 +58,10 @@ UNCLAIMED_S = 3_600.0
 """Shares and ciphertexts whose record never came are dropped after an hour: their submission failed."""
 SWEEP_EVERY_S = 600.0
 
+LISTENING_S = 3.0
+"""From its start: until then a node may not have been answered by others that are there, and cannot know that it is in
+a minority."""
+
 RELEASES_PER_S = 5.0
 RELEASES_BURST = 50.0
 """Per requester: a machine that starts all its pods at once, and no more for ever."""
@@ -84,6 +88,12 @@ class _Share(msgspec.Struct, frozen=True, array_like=True):
 class _Served(msgspec.Struct, frozen=True, array_like=True):
     fence: int
     node_id: NodeId
+    majority_fence: int | None = None
+    """The highest that was served to a majority's proof; None in a row of a version that did not tell: `fence`."""
+
+    def floor(self, *, has_majority: bool) -> int:
+        """The fence that a proof may not be behind: what a minority let through binds no majority."""
+        return self.majority_fence if has_majority and self.majority_fence is not None else self.fence
 
 
 SERVED_UNREADABLE = _Served(1 << 63, NodeId(b""))
@@ -129,6 +139,7 @@ class Custodian:
         self._unclaimed: dict[Digest, float] = {}
         self._rates = Rates(RELEASES_PER_S, RELEASES_BURST)
         self._nonces: dict[bytes, int] = {}
+        self._started_s = 0.0
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back what is kept for others. A manifest or share that the disk garbled is lost, and others have one;
@@ -147,6 +158,7 @@ class Custodian:
 
     def start(self, now: Now) -> Effects:
         """Sweep from time to time; what a record names that was kept on disk too is claimed."""
+        self._started_s = now.boot_s
         self._unclaimed = {key: since_s for key, since_s in self._unclaimed.items() if not self._is_named(key)}
         kept = [*(_provides("manifest", key, is_old=True) for key in self._manifests)]
         kept += [_provides("share", key, is_old=True) for key in self._shares]
@@ -276,17 +288,23 @@ class Custodian:
         if unfit := placement_refusals(asks.constraints, member):
             raise _Refusal("constraints", "; ".join(unfit))
         place = _served_key(workload.workload_id, request.manifest, request.replica)
-        before = self._served.get(place)
-        if before is not None and lease.fence < before.fence:
-            raise _Refusal("stale_fence", f"fence {before.fence} was served already")
-        if before is not None and before.node_id != sender:
-            # A majority grants a higher fence only once the former lease is over; a minority proves nothing of it.
-            overtaken = lease.fence > before.fence and (has_majority or not self._view.is_alive(before.node_id))
-            if not overtaken:
-                raise _Refusal("held_by_another")
-        served = _Served(lease.fence, sender)
+        served = self._order(self._served.get(place), lease, has_majority=has_majority)
         self._served[place] = served
         return member.open_key, [Save(TABLE_SERVED, place, msgspec.msgpack.encode(served))]
+
+    def _order(self, before: _Served | None, lease: Lease, *, has_majority: bool) -> _Served:
+        """For whom it is decided now; raises `_Refusal` where somebody else comes before."""
+        if before is None:
+            return _Served(lease.fence, lease.holder, lease.fence if has_majority else 0)
+        floor = before.floor(has_majority=has_majority)
+        if lease.fence < floor:
+            raise _Refusal("stale_fence", f"fence {floor} was served already")
+        if before.node_id != lease.holder:
+            # A majority grants a higher fence only once the former lease is over; a minority proves nothing of it.
+            overtaken = lease.fence > floor and (has_majority or not self._view.is_alive(before.node_id))
+            if not overtaken:
+                raise _Refusal("held_by_another")
+        return _Served(lease.fence, lease.holder, lease.fence if has_majority else before.floor(has_majority=True))
 
     def _proven(self, sender: NodeId, request: ReleaseRequest, workload: Workload, now: Now) -> tuple[Lease, bool]:
         assert request.proof is not None, "checked by the caller"
@@ -295,16 +313,28 @@ class Custodian:
         claimed = decode_body(request.proof.lease, Lease).key
         if claimed not in keys:
             raise _Refusal("bad_proof", "the lease is for another replica")
-        lease, has_majority = check_proof(self._crypto, self._roster, request.proof, claimed, now.wall_ms)
+        lease, granted = granted_by(self._crypto, self._roster, request.proof, claimed, now.wall_ms)
         if lease.holder != sender:
             raise _Refusal("bad_proof", "the lease is another node's")
-        if not has_majority and not (workload.duplicate_tolerant and self._sees_no_majority(claimed)):
-            raise _Refusal("no_majority", "too few grants, and this custodian sees a majority")
+        members = k_set(self._roster, claimed)
+        has_majority = len(granted) >= majority(len(members))
+        if not has_majority:
+            if not workload.duplicate_tolerant:
+                raise _Refusal("no_majority", "too few grants")
+            self._check_minority(sender, members, granted, now)
         return lease, has_majority
 
-    def _sees_no_majority(self, key: str) -> bool:
-        members = k_set(self._roster, key)
-        return sum(self._view.is_alive(node_id) for node_id in members) < majority(len(members))
+    def _check_minority(
+        self, sender: NodeId, members: tuple[NodeId, ...], granted: frozenset[NodeId], now: Now
+    ) -> None:
+        """Raises `_Refusal` unless these grants are what the requester could get, as this node sees it too."""
+        if now.boot_s < self._started_s + LISTENING_S:
+            raise _Refusal("no_majority", "too few grants, and this custodian has just started")
+        alive = {node_id for node_id in members if self._view.is_alive(node_id)}
+        if len(alive) >= majority(len(members)):
+            raise _Refusal("no_majority", "too few grants, and this custodian sees a majority")
+        if not granted or (granted == {sender} and not alive <= granted):
+            raise _Refusal("no_majority", "no other replica granted it, and this custodian sees one")
 
     def _operator_key(self, request: ReleaseRequest, now: Now) -> bytes:
         """The open key of an operator that may read this back, now and for the first time."""

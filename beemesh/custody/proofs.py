@@ -8,7 +8,7 @@ from beemesh.errors import Untrusted
 from beemesh.identity.signing import open_statement
 from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
-from beemesh.scheduling.leases import lease_digest, open_lease
+from beemesh.scheduling.leases import NUMBER_AHEAD_MS_MAX, lease_digest, open_lease
 from beemesh.scheduling.messages import VERDICT_KIND, Lease, LeaseProof, Verdict
 
 GRANTS_MAX = 64
@@ -20,11 +20,21 @@ FRESH_MS = 60_000
 
 def check_proof(crypto: Crypto, roster: Roster, proof: LeaseProof, key: str, wall_ms: int) -> tuple[Lease, bool]:
     """(the lease, whether a majority of its k-set granted it); raises `Untrusted` when it is no proof for `key`."""
+    lease, granted = granted_by(crypto, roster, proof, key, wall_ms)
+    return lease, len(granted) >= majority(len(k_set(roster, key)))
+
+
+def granted_by(
+    crypto: Crypto, roster: Roster, proof: LeaseProof, key: str, wall_ms: int
+) -> tuple[Lease, frozenset[NodeId]]:
+    """(the lease, who of its k-set granted it); raises `Untrusted` when it is no proof for `key`."""
     lease = open_lease(crypto, roster, proof.lease)
     if lease.key != key:
         raise Untrusted(f"the proof is for {lease.key}, not for {key}")
     if lease.released:
         raise Untrusted("the lease was given up")
+    if max(lease.version, lease.fence) > wall_ms + NUMBER_AHEAD_MS_MAX:
+        raise Untrusted("its version or fence is ahead of the clock")
     members = k_set(roster, key)
     granted: set[NodeId] = set()
     for signed in proof.grants[:GRANTS_MAX]:
@@ -35,7 +45,7 @@ def check_proof(crypto: Crypto, roster: Roster, proof: LeaseProof, key: str, wal
         verdict = open_statement(crypto, signed, VERDICT_KIND, card.sign_key, Verdict)
         if _counts(verdict, replica, key, proof, wall_ms):
             granted.add(replica)
-    return lease, len(granted) >= majority(len(members))
+    return lease, frozenset(granted)
 
 
 def _counts(verdict: Verdict, replica: NodeId, key: str, proof: LeaseProof, wall_ms: int) -> bool:

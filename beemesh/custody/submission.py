@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from beemesh.custody.custodians import TABLE_MANIFESTS, TABLE_SHARES, revisions_of
+from beemesh.custody.custodians import LISTENING_S, TABLE_MANIFESTS, TABLE_SHARES, revisions_of
 from beemesh.custody.messages import Stored, StoreManifest, StoreShare
 from beemesh.effects import Answered, Effects, Flush, Notify, Now, Randomness, Request, Schedule, TimerFired
 from beemesh.errors import Untrusted
@@ -32,10 +32,6 @@ DEADLINE_S = 10.0
 SUBMISSIONS_MAX = 128
 WITNESSES = 2
 """Other nodes that are asked to save the record; the first that did is enough."""
-
-LISTENING_S = 3.0
-"""From its start: until then a node may not have been answered by others that are there, and what it kept alone would
-be kept once. What is handed in waits for so long."""
 
 INTERNAL_TOKENS_START = 1 << 40
 """Tokens of our own `PutIntent`s, apart from those of the API."""
@@ -146,7 +142,8 @@ class Submission:
         return effects if submission.waiting else effects + self._put_record(submission)
 
     def _is_listening(self, now: Now) -> bool:
-        """Whether it cannot be told yet if this node is alone: a lone one accepts by itself."""
+        """Whether it cannot be told yet if this node is alone: a lone one accepts by itself, and what it kept alone
+        would be kept once. What is handed in waits for so long."""
         young = now.boot_s < self._started_s + LISTENING_S
         return young and len(self._view.alive()) == 1 and len(self._roster.members()) > 1
 

@@ -26,6 +26,8 @@ class _Served(msgspec.Struct, frozen=True, array_like=True):
 
     fence: int
     node_id: bytes
+    majority_fence: int
+    """The highest that was served to a majority's proof."""
 
 
 WATCHED = frozenset({TABLE_SHARES, TABLE_SERVED})
@@ -64,10 +66,13 @@ class CustodyChecker:
         known = (index, world.machines[index].wipes, place)
         before = self._served.get(known)
         where = _readable(place)
-        if before is not None and served.fence < before.fence:
-            blame(f"n{index} went back from fence {before.fence} to {served.fence} for {where}")
-        if before is not None and served.fence == before.fence and served.node_id != before.node_id:
-            blame(f"n{index} released {where} to two nodes at fence {served.fence}")
+        if before is not None:
+            # What a minority let through binds no majority.
+            floor = before.majority_fence if served.fence == served.majority_fence else before.fence
+            if served.fence < floor or served.majority_fence < before.majority_fence:
+                blame(f"n{index} went back from fence {floor} to {served.fence} for {where}")
+            if served.fence == floor and served.node_id != before.node_id:
+                blame(f"n{index} released {where} to two nodes at fence {served.fence}")
         self._served[known] = served
         if not self._is_tolerant(world, index, place):
             winner = self._winner.setdefault((place, served.fence), served.node_id)

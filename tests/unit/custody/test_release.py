@@ -7,24 +7,27 @@ from typing import Any
 import msgspec
 import pytest
 
-from beemesh.custody.custodians import revisions_of
+from beemesh.custody.custodians import LISTENING_S, TABLE_SERVED, revisions_of
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
 from beemesh.custody.sealing import ShareOffer, context_of, good_shares, open_content
-from beemesh.effects import Notify, Reply
+from beemesh.dht.kset import k_set, kset_hash
+from beemesh.effects import Notify, Reply, Save
 from beemesh.errors import Unavailable
 from beemesh.events import EmitEvent, LeaseGranted
 from beemesh.identity.signing import decode_body, sign_statement
 from beemesh.ids import NodeId, short
+from beemesh.scheduling.leases import NUMBER_AHEAD_MS_MAX, lease_digest, lease_key, sign_lease
 from beemesh.scheduling.messages import VERDICT_KIND, Lease, LeaseProof, Verdict
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import KEY, running, submit, world_of
 
 
 def _ask(world: World, at: int, sender: int, message: msgspec.Struct) -> tuple[Any, list[EmitEvent]]:
-    """Put a request of one node to another; (the answer, what the asked node tells the mesh)."""
+    """Put a request of one node to another, which saves what it decides; (the answer, what it tells the mesh)."""
     node = world.node(at).node
     effects = node.asked(world.machines[sender].membership.node_id, 991, message, world.now_of(world.machines[at]))
     answers = [effect.message for effect in effects if isinstance(effect, Reply)]
+    world.machines[at].disk |= {(save.table, save.key): save.value for save in effects if isinstance(save, Save)}
     told = [effect.event for effect in effects if isinstance(effect, Notify) and isinstance(effect.event, EmitEvent)]
     assert len(answers) == 1
     return answers[0], told
@@ -145,3 +148,123 @@ def test_what_was_withdrawn_is_released_to_nobody(world: World) -> None:
     assert (answer.released, answer.reason) == (False, "withdrawn")
     stored, _ = _ask(world, 0, winner, FetchManifest(request.manifest))
     assert stored.ciphertext is None
+
+
+# --- in a minority ----------------------------------------------------------------------------------------------------
+
+LEASED = lease_key(KEY.partition("/")[2], 0)
+
+
+def _proof(world: World, holder: int, granters: tuple[int, ...], fence: int, version: int = 1) -> LeaseProof:
+    """A lease on replica 0 with the true grants of some machines, whatever they would have said."""
+    machine = world.machines[holder]
+    lease = Lease(LEASED, machine.membership.node_id, "x", fence, 3_000, version, b"12345678")
+    signed = sign_lease(machine.crypto, lease)
+    members = kset_hash(k_set(world.node(0).roster, LEASED))
+    grants = []
+    for each in (world.machines[granter] for granter in granters):
+        now_ms = world.now_of(each).wall_ms
+        verdict = Verdict(
+            LEASED, lease_digest(signed), "granted", each.membership.node_id, members, fence, now_ms, lease.ttl_ms
+        )
+        grants.append(sign_statement(each.crypto, VERDICT_KIND, verdict))
+    return LeaseProof(signed, tuple(grants), tentative=True)
+
+
+def _released(world: World, at: int, sender: int, proof: LeaseProof) -> tuple[bool, str]:
+    answer, _ = _ask(world, at, sender, _request(world, proof))
+    return answer.released, answer.reason
+
+
+@pytest.fixture
+def few_left() -> World:
+    """Nodes 0 and 1 are left of five and see that they are; nothing runs, and replica 0 could, as a surge."""
+    world = world_of(5)
+    assert submit(world, replicas=0).accepted
+    for gone in (2, 3, 4):
+        world.kill(gone)
+    world.run_for(30)
+    assert len(world.node(0).view.alive()) == 2
+    return world
+
+
+def test_in_a_minority_a_lease_opens_by_the_grants_that_can_be_had(few_left: World) -> None:
+    """Of every replica that the custodian sees as well: one that it sees and that granted nothing was not asked."""
+    asked = [_released(few_left, 0, 1, _proof(few_left, 1, granters, fence=5)) for granters in ((), (1,), (0,), (0, 1))]
+
+    assert asked == [(False, "no_majority"), (False, "no_majority"), (True, ""), (True, "")]
+
+
+def test_the_last_one_left_opens_by_its_own_grant(few_left: World) -> None:
+    """It is the only replica; nobody else could have granted anything."""
+    few_left.kill(1)
+    few_left.run_for(30)
+
+    assert _released(few_left, 0, 0, _proof(few_left, 0, (), fence=5)) == (False, "no_majority")
+    assert _released(few_left, 0, 0, _proof(few_left, 0, (0,), fence=5)) == (True, "")
+
+
+def test_a_custodian_that_has_just_started_takes_no_minoritys_word(few_left: World) -> None:
+    """It sees nobody yet, also where all are there: whoever waits for its restart must get nothing."""
+    few_left.kill(0)
+    few_left.start(0)
+    proof = _proof(few_left, 1, (0, 1), fence=5)
+
+    assert _released(few_left, 0, 1, proof) == (False, "no_majority")
+    few_left.run_for(LISTENING_S - 1)
+    assert _released(few_left, 0, 1, proof) == (False, "no_majority")
+    few_left.run_for(30)  # others told of the dead as alive, and it found out
+    assert _released(few_left, 0, 1, _proof(few_left, 1, (0, 1), fence=5)) == (True, "")
+
+
+def test_nothing_is_opened_by_a_fence_ahead_of_the_clock(few_left: World) -> None:
+    """The fence that was served is kept for ever: one beyond all others would shut out every later holder."""
+    ahead = few_left.now_of(few_left.machines[0]).wall_ms + NUMBER_AHEAD_MS_MAX + 1
+    for fence, version in ((ahead, 1), (5, ahead)):
+        assert _released(few_left, 0, 1, _proof(few_left, 1, (0, 1), fence, version)) == (False, "bad_proof")
+    assert _released(few_left, 0, 1, _proof(few_left, 1, (0, 1), fence=5)) == (True, "")
+
+
+def test_a_majority_comes_before_whatever_a_minority_let_through(few_left: World) -> None:
+    """Also after a restart; and the fences that majorities were served at only grow."""
+    assert _released(few_left, 0, 1, _proof(few_left, 1, (0, 1), fence=4_000)) == (True, "")
+    few_left.kill(0)
+    few_left.start(0)
+
+    for fence, holder, granters, outcome in (
+        (50, 0, (0, 2, 3), (True, "")),
+        (49, 1, (0, 2, 3), (False, "stale_fence")),
+        (50, 1, (0, 2, 3), (False, "held_by_another")),
+        (51, 1, (0, 2, 3), (True, "")),
+    ):
+        assert _released(few_left, 0, holder, _proof(few_left, holder, granters, fence)) == outcome
+
+
+def test_a_minority_does_not_go_behind_a_majority(few_left: World) -> None:
+    """What it lets through later leaves the majority's fence in force for majorities."""
+    assert _released(few_left, 0, 4, _proof(few_left, 4, (0, 2, 3), fence=50)) == (True, "")
+    for fence, outcome in ((49, (False, "stale_fence")), (50, (False, "held_by_another")), (60, (True, ""))):
+        assert _released(few_left, 0, 1, _proof(few_left, 1, (0, 1), fence)) == outcome
+
+    assert _released(few_left, 0, 3, _proof(few_left, 3, (0, 2, 3), fence=49)) == (False, "stale_fence")
+    assert _released(few_left, 0, 3, _proof(few_left, 3, (0, 2, 3), fence=51)) == (True, "")
+
+
+def test_a_row_of_an_older_version_counts_as_a_majoritys(few_left: World) -> None:
+    """It did not tell; and it can read what is written now."""
+
+    class Old(msgspec.Struct, array_like=True):
+        fence: int
+        node_id: bytes
+
+    assert _released(few_left, 0, 1, _proof(few_left, 1, (0, 1), fence=40)) == (True, "")
+    disk = few_left.machines[0].disk
+    (place,) = (place for place in disk if place[0] == TABLE_SERVED)
+    old = msgspec.msgpack.decode(disk[place], type=Old)
+    assert old == Old(40, few_left.machines[1].membership.node_id)
+    few_left.kill(0)
+    disk[place] = msgspec.msgpack.encode(old)
+    few_left.start(0)
+
+    assert _released(few_left, 0, 2, _proof(few_left, 2, (0, 2, 3), fence=39)) == (False, "stale_fence")
+    assert _released(few_left, 0, 2, _proof(few_left, 2, (0, 2, 3), fence=41)) == (True, "")

@@ -115,8 +115,9 @@ def test_two_shares_in_one_hand_and_two_winners_of_one_fence_are_told() -> None:
     def share(index: int) -> Save:
         return Save(TABLE_SHARES, manifest, msgspec.msgpack.encode(("workload/x", index)))
 
-    def served(fence: int, node: int) -> Save:
-        row = msgspec.msgpack.encode((fence, world.machines[node].membership.node_id))
+    def served(fence: int, node: int, majority_fence: int | None = None) -> Save:
+        majority_fence = fence if majority_fence is None else majority_fence
+        row = msgspec.msgpack.encode((fence, world.machines[node].membership.node_id, majority_fence))
         return Save(TABLE_SERVED, b"deployment/default/x/0/" + manifest, row)
 
     for index, save in ((0, share(1)), (1, share(2)), (0, served(3, 1)), (1, served(3, 1))):
@@ -125,6 +126,13 @@ def test_two_shares_in_one_hand_and_two_winners_of_one_fence_are_told() -> None:
     for index, save in ((0, share(3)), (2, share(2)), (0, served(3, 2)), (0, served(2, 2))):
         checker.saw(world, 5.0, index, save, told.append)
     assert len(told) == 4
+
+    for save in (served(7, 1, 2), served(3, 2)):  # a minority let something through, and a majority comes after it
+        checker.saw(world, 5.0, 0, save, told.append)
+    assert len(told) == 4
+    for save in (served(3, 1), served(9, 1, 2)):
+        checker.saw(world, 5.0, 0, save, told.append)
+    assert len(told) == 6
 
 
 def test_a_hostile_member_is_busy_and_changes_nothing() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from beemesh.custody.submission import LISTENING_S, SUBMISSIONS_MAX
+from beemesh.custody.custodians import LISTENING_S
+from beemesh.custody.submission import SUBMISSIONS_MAX
 from beemesh.effects import Flush, Notify, Reply, Save
 from beemesh.events import DeployPod, Submit, Submitted
 from beemesh.intents.map import TABLE
