@@ -42,6 +42,7 @@ from beemesh.rates import Rates
 from beemesh.scheduling.eligibility import placement_refusals
 from beemesh.scheduling.leases import lease_key, run_key
 from beemesh.scheduling.messages import Event, EventStatus, Lease
+from beemesh.scheduling.telling import REASON_CHARS_MAX
 from beemesh.undecodable import UNDECODABLE, decoded_rows
 from beemesh.workloads.daemons import may_have
 from beemesh.workloads.record import Revision, SealedObject, Workload
@@ -250,12 +251,12 @@ class Custodian:
         return [*effects, Reply(token, ReleaseAnswer(True, share.index, box)), told, _counted("released")]
 
     def _share_for(self, sender: NodeId, request: ReleaseRequest, now: Now) -> _Share:
-        """What holds for every release: a member in good standing, a rate, a share, a record that stands."""
+        """What holds for every release: a rate, a member in good standing, a share, a record that stands."""
+        if not self._rates.take(sender, now.boot_s):
+            raise _Refusal("rate", f"more than {RELEASES_PER_S:g} a second")
         standing = self._roster.standing(sender, now.wall_ms)
         if standing != "valid":
             raise _Refusal("not_a_member" if standing == "out" else "in_grace")
-        if not self._rates.take(sender, now.boot_s):
-            raise _Refusal("rate", f"more than {RELEASES_PER_S:g} a second")
         found = self._intent_for(request.key)
         if found is None:
             raise _Refusal("unknown_manifest", "its record has not come here yet")
@@ -361,14 +362,15 @@ class Custodian:
         answer = ReleaseAnswer(False, reason=refusal.reason, detail=refusal.detail)
         why = f"{refusal.reason}: {refusal.detail}" if refusal.detail else refusal.reason
         effects: Effects = [Reply(token, answer), _counted(refusal.reason)]
-        if refusal.reason != "rate":  # a flood of refusals must not become a flood of events
-            effects.append(self._told("ShareRefused", sender, request, now, why))
+        # A flood of refusals must not become one of events, nor what somebody made up a name in all journals.
+        if refusal.reason != "rate" and self._intent_for(request.key) is not None:
+            effects.append(self._told("ShareRefused", sender, request, now, why[:REASON_CHARS_MAX]))
         return effects
 
     def _told(self, status: EventStatus, sender: NodeId, request: ReleaseRequest, now: Now, reason: str) -> Notify:
         member = self._roster.member(sender)
         reader = self._roster.grant(request.operator_read.signer) if request.operator_read is not None else None
-        details = {"requester": member.name if member else "unknown", "manifest": request.manifest.hex()[:16]}
+        details = {"requester": member.name if member else "unknown", "manifest": request.manifest[:8].hex()}
         if request.operator_read is not None:
             details["operator"] = reader.name if reader else "unknown"
         event = Event(

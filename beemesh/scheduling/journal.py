@@ -58,6 +58,9 @@ from beemesh.undecodable import decoded_rows
 EVENTS_MAX = 1_000
 """Events kept: about half a megabyte, and days of an ordinary mesh."""
 
+EVENT_BYTES_MAX = 16 * 1024
+"""Of one event: a reason and some details, each as long as any may be; `EVENTS_MAX` of them fit into memory."""
+
 FLUSH_S = 1.0
 """Events of one second are saved together."""
 
@@ -114,7 +117,7 @@ class Journal:
         for key, signed in decoded_rows(sorted(rows), Signed):
             event = decoded(signed, Event) if signed is not None else None
             self._saved.add(key.decode(errors="replace"))
-            if event is not None and signed is not None:
+            if event is not None and signed is not None and len(signed.body) <= EVENT_BYTES_MAX:
                 self._events[event.event_id], self._originals[event.event_id] = event, signed
 
     def start(self, now: Now) -> Effects:
@@ -192,6 +195,8 @@ class Journal:
 
     def _take(self, signed: Signed, now: Now) -> tuple[Event | None, Effects]:
         """Keep an event once it was checked; None where it is known, or refused."""
+        if len(signed.body) > EVENT_BYTES_MAX:
+            return None, [_refused("too_large")]
         try:
             event = open_member_statement(self._crypto, self._roster, signed, EVENT_KIND, Event, now.wall_ms)
         except Untrusted:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from beemesh.custody.custodians import LISTENING_S, TABLE_SERVED, revisions_of
+from beemesh.custody.custodians import LISTENING_S, RELEASES_BURST, TABLE_SERVED, revisions_of
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
 from beemesh.custody.sealing import ShareOffer, context_of, good_shares, open_content
 from beemesh.dht.kset import k_set, kset_hash
@@ -18,6 +18,7 @@ from beemesh.identity.signing import decode_body, sign_statement
 from beemesh.ids import NodeId, short
 from beemesh.scheduling.leases import NUMBER_AHEAD_MS_MAX, lease_digest, lease_key, sign_lease
 from beemesh.scheduling.messages import VERDICT_KIND, Lease, LeaseProof, Verdict
+from beemesh.scheduling.telling import REASON_CHARS_MAX
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import KEY, running, submit, world_of
 
@@ -148,6 +149,31 @@ def test_what_was_withdrawn_is_released_to_nobody(world: World) -> None:
     assert (answer.released, answer.reason) == (False, "withdrawn")
     stored, _ = _ask(world, 0, winner, FetchManifest(request.manifest))
     assert stored.ciphertext is None
+
+
+def test_what_somebody_made_up_is_told_to_nobody(world: World) -> None:
+    """A key that no record has is refused and not told: an event with it would be kept by all. Nor is more told of
+    what is wrong with a proof than a person reads."""
+    request = _request(world, None)
+    answer, told = _ask(world, 0, 2, msgspec.structs.replace(request, key="workload/" + "x" * 100_000))
+    assert (answer.reason, told) == ("unknown_manifest", [])
+
+    proof = _proof(world, 2, (), fence=1)
+    odd = msgspec.structs.replace(proof, lease=msgspec.structs.replace(proof.lease, kind="x" * 100_000))
+    answer, (event,) = _ask(world, 0, 2, msgspec.structs.replace(request, proof=odd))
+    assert answer.reason == "bad_proof"
+    assert len(event.event.reason) == REASON_CHARS_MAX
+
+
+@pytest.mark.parametrize("standing", ["valid", "grace", "out"])
+def test_a_flood_of_requests_is_no_flood_of_events(
+    world: World, standing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks, and whatever it is refused for: one bucket, and what overflows it is told to nobody."""
+    monkeypatch.setattr(type(world.node(0).roster), "standing", lambda *_: standing)
+    told = [_ask(world, 0, 2, _request(world, None))[1] for _ in range(2 * round(RELEASES_BURST))]
+
+    assert sum(map(len, told)) == round(RELEASES_BURST)
 
 
 # --- in a minority ----------------------------------------------------------------------------------------------------

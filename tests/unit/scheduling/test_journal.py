@@ -25,7 +25,7 @@ from beemesh.ids import NodeId, ulid
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.scheduling.audience import Audience
-from beemesh.scheduling.journal import EVENTS_BURST, EVENTS_MAX, LISTED_MAX, TABLE, Journal
+from beemesh.scheduling.journal import EVENT_BYTES_MAX, EVENTS_BURST, EVENTS_MAX, LISTED_MAX, TABLE, Journal
 from beemesh.scheduling.messages import (
     EVENT_KIND,
     EVENT_WATCH_KIND,
@@ -132,6 +132,26 @@ def test_a_flood_is_cut() -> None:
         hear(book, event(number))
 
     assert len(book.events()) == int(EVENTS_BURST)
+
+
+def test_what_is_too_large_to_be_read_is_kept_by_nobody() -> None:
+    """However it comes, and where an older version kept it, it goes with what is written next."""
+    book = journal()
+    huge = event(1, workload_id="x" * EVENT_BYTES_MAX)
+    signed = sign_statement(TWO, EVENT_KIND, huge)
+    for came in (
+        Delivered(TOPIC_EVENTS, SignedEvent(signed), huge.node_id),
+        Asked(huge.node_id, 3, SignedEvent(signed)),
+        EventsTold((signed,)),
+    ):
+        assert heard(book.handle(came, NOW)) == []
+    book.restore(TABLE, [(huge.event_id.encode(), msgspec.msgpack.encode(signed))], NOW)
+
+    assert book.events() == ()
+    hear(book, event(2, reason="x" * 1_000, details={str(number): "x" * 1_000 for number in range(12)}))
+    assert [each.reason for each in book.events()] == ["x" * 1_000]
+    written = book.handle(TimerFired(("journal", "flush")), NOW)
+    assert [each.key for each in written if isinstance(each, Erase)] == [huge.event_id.encode()]
 
 
 def test_it_is_saved_in_batches_and_bounded_on_disk_too() -> None:
