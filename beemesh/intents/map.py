@@ -50,6 +50,9 @@ COMPARISONS_AWAITED = 10
 """Comparisons with others, five minutes of them, in which the key of a record that a revocation took away waits for an
 older one."""
 
+REMOVALS_TOLD_MAX = 500
+"""Of one call: all protocols of this node hear of each, and a thief may have signed thousands."""
+
 HASH_BYTES = 8
 
 
@@ -190,14 +193,20 @@ class IntentMap:
         return [Notify(Observed("intents_disowned", amount=len(gone)))] if gone else []
 
     def note_comparison(self) -> Effects:
-        """A comparison with another node is due: tell as removed what a revocation took away and none of many brought
-        an older record of. What is told is signed by nobody and goes no further than this node."""
+        """A comparison with another node is due: give up what none of many brought an older record of."""
+        self._disowned = {key: (intent, compared + 1) for key, (intent, compared) in self._disowned.items()}
+        return self.give_up()
+
+    def given_up(self) -> list[str]:
+        """The keys that a revocation emptied and nobody had an older record of: they are to be told as removed."""
+        return [key for key, (_, compared) in self._disowned.items() if compared > COMPARISONS_AWAITED]
+
+    def give_up(self) -> Effects:
+        """Tell as removed what is given up, some of it at once and the rest by the next call. What is told is signed by
+        nobody and goes no further than this node."""
         effects: Effects = []
-        for key, (intent, compared) in list(self._disowned.items()):
-            self._disowned[key] = (intent, compared + 1)
-            if compared < COMPARISONS_AWAITED:
-                continue
-            del self._disowned[key]
+        for key in self.given_up()[:REMOVALS_TOLD_MAX]:
+            intent, _ = self._disowned.pop(key)
             removal = msgspec.structs.replace(intent, kind="tombstone", body=b"")
             unsigned = Signed(SIGNED_KIND, msgspec.msgpack.encode(removal), intent.author, b"")
             effects += [Erase(TABLE, key.encode()), Notify(IntentChanged(removal, unsigned, intent))]

@@ -80,6 +80,7 @@ WALL_MS_DIGITS_MAX = 19
 COMPARE_EVERY_S = 30.0
 COMPARE_JITTER = 0.2
 COMPARE_AFTER_START_S = 1.0
+GIVE_UP_EVERY_S = 1.0
 COMPARE_AFTER_NEWS_S = 0.3
 """A member that just came back is compared with soon, but not by everybody at the same moment."""
 
@@ -111,6 +112,7 @@ _COMPARE = ("intents", "compare")
 _FETCH = ("intents", "fetch")
 _COMPARE_SOON = ("intents", "compare-soon")
 _HOUSEKEEPING = ("intents", "housekeeping")
+_GIVE_UP = ("intents", "give-up")
 
 
 @dataclass(slots=True)
@@ -334,9 +336,11 @@ class IntentSync:
             return self._fetch_again(now)
         if key == _HOUSEKEEPING:
             return [*self._note_contact(now), Schedule(_HOUSEKEEPING, now.boot_s + HOUSEKEEPING_EVERY_S)]
+        if key == _GIVE_UP:
+            return self._with_rest(self.intents.give_up(), now)
         partner = self._partners.one()
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
-        given_up = self.intents.note_comparison() if self._is_alone() else []
+        given_up = self._with_rest(self.intents.note_comparison(), now) if self._is_alone() else []
         # Right before: who still remembers what a new node refuses as forgotten keeps it from seeing two equal maps.
         given_up += self.intents.forget_old_tombstones(now)
         if partner is None:
@@ -383,15 +387,18 @@ class IntentSync:
                 return [*effects, *news, *(self._compare_soon(peer, now) if more else [])]
             case IntentDigests():
                 return [*self._note_comparison(message, now), *self._settle(peer, message, now)]
-            case _:
-                return []
+        return []
 
     def _note_comparison(self, digests: IntentDigests, now: Now) -> Effects:
         """Somebody who knows what stands has answered; several answers within a moment count as one."""
         if digests.doubtful or not self._is_in_touch() or now.boot_s - self._noted_s < COMPARE_EVERY_S / 2:
             return []
         self._noted_s = now.boot_s
-        return self.intents.note_comparison()
+        return self._with_rest(self.intents.note_comparison(), now)
+
+    def _with_rest(self, given_up: Effects, now: Now) -> Effects:
+        """What is told as removed now, and that the rest is told soon."""
+        return [*given_up, Schedule(_GIVE_UP, now.boot_s + GIVE_UP_EVERY_S)] if self.intents.given_up() else given_up
 
     def _compare_soon(self, peer: NodeId, now: Now) -> Effects:
         self._soon.append(peer)

@@ -260,6 +260,25 @@ def test_what_nobody_has_an_older_record_of_is_told_as_removed() -> None:
     assert known.note_comparison() == []
 
 
+def test_what_a_thief_signed_in_masses_is_told_as_removed_bit_by_bit(monkeypatch: Any) -> None:
+    """All who follow the map hear of each in one call: what is over a bound is told by the next, and what turns up
+    until then stands. A comparison that comes in between makes it no later."""
+    monkeypatch.setattr(map_module, "REMOVALS_TOLD_MAX", 2)
+    known = intent_map(OLDS_GRANT, workload(OLD), *(workload(OLD, name) for name in "abcd"))
+    known.merge(OLDS_REVOCATION, at(10))
+    for _ in range(COMPARISONS_AWAITED):
+        assert (known.note_comparison(), known.given_up()) == ([], [])
+
+    first = known.note_comparison()
+    assert len(_told(first)) == 2
+    rest = known.given_up()
+    assert len(rest) == 3
+    assert known.merge(workload(ADMIN, rest[0].rpartition("/")[2]), at(11)).changed
+    told = [event.intent.key for effects in (known.give_up(), known.note_comparison()) for event in _told(effects)]
+    assert told == rest[1:]
+    assert known.given_up() == []
+
+
 def test_the_roster_follows_the_map() -> None:
     """Cards, grants and revocations that win are in the roster at once."""
     roster = Roster(MESH, CA.sign_key)

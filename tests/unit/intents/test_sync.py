@@ -26,6 +26,7 @@ from beemesh.effects import (
 )
 from beemesh.events import Delivered, EmitEvent, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
+from beemesh.intents import map as map_module
 from beemesh.intents.forgeries import FORGED_BURST, FORGED_PER_S
 from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap
 from beemesh.intents.messages import (
@@ -46,6 +47,7 @@ from beemesh.intents.messages import (
 from beemesh.intents.sync import (
     CONTACT_KEY,
     CONTACT_TABLE,
+    GIVE_UP_EVERY_S,
     NEWS_PER_EXCHANGE_MAX,
     IntentSync,
 )
@@ -206,6 +208,30 @@ def test_what_is_not_made_up_for_ends_once_others_could_have_told() -> None:
     effects = place.sync.handle(answer, at(4_600))
     (told,) = [effect.event for effect in effects if isinstance(effect, Notify)]
     assert (told.intent.key, told.intent.kind) == ("workload/deployment/default/new", "tombstone")
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_a_thief_signed_in_masses_ends_within_moments(alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is given up, whatever is more than one call may tell follows a second later, and nothing is lost."""
+    monkeypatch.setattr(map_module, "REMOVALS_TOLD_MAX", 2)
+    place = _split(*(workload(OLD, name) for name in "abcde"))[1]
+    place.sync._doubtful = False
+    place.sync._is_alone = lambda: alone  # type: ignore[method-assign]
+    place.sync.handle(Asked(IDS[0], 5, PushIntents((LATE,))), at(1))
+    noted = TimerFired(("intents", "compare")) if alone else Answered(9, IDS[0], IntentDigests((), (), False))
+    for number in range(COMPARISONS_AWAITED):
+        effects = place.sync.handle(noted, at(30.0 * number + 30))
+        assert ("intents", "give-up") not in [each.key for each in effects if isinstance(each, Schedule)]
+
+    told, now_s, event = [], 4_000.0, noted
+    while event is not None:
+        effects = place.sync.handle(event, at(now_s))
+        told.append([each.event.intent.key for each in effects if isinstance(each, Notify)])
+        due = [each.at_boot_s for each in effects if isinstance(each, Schedule) and each.key == ("intents", "give-up")]
+        event, now_s = (TimerFired(("intents", "give-up")), due[0]) if due else (None, now_s)
+    assert [len(keys) for keys in told] == [2, 2, 1]
+    assert sorted(itertools.chain(*told)) == [f"workload/deployment/default/{name}" for name in "abcde"]
+    assert now_s == 4_000 + 2 * GIVE_UP_EVERY_S
 
 
 def test_a_put_is_told_to_all_and_answered() -> None:
