@@ -67,6 +67,14 @@ class InvalidInput(BeemeshError):
         return "\n".join([super().__str__(), *(f"  {problem}" for problem in self.problems)])
 
 
+class KeepersFailed(InvalidInput):
+    """Some keepers did not save their part of what was handed in; nothing was changed. Others may."""
+
+    def __init__(self, message: str, keepers: tuple[str, ...], *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.keepers = keepers
+
+
 class NotAllowed(BeemeshError):
     """The identity is known, or claims to be, and may not do this."""
 

@@ -246,6 +246,8 @@ class Submitted:
     reason: str = ""
     conflict: bool = False
     """Refused because the map already holds another record of this or a later version."""
+    keepers: tuple[str, ...] = ()
+    """Refused because these, by name, did not save their part: others may be chosen."""
 
 
 # --- leases ---------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ the record that members may see.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +27,7 @@ from beemesh.custody.sealing import (
     plan_custody,
     seal,
 )
-from beemesh.errors import BeemeshError, Conflict, InvalidInput, Unavailable, Untrusted
+from beemesh.errors import BeemeshError, Conflict, InvalidInput, KeepersFailed, Unavailable, Untrusted
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import NodeId, short
 from beemesh.intents.record import Intent, IntentKind, object_key, sign_intent, workload_key
@@ -60,6 +61,12 @@ GROUPS = {
 
 NONCE_BYTES = 16
 
+PLANS_MAX = 4
+"""How often one object is sealed: for its keepers, and for others in the place of those that fail."""
+
+CUSTODIANS_MIN = 3
+"""Where keepers are left out that are alive, so many must be left: no one machine may open alone what two had to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -77,6 +84,9 @@ class Change:
     replicas: int = 0
     fields: tuple[str, ...] = ()
     """What differs, by name; never any content."""
+    without: Callable[[frozenset[str]], Change] | None = field(default=None, compare=False, repr=False)
+    """Plans and seals it anew without these keepers; raises `Unavailable` when too few are left. None where nothing is
+    sealed."""
 
     def __str__(self) -> str:
         return f"{GROUPS.get(self.kind, self.kind.lower())}/{self.name} {self.verb}"
@@ -90,6 +100,8 @@ class Mesh:
     states: dict[bytes, str]
     records: dict[str, Signed]
     intents: dict[str, Intent] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
+    """Keepers, by name, that are alive and save nothing."""
 
     @classmethod
     def read(cls, client: Client) -> Mesh:
@@ -109,8 +121,9 @@ class Mesh:
         return intent.seq + 1 if intent is not None else 1
 
     def live_keepers(self) -> list[Any]:
-        """Keepers that the answering agent holds alive."""
-        return [member for member in self.roster.keepers() if self.states.get(bytes(member.node_id)) == "alive"]
+        """Keepers that the answering agent holds alive, but for those that are left out."""
+        alive = [member for member in self.roster.keepers() if self.states.get(bytes(member.node_id)) == "alive"]
+        return [member for member in alive if member.name not in self.left_out]
 
 
 class Planner:
@@ -166,6 +179,7 @@ class Planner:
             revision=body.current.number,
             replicas=body.replicas,
             fields=_differing(before, body) if before is not None else (),
+            without=partial(self._without, self.workload, wanted) if ciphertext else None,
         )
 
     def _draft(self, wanted: ResolvedWorkload, before: Workload | None) -> Workload:
@@ -235,6 +249,7 @@ class Planner:
             boxes=sealed.boxes,
             revision=number,
             fields=("data",) if before is not None else (),
+            without=partial(self._without, self.config, item),
         )
 
     def policy(self, item: ManifestObject) -> Change:
@@ -261,8 +276,14 @@ class Planner:
             return None
         return Change(kind, namespace, name, "deleted", key, record=self._sign("tombstone", key, None))
 
+    def _without(self, planned: Callable[[Any], Change], wanted: Any, keepers: frozenset[str]) -> Change:
+        self._mesh.left_out = keepers
+        return planned(wanted)
+
     def _seal(self, content: SealedContent, key: str, number: int, print_: bytes) -> Any:
         plan = plan_custody(self._mesh.live_keepers(), place_of(key))
+        if self._mesh.left_out and len(plan.custodians) < CUSTODIANS_MIN:
+            raise Unavailable("too few other keepers are left")
         return seal(
             self._client.operator,
             secrets.token_bytes(32),
@@ -329,6 +350,40 @@ def submit(client: Client, change: Change, *, dry_run: bool = False) -> None:
             f"{what} was changed by somebody else: {error.message}",
             hint="nothing of yours was applied; look at it with `beemeshctl get`, then apply again",
         ) from None
+
+
+class Handing:
+    """Hands in what one command changes; what some keepers do not save is sealed for others in their place."""
+
+    def __init__(self, client: Client, warn: Callable[[str], None], *, dry_run: bool = False) -> None:
+        """`warn` is told in words of each keeper that is left out."""
+        self._client = client
+        self._warn = warn
+        self._dry_run = dry_run
+        self._left_out: frozenset[str] = frozenset()
+
+    def submit(self, change: Change) -> None:
+        """Return once it is accepted; raises like `submit`."""
+        if self._left_out and change.without is not None:  # it was sealed before they were known
+            change = change.without(self._left_out)
+        for _ in range(PLANS_MAX - 1):
+            try:
+                return submit(self._client, change, dry_run=self._dry_run)
+            except KeepersFailed as error:
+                change = self._instead(change, error)
+        return submit(self._client, change, dry_run=self._dry_run)
+
+    def _instead(self, change: Change, error: KeepersFailed) -> Change:
+        failed = frozenset(error.keepers) - self._left_out
+        if change.without is None or not failed:
+            raise error
+        try:
+            instead = change.without(self._left_out | failed)
+        except Unavailable:
+            raise error from None
+        self._left_out |= failed
+        self._warn(f"left out as keepers, look after them: {', '.join(sorted(failed))} ({error.message})")
+        return instead
 
 
 def read_back(client: Client, mesh: Mesh, keys: Iterable[ObjectKey]) -> dict[ObjectKey, ManifestObject]:

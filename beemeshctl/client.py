@@ -19,6 +19,7 @@ from beemesh.errors import (
     BeemeshError,
     Conflict,
     InvalidInput,
+    KeepersFailed,
     NotAllowed,
     NotFound,
     Problem,
@@ -274,6 +275,10 @@ def error_of(status: int, body: bytes) -> BeemeshError:
     hint = str(known.get("hint", ""))
     kind = ERRORS.get(status, BeemeshError)
     if kind is InvalidInput:
+        named = known.get("keepers")
+        keepers = tuple(each for each in named if isinstance(each, str)) if isinstance(named, list) else ()
+        if keepers:
+            return KeepersFailed(message, keepers, hint=hint)
         listed = known.get("causes")
         causes = listed if isinstance(listed, list) else []
         told = [str(each.get("message", "")) for each in causes if isinstance(each, dict)]

@@ -25,6 +25,11 @@ KIND_NAMES = {
 }
 
 
+def warn(text: str) -> None:
+    """Tell what is not as it should be, beside what was asked for."""
+    click.echo(f"warning: {text}", err=True)
+
+
 def print_objects(items: Sequence[dict[str, Any]], kind: str, output: str, *, single: bool = False) -> None:
     """Print Kubernetes-shaped objects of one kind to standard output."""
     if output == "json":

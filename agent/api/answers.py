@@ -17,10 +17,12 @@ def json_answer(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status_code=status, media_type="application/json")
 
 
-def failure(status: int, message: str, *, hint: str = "", causes: tuple[str, ...] = ()) -> Response:
+def failure(
+    status: int, message: str, *, hint: str = "", causes: tuple[str, ...] = (), keepers: tuple[str, ...] = ()
+) -> Response:
     """A Kubernetes `Status` object: what kubectl and beemeshctl show."""
     listed = [{"message": cause} for cause in causes]
-    return json_answer(kubeshape.status(status, message, hint=hint, causes=listed), status)
+    return json_answer(kubeshape.status(status, message, hint=hint, causes=listed, keepers=keepers), status)
 
 
 def error_answer(error: BeemeshError) -> Response:

@@ -90,7 +90,7 @@ async def submissions(api: Backend, request: Request) -> Response:
         return json_answer({"accepted": True})
     if outcome.conflict:
         return failure(409, outcome.reason, hint="read it again and apply again")
-    return failure(422, outcome.reason, hint=hint_for(outcome.reason))
+    return failure(422, outcome.reason, hint=hint_for(outcome.reason), keepers=outcome.keepers)
 
 
 def hint_for(reason: str) -> str:

@@ -44,6 +44,8 @@ class _Submission:
     stage: str = "storing"
     waiting: set[int] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    failed: dict[str, None] = field(default_factory=dict)
+    """The keepers that did not save their part, by name."""
     put_token: int = 0
     stands_here: bool = False
     witnessed: bool = False
@@ -202,6 +204,7 @@ class Submission:
             if not isinstance(event.message, Stored) or not event.message.ok:
                 why = event.message.reason if isinstance(event.message, Stored) else event.error
                 submission.problems.append(f"{self._name(event.peer)}: {why or 'no answer'}")
+                submission.failed[self._name(event.peer)] = None
             if submission.waiting:
                 return []
             if submission.problems:
@@ -248,7 +251,8 @@ class Submission:
             return []
         for request_id in submission.waiting:
             self._questions.pop(request_id, None)
-        told = Notify(Submitted(submission.command.token, not reason, reason, conflict))
+        keepers = tuple(submission.failed) if submission.stage == "storing" else ()
+        told = Notify(Submitted(submission.command.token, not reason, reason, conflict, keepers))
         return [told] if reason else [*self._flushes(submission), told]
 
     @staticmethod

@@ -413,9 +413,17 @@ REASONS = {
 
 
 def status(
-    code: int, message: str, *, hint: str = "", kind: str = "", name: str = "", causes: Sequence[Json] = ()
+    code: int,
+    message: str,
+    *,
+    hint: str = "",
+    kind: str = "",
+    name: str = "",
+    causes: Sequence[Json] = (),
+    keepers: Sequence[str] = (),
 ) -> Json:
-    """A `v1` Status: the answer to what failed (or, below 400, to what succeeded without an object)."""
+    """A `v1` Status: the answer to what failed (or, below 400, to what succeeded without an object). `keepers` and
+    `hint` are words of ours among its details."""
     failed = code >= 400
     shape: Json = {
         "apiVersion": "v1",
@@ -427,9 +435,7 @@ def status(
     }
     if failed:
         shape["reason"] = REASONS.get(code, "InternalError" if code >= 500 else "BadRequest")
-    details = {
-        key: value for key, value in (("name", name), ("kind", kind), ("causes", list(causes)), ("hint", hint)) if value
-    }
-    if details:
-        shape["details"] = details
+    details = {"name": name, "kind": kind, "causes": list(causes), "hint": hint, "keepers": list(keepers)}
+    if any(details.values()):
+        shape["details"] = {key: value for key, value in details.items() if value}
     return shape

@@ -45,7 +45,7 @@ def command(
     from beemeshctl import applying
     from beemeshctl.client import Client
     from beemeshctl.manifests import read_manifests
-    from beemeshctl.render import ProgressLine
+    from beemeshctl.render import ProgressLine, warn
     from beemeshctl.steps import plan_changes
     from beemeshctl.waiting import wait_for
 
@@ -57,13 +57,14 @@ def command(
         sources, default_namespace=namespace, allow_unsupported=allow_unsupported, stdin=sys.stdin.buffer
     )
     for ignored in manifests.ignored:
-        click.echo(f"warning: ignored, not supported yet: {ignored}", err=True)
+        warn(f"ignored, not supported yet: {ignored}")
     client = Client(via=via)
     changes = plan_changes(client, manifests)
     suffix = {"none": "", "client": " (dry run)", "server": " (server dry run)"}[dry_run]
+    handing = applying.Handing(client, warn, dry_run=dry_run == "server")
     for change in changes:
         if dry_run != "client":
-            applying.submit(client, change, dry_run=dry_run == "server")
+            handing.submit(change)
         if output == "text":
             click.echo(f"{change}{suffix}")
         elif output == "name":

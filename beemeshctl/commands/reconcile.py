@@ -12,7 +12,7 @@ from beemesh.errors import BeemeshError, ExitCode, InvalidInput
 from beemeshctl.options import duration_s, via_option
 
 if TYPE_CHECKING:
-    from beemeshctl.applying import Change, Mesh
+    from beemeshctl.applying import Change, Handing, Mesh
     from beemeshctl.client import Client
     from beemeshctl.manifests import ManifestSet
 
@@ -50,9 +50,10 @@ def command(
 
 
 def _round(directory: Path, owner: str, namespace: str, via: str, *, prune: bool, dry_run: bool) -> bool:
-    from beemeshctl.applying import Mesh
+    from beemeshctl.applying import Handing, Mesh
     from beemeshctl.client import Client
     from beemeshctl.manifests import read_manifests
+    from beemeshctl.render import warn
 
     try:
         manifests = read_manifests((str(directory),), default_namespace=namespace, strict=False)
@@ -70,8 +71,9 @@ def _round(directory: Path, owner: str, namespace: str, via: str, *, prune: bool
     elif prune and not manifests.objects:
         click.echo("nothing is pruned: the directory yields no objects", err=True)
     counts = {"created": 0, "configured": 0, "unchanged": 0, "deleted": 0}
+    handing = Handing(client, warn)
     for change in changes:
-        fine &= _carry_out(client, change, counts, dry_run=dry_run)
+        fine &= _carry_out(handing, change, counts, dry_run=dry_run)
     text = ", ".join(f"{count} {verb}" for verb, count in counts.items())
     broken = len(manifests.problems) + unresolved
     click.echo(f"{owner}: {text}, {broken} broken{' (dry run)' if dry_run else ''}")
@@ -122,16 +124,14 @@ def _surplus(client: Client, mesh: Mesh, changes: list[Change], owner: str) -> l
     return gone
 
 
-def _carry_out(client: Client, change: Change, counts: dict[str, int], *, dry_run: bool) -> bool:
-    from beemeshctl.applying import submit
-
+def _carry_out(handing: Handing, change: Change, counts: dict[str, int], *, dry_run: bool) -> bool:
     if change.verb != "unchanged":
         marks = {"created": "+", "configured": "~", "deleted": "-"}
         fields = f" ({', '.join(change.fields)})" if change.fields else ""
         click.echo(f"{marks[change.verb]} {change}{fields}")
     try:
         if not dry_run:
-            submit(client, change)
+            handing.submit(change)
     except BeemeshError as error:
         click.echo(f"error: {change}: {error}", err=True)
         return False

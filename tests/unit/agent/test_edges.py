@@ -31,7 +31,7 @@ from agent.transport.load import ANSWER_BYTES_MAX
 from agent.transport.streams import Streams
 from beemesh.crypto_native import NativeCrypto
 from beemesh.custody.messages import ManifestAnswer
-from beemesh.errors import NotAllowed, Unreachable
+from beemesh.errors import KeepersFailed, NotAllowed, Unreachable
 from beemesh.events import Submitted
 from beemesh.identity.membership_card import MEMBERSHIP_LIFETIME_MS
 from beemesh.identity.requests import sign_request
@@ -44,6 +44,7 @@ from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
 from beemesh.wire.registry import encode_message
 from beemesh.wire.relay import RelayedHead, RelayedRequest
 from beemesh.workloads.policies import Quota
+from beemeshctl.client import error_of
 from tests.unit.identity.cast import CA, MESH, NOW_MS, grant, keys, roster
 
 PEER = NodeId(bytes(32))
@@ -391,6 +392,11 @@ class Submissions:
 
 def submitted(door: Submissions, signer: NativeCrypto, kind: IntentKind, key: str, body: msgspec.Struct) -> int:
     """The status of the answer to a record that operator `op` hands over; raises what refuses it."""
+    return answered(door, signer, kind, key, body).status_code
+
+
+def answered(door: Submissions, signer: NativeCrypto, kind: IntentKind, key: str, body: msgspec.Struct) -> Response:
+    """The answer to a record that operator `op` hands over."""
     signed = sign_intent(signer, MESH, kind, key, body, 2, ENDED_MS)
     content = msgspec.msgpack.encode(SubmissionBody(signed))
     headers = sign_request(keys("op"), "POST", "/submissions", content, ENDED_MS, bytes(16))
@@ -402,7 +408,21 @@ def submitted(door: Submissions, signer: NativeCrypto, kind: IntentKind, key: st
 
     gate = Gate(roster("a", operators=("op",)), keys("a"), door.wall_ms)
     backend = Backend(cast(Any, None), gate, cast(Any, None), cast(AgentDoor, door))
-    return asyncio.run(records.submissions(backend, Request(scope, receive))).status_code
+    return asyncio.run(records.submissions(backend, Request(scope, receive)))
+
+
+def test_beemeshctl_is_told_which_keepers_failed() -> None:
+    """In words that it understands: it seals for others in their place."""
+
+    class Refusing(Submissions):
+        async def submit(self, record: Signed, *_: Any) -> Submitted:
+            return Submitted(1, False, "not all keepers saved their part", keepers=("n3",))
+
+    answer = answered(Refusing(), CA, "grant", operator_key("op"), grant("op"))
+    error = error_of(answer.status_code, bytes(answer.body))
+
+    assert isinstance(error, KeepersFailed)
+    assert error.keepers == ("n3",)
 
 
 def test_an_operator_whose_grant_has_ended_can_bring_the_next_one_and_nothing_else() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from cryptography import x509
 
 from beemesh.crypto_native import NativeCrypto
 from beemesh.custody.sealing import SealedContent, ShareOffer, context_of, decode_content, good_shares, open_content
-from beemesh.errors import Untrusted
+from beemesh.errors import KeepersFailed, Untrusted
 from beemesh.identity import certificates
 from beemesh.identity.signing import decode_body
 from beemesh.ids import short
@@ -22,7 +22,7 @@ from beemesh.membership.roster import Roster
 from beemesh.workloads.record import Workload
 from beemesh.workloads.resolve import ResolvedWorkload, resolve
 from beemesh.workloads.validation import check
-from beemeshctl.applying import Change, Mesh, Planner
+from beemeshctl.applying import CUSTODIANS_MIN, PLANS_MAX, Change, Handing, Mesh, Planner
 from beemeshctl.bootstrap.signing import Authority
 from beemeshctl.client import Client
 from beemeshctl.context import Home
@@ -152,3 +152,62 @@ def test_nothing_prints_the_issuing_key(plan: Plan, home: Home) -> None:
     change = plan()
     assert opened(change).issuing_key.hex() not in repr(change) + repr(opened(change))
     assert home.work_key_file.stat().st_mode & 0o777 == 0o600
+
+
+class SomeSaveNothing:
+    """A mesh of keepers some of which are alive and save nothing; whoever hands in is told of the first of them."""
+
+    def __init__(self, home: Home, keepers: int, mute: Collection[str]) -> None:
+        self.cards = [card(f"n{number}") for number in range(keepers)]
+        self._names = {each.node_id: each.name for each in self.cards}
+        self._mute = mute
+        self.asked: list[list[str]] = []
+        self.accepted: list[Change] = []
+        self.warned: list[str] = []
+        self.client = cast(Client, SimpleNamespace(home=home, mesh=MESH, operator=home.operator(), post=self.post))
+        roster = cast(Roster, SimpleNamespace(keepers=lambda: self.cards))
+        self.planner = Planner(self.client, Mesh(roster, {bytes(each.node_id): "alive" for each in self.cards}, {}))
+        self.handing = Handing(self.client, self.warned.append)
+
+    def post(self, _path: str, given: dict[str, Any], **_query: Any) -> None:
+        """Take a submission, or name who failed."""
+        revision = msgspec.msgpack.decode(decode_body(given["record"], Intent).body, type=Workload).current
+        named = {*revision.holders, *(ticket.custodian for ticket in revision.sealing.tickets)}
+        self.asked.append(sorted(self._names[each] for each in named))
+        if failed := [name for name in self.asked[-1] if name in self._mute]:
+            raise KeepersFailed("not all keepers saved their part", tuple(failed[:1]))
+
+
+def test_keepers_that_save_nothing_are_left_out(home: Home) -> None:
+    """One that is alive, with a full disk perhaps, does not keep anything from being applied; who applies is told, once
+    for all that is applied together."""
+    mesh = SomeSaveNothing(home, 5, {"n3"})
+    changes = [mesh.planner.workload(deployment(name, 1, "web:1")) for name in ("hello", "other")]
+    for change in changes:
+        mesh.handing.submit(change)
+
+    assert [("n3" in asked) for asked in mesh.asked] == [True, False, False]
+    assert len(mesh.warned) == 1
+    assert "n3" in mesh.warned[0]
+
+
+def test_it_is_tried_a_few_times_and_not_for_ever(home: Home) -> None:
+    """A mesh where many fail is told as it is."""
+    mesh = SomeSaveNothing(home, 30, {f"n{number}" for number in range(30)})
+    with pytest.raises(KeepersFailed):
+        mesh.handing.submit(mesh.planner.workload(deployment("hello", 1, "web:1")))
+
+    assert len(mesh.asked) == PLANS_MAX
+
+
+def test_what_two_keepers_had_to_open_together_is_not_sealed_to_each_alone(home: Home) -> None:
+    """A keeper that saves nothing must not bring that about by its silence: it is refused, and nobody left out."""
+    for keepers, accepted in ((CUSTODIANS_MIN, False), (CUSTODIANS_MIN + 1, True)):
+        mesh = SomeSaveNothing(home, keepers, {"n0"})
+        change = mesh.planner.workload(deployment("hello", 1, "web:1"))
+        if accepted:
+            mesh.handing.submit(change)
+            continue
+        with pytest.raises(KeepersFailed):
+            mesh.handing.submit(change)
+        assert (len(mesh.asked), mesh.warned) == (1, [])

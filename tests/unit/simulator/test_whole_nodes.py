@@ -203,6 +203,7 @@ def test_a_keeper_that_does_not_answer_is_named_once() -> None:
     outcome = submit(world, replicas=1)
 
     assert outcome.reason == "not all keepers saved their part: n1: no answer in time"
+    assert outcome.keepers == ("n1",)
 
 
 def test_what_a_witness_saved_is_accepted_only_once_this_node_saved_it_too() -> None:
