@@ -195,7 +195,7 @@ def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
         LeaseReplica(self_id, roster, crypto, intent_for),
         Claims(self_id, roster, crypto, randomness, new_request_id),
         Custodian(self_id, roster, view, crypto, randomness, check_intent, intent_for),
-        Opener(self_id, roster, view, crypto, intent_for, new_request_id),
+        Opener(self_id, roster, view, crypto, randomness, intent_for, new_request_id),
         Submission(self_id, roster, view, randomness, check_intent, intent_for, new_request_id, policies.objection),
     )
 

@@ -17,14 +17,16 @@ from beemesh.crypto import Crypto
 from beemesh.custody.custodians import revisions_of
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
 from beemesh.custody.sealing import ShareOffer, context_of, good_shares, open_content
-from beemesh.effects import Answered, Effects, Notify, Now, Request, Schedule, TimerFired
+from beemesh.effects import Answered, Effects, Notify, Now, Randomness, Request, Schedule, TimerFired
 from beemesh.errors import Unavailable, Untrusted
 from beemesh.events import FindProviders, ManifestDenied, ManifestOpened, OpenManifest, ProvidersFound
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, digest_of, short
+from beemesh.intents.entitlement import namespace_of
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
+from beemesh.scheduling.telling import Teller
 from beemesh.workloads.record import Revision
 
 PATIENCE_S = 2.0
@@ -72,6 +74,7 @@ class Opener:
         roster: Roster,
         view: View,
         crypto: Crypto,
+        randomness: Randomness,
         intent_for: Callable[[str], tuple[Intent, Signed] | None],
         new_request_id: Callable[[], int],
     ) -> None:
@@ -81,6 +84,7 @@ class Opener:
         self._crypto = crypto
         self._intent_for = intent_for
         self._new_request_id = new_request_id
+        self._teller = Teller(self_id, randomness)
         self._openings: dict[str, _Opening] = {}
         self._questions: dict[int, str] = {}
 
@@ -97,10 +101,10 @@ class Opener:
             case OpenManifest():
                 return self._open(event, now)
             case Answered():
-                return self._answered(event)
+                return self._answered(event, now)
             case ProvidersFound(ref=ref, nodes=nodes):
                 opening = self._openings.get(ref)
-                return self._ask_others(opening, nodes) if opening is not None else []
+                return self._ask_others(opening, nodes, now) if opening is not None else []
             case TimerFired(key=(str(), str(), str() as ref)):
                 opening = self._openings.get(ref)
                 return self._deny(opening, "no answer in time") if opening is not None else []
@@ -127,12 +131,12 @@ class Opener:
             return self._deny(opening, "no holder or custodian is alive")
         return effects
 
-    def _ask_others(self, opening: _Opening, nodes: Iterable[NodeId]) -> Effects:
+    def _ask_others(self, opening: _Opening, nodes: Iterable[NodeId], now: Now) -> Effects:
         """Ask nodes that said in the DHT that they keep the ciphertext."""
         others = [node_id for node_id in self._reachable(nodes) if node_id not in opening.asked][:PROVIDERS_MAX]
         opening.asked.update(others)
         asked = [self._ask(opening, node_id, FetchManifest(opening.revision.manifest)) for node_id in others]
-        return [*asked] if asked else self._try(opening)
+        return [*asked] if asked else self._try(opening, now)
 
     def _reachable(self, nodes: Iterable[NodeId]) -> list[NodeId]:
         """Those that are alive, this node first; the others are named as dead."""
@@ -145,7 +149,7 @@ class Opener:
         opening.open_questions += 1
         return Request(request_id, peer, message, PATIENCE_S)
 
-    def _answered(self, event: Answered) -> Effects:
+    def _answered(self, event: Answered, now: Now) -> Effects:
         opening = self._openings.get(self._questions.pop(event.request_id, ""))
         if opening is None:
             return []
@@ -167,25 +171,40 @@ class Opener:
                 pass
             case _:
                 opening.reasons.append(f"{name}: {event.error or 'no answer'}")
-        return self._try(opening)
+        return self._try(opening, now)
 
-    def _try(self, opening: _Opening) -> Effects:
+    def _try(self, opening: _Opening, now: Now) -> Effects:
         sealing = opening.revision.sealing
+        told: Effects = []
         if opening.ciphertext is not None and len(opening.offers) >= sealing.k:
             shares, bad = good_shares(self._crypto, sealing, opening.offers.values(), self._name)
+            told = [self._tell(opening, bad, now)] if bad else []
             if len(shares) >= sealing.k:
-                return self._finish(opening, shares, bad)
+                return [*told, *self._finish(opening, shares)]
             for custodian in [peer for peer, offer in opening.offers.items() if offer.index not in shares]:
                 del opening.offers[custodian]
             opening.reasons += bad
         if opening.open_questions:
-            return []
+            return told
         if opening.ciphertext is None and not opening.searched and len(opening.offers) >= sealing.k:
             opening.searched = True
             return [Notify(FindProviders(opening.wish.ref, "manifest", opening.revision.manifest.hex()))]
-        return self._deny(opening, "")
+        return [*told, *self._deny(opening, "")]
 
-    def _finish(self, opening: _Opening, shares: Any, bad: list[str]) -> Effects:
+    def _tell(self, opening: _Opening, bad: list[str], now: Now) -> Notify:
+        """Name to all who sent a wrong share, also where enough others opened it."""
+        wish = opening.wish
+        return self._teller.about(
+            "ShareRefused",
+            now,
+            "; ".join(bad),
+            {"manifest": wish.manifest.hex()[:16]},
+            workload_id=wish.key.partition("/")[2],
+            namespace=namespace_of(wish.key),
+            replica=wish.replica,
+        )
+
+    def _finish(self, opening: _Opening, shares: Any) -> Effects:
         assert opening.ciphertext is not None, "checked by the caller"
         context = context_of(opening.mesh, opening.wish.key, opening.revision)
         try:

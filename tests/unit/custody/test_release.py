@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from beemesh.crypto import Crypto
+from beemesh.custody import custodians
 from beemesh.custody.custodians import LISTENING_S, RELEASES_BURST, TABLE_SERVED, revisions_of
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
-from beemesh.custody.sealing import ShareOffer, context_of, good_shares, open_content
+from beemesh.custody.sealing import ShareOffer, context_of, good_shares, open_content, reseal
 from beemesh.dht.kset import k_set, kset_hash
 from beemesh.effects import Notify, Reply, Save
 from beemesh.errors import Unavailable
@@ -19,6 +21,7 @@ from beemesh.ids import NodeId, short
 from beemesh.scheduling.leases import NUMBER_AHEAD_MS_MAX, lease_digest, lease_key, sign_lease
 from beemesh.scheduling.messages import VERDICT_KIND, Lease, LeaseProof, Verdict
 from beemesh.scheduling.telling import REASON_CHARS_MAX
+from beemesh.workloads.record import Sealing
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import KEY, running, submit, world_of
 
@@ -133,6 +136,25 @@ def test_fewer_than_k_shares_do_not_open(world: World) -> None:
     with pytest.raises(Unavailable, match="only 1 of the 2"):
         open_content(crypto, context, revision, one, stored.ciphertext)
     assert open_content(crypto, context, revision, two, stored.ciphertext).reveal()
+
+
+def test_who_sends_a_wrong_share_is_named_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the others' shares open it: everybody's events name the custodian, and the replicas run."""
+    world = world_of(3)
+    liar = world.machines[0].crypto
+
+    def resealed(crypto: Crypto, sealing: Sealing, index: int, box: bytes, open_key: bytes) -> bytes:
+        return crypto.seal_to(open_key, bytes(32)) if crypto is liar else reseal(crypto, sealing, index, box, open_key)
+
+    monkeypatch.setattr(custodians, "reseal", resealed)
+    assert submit(world, replicas=3).accepted
+    assert world.run_until(lambda: running(world) == [0, 1, 2], 10)
+    world.run_for(1)
+
+    for index in range(3):
+        refused = [each for each in world.node(index).journal.events() if each.status == "ShareRefused"]
+        assert {each.reason for each in refused} == {"n0: sent a share that is not the one the operator made"}
+        assert {each.workload_id for each in refused} == {KEY.partition("/")[2]}
 
 
 def test_what_was_withdrawn_is_released_to_nobody(world: World) -> None:
