@@ -85,7 +85,17 @@ class Auctions:
             if entry.caller is not None:
                 return [Send(entry.caller, Offer(task_id, None, entry.reasons))]
             return [count("tasks_silent", reason="record")]
-        return self._line_up(entry, now)
+        return [*self._take_place(entry, now), *self._line_up(entry, now)]
+
+    def _take_place(self, entry: Entry, now: Now) -> Effects:
+        """A task that the record supports ends those before it for the same replica. Another one, which any member may
+        publish, ends nothing."""
+        effects: Effects = []
+        task = entry.task
+        for older in self.book.open_of(task.workload_id):
+            if older.task.replica == task.replica and older.task.task_id < task.task_id:
+                effects += self.end(older, f"task {task.task_id} took its place", now)
+        return effects
 
     def _line_up(self, entry: Entry, now: Now) -> Effects:
         """Set the moment to speak, or keep silent with the reasons."""

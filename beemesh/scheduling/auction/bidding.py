@@ -155,14 +155,10 @@ class Bidder:
         ]
 
     def _begin(self, task: Task, signed: Signed, now: Now) -> tuple[Effects, Entry]:
-        """A task that is new here: it ends those before it for the same replica."""
-        effects: Effects = [count("tasks_seen"), Notify(TaskHeard(task, signed))]
-        for older in self.book.open_of(task.workload_id):
-            if older.task.replica == task.replica and older.task.task_id < task.task_id:
-                effects += self._auctions.end(older, f"task {task.task_id} took its place", now)
+        """A task that is new here."""
         entry = self._entry(task, signed, now)
         self.book.add(entry)
-        return effects, entry
+        return [count("tasks_seen"), Notify(TaskHeard(task, signed))], entry
 
     def _entry(self, task: Task, signed: Signed, now: Now) -> Entry:
         lifetime_s = (task.expires_ms - task.issued_ms) / 1000

@@ -9,8 +9,8 @@ import msgspec
 
 from beemesh.effects import Notify, Now
 from beemesh.identity.signing import Signed
-from beemesh.ids import NodeId
-from beemesh.scheduling.messages import Event, EventStatus, LeaseProof
+from beemesh.ids import NodeId, digest_of
+from beemesh.scheduling.messages import Event, EventStatus, LeaseProof, Task
 from beemesh.scheduling.stewardship.surroundings import takes_turns
 from beemesh.scheduling.telling import (
     FINAL,
@@ -23,7 +23,7 @@ from beemesh.scheduling.telling import (
     revision_told_of,
 )
 from beemesh.workloads.backoff import STEADY_S
-from beemesh.workloads.daemons import ordinal_of
+from beemesh.workloads.daemons import DAEMON_SET, ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
@@ -180,10 +180,19 @@ class Hosted:
         )
 
     def _is_of_record(self, revision: int, replica: int) -> bool:
-        """Whether the record has such a slot: other members' tasks may name any, and are not to fill the memory."""
-        if self.workload is None or self.workload.revision(revision) is None:
+        """Whether the record has such a slot, as far as is known: anybody may name any, and is not to fill the memory.
+        Of a DaemonSet only its host knows the ordinals."""
+        if self.workload is None or self.workload.covering(revision) is None:
             return False
-        return 0 <= replica < self.workload.replicas if self.daemons is None else replica in self.daemons
+        if self.workload.kind == DAEMON_SET:
+            return self.daemons is None or replica in self.daemons
+        return 0 <= replica < self.workload.replicas
+
+    def is_named_by(self, task: Task) -> bool:
+        """Whether a task names the very record that stands, and a replica of it."""
+        kind = self.workload.kind if self.workload is not None else ""
+        named = task.kind == kind and task.record_digest == digest_of(self.record.body)
+        return named and self._is_of_record(task.revision, task.replica)
 
     def _unripe(self, replicas: Iterable[ReplicaReport], boot_s: float) -> frozenset[tuple[NodeId, str]]:
         """Those that are ready for too short a time to count as available."""

@@ -1,11 +1,12 @@
 """Which tasks are outstanding, as far as one node has heard: the memory by which no replica ever has two of them.
 
-Fed by what everybody publishes, so a steward that takes over knows what its predecessor had begun.
+Fed by what everybody publishes, so a steward that takes over knows what its predecessor had begun. Anybody may publish
+a task: each signer has a place of its own here, and takes nobody else's.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ OUTSTANDING_MAX = 4_000
 MARGIN_S = 1.0
 """A task counts for a little longer than its own lifetime: others heard it later than we."""
 
-Replica = tuple[str, int, int]
-"""(workload id, revision, replica)"""
+Key = tuple[str, int, int, bytes]
+"""(workload id, revision, replica, signer)"""
 
 
 @dataclass(slots=True)
@@ -38,17 +39,17 @@ class Outstanding:
 
 
 class TaskLedger:
-    """Outstanding tasks by replica; a newer task of a replica takes the older one's place."""
+    """Outstanding tasks by replica and signer; a signer's newer task of a replica takes its older one's place."""
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[Replica, Outstanding] = OrderedDict()
-        self._by_id: dict[str, Replica] = {}
+        self._tasks: OrderedDict[Key, Outstanding] = OrderedDict()
+        self._by_id: dict[str, Key] = {}
 
     def heard(self, task: Task, signed: Signed, boot_s: float) -> None:
         """A task was published."""
-        key = (task.workload_id, task.revision, task.replica)
+        key = (task.workload_id, task.revision, task.replica, signed.signer)
         known = self._tasks.get(key)
-        if known is not None and known.task.task_id >= task.task_id:
+        if task.task_id in self._by_id or (known is not None and known.task.task_id >= task.task_id):
             return
         ends_s = boot_s + (task.expires_ms - task.issued_ms) / 1000 + MARGIN_S
         if known is not None:
@@ -56,7 +57,12 @@ class TaskLedger:
         self._tasks[key] = Outstanding(task, signed, boot_s, ends_s)
         self._by_id[task.task_id] = key
         while len(self._tasks) > OUTSTANDING_MAX:
-            self.drop(next(iter(self._tasks.values())).task)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Whoever has the most goes without its oldest: a flood costs nobody but its author."""
+        (most, _), *_ = Counter(signer for *_, signer in self._tasks).most_common(1)
+        self.drop(next(each.task for key, each in self._tasks.items() if key[3] == most))
 
     def bid(self, task_id: str) -> None:
         """Somebody bid for it."""

@@ -47,7 +47,7 @@ from beemesh.membership.view import View
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.line import stewards_in_line
-from beemesh.scheduling.messages import Event, SignedTask
+from beemesh.scheduling.messages import Event, SignedTask, Task
 from beemesh.scheduling.stewardship.acting import Acting
 from beemesh.scheduling.stewardship.hearing import FRESH_SURVEY, Hearing
 from beemesh.scheduling.stewardship.hosting import Hosted
@@ -57,6 +57,7 @@ from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.scheduling.tasks import workload_of
 from beemesh.scheduling.telling import MANIFEST, Teller
 from beemesh.settings.model import NodeSettings
+from beemesh.workloads.daemons import DAEMON_SET, ordinal_of
 
 LEASE_TTL_MS = 15_000
 LEASE_RENEW_MS = 5_000
@@ -154,7 +155,7 @@ class Steward:
             case LeaseGranted() | LeaseDenied() | LeaseLost():
                 hosted = self._hosted.get(event.key.removeprefix("steward/"))
                 return self._lease(hosted, event, now) if hosted and event.key.startswith("steward/") else []
-            case TaskHeard(task=task, signed=signed):
+            case TaskHeard(task=task, signed=signed) if self._counts(task, signed):
                 self.ledger.heard(task, signed, now.boot_s)
             case TaskUnplaced():
                 return self._unplaced.refused(event, now)
@@ -272,6 +273,17 @@ class Steward:
             self._hearing.mark_unknown(hosted)
             return [count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
+
+    def _counts(self, task: Task, signed: Signed) -> bool:
+        """Whether a task may stand for a start of its replica. Any member can publish one: it has to name the very
+        record that stands here and a replica of it. As long as this node hosts the workload it counts its own alone;
+        those of the steward before it were heard by then, or show when their pods are listed. So a liar delays the
+        starts of a new steward by a task's lifetime at most, and once."""
+        hosted = self._hosted.get(task.workload_id)
+        if hosted is None or not hosted.is_named_by(task) or (hosted.hosting and signed.signer != self._self_id):
+            return False
+        is_daemon = task.kind == DAEMON_SET
+        return not is_daemon or any(task.replica == ordinal_of(card.node_id) for card in self._roster.members())
 
     # --- what happens elsewhere -------------------------------------------------------------------------------------
 

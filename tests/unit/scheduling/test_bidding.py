@@ -23,7 +23,7 @@ from beemesh.events import (
     TaskHeard,
 )
 from beemesh.identity.signing import Signed, decode_body, sign_statement
-from beemesh.ids import NodeId
+from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
@@ -245,6 +245,21 @@ def test_losers_claim_when_the_winner_is_silent() -> None:
             event = Event("e", desk.ids["two"], "Deployed", WALL_MS, task.task_id, task.workload_id, "", 1, 0)
             desk.hand(EventHeard(event))
         assert len(told(desk.wait(3), Claim)) == (0 if deployed else 1)
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_only_a_task_that_the_record_supports_takes_anothers_place(*, supported: bool) -> None:
+    """Any member may publish one for the same replica."""
+    desk = Desk()
+    desk.know()
+    first = desk.task()
+    desk.publish(first)
+    digest = first.record_digest if supported else Digest(bytes(32))
+    later = desk.task(task_id="7" + "Z" * 25, record_digest=digest)
+    desk.publish(later, by="three")
+    claims = [each for each in told(desk.wait(1), Claim) if isinstance(each, Claim)]
+
+    assert [each.task_id for each in claims] == [(later if supported else first).task_id]
 
 
 @pytest.mark.parametrize(("status", "bid", "claims"), [("Deployed", 0, 0), ("Failed", 0, 0), ("Scheduled", 0, 1)])

@@ -21,7 +21,7 @@ from beemesh.scheduling.execution.orders import objection_to
 from beemesh.scheduling.line import CANDIDATES, stewards_in_line
 from beemesh.scheduling.messages import LEASE_KIND, TASK_KIND, Event, Lease, LeaseProof
 from beemesh.scheduling.stewardship.hosting import Hosted
-from beemesh.scheduling.stewardship.ledger import TaskLedger
+from beemesh.scheduling.stewardship.ledger import OUTSTANDING_MAX, TaskLedger
 from beemesh.scheduling.stewardship.steward import Steward
 from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.workloads.backoff import STEADY_S
@@ -186,6 +186,21 @@ def test_the_ledger_follows_a_task() -> None:
     assert ledger.find(second.task_id)
     ledger.told(Event("e", ONE, "Failed", 0, second.task_id), 3.0)
     assert list(ledger.of(first.workload_id)) == []
+
+
+def test_a_flood_of_tasks_costs_nobody_but_its_author() -> None:
+    """Whoever signs many has its own oldest ones forgotten, and takes nobody's place."""
+    ledger, mine = TaskLedger(), task(task_id="0" * 26)
+    ledger.heard(mine, sign_statement(FakeCrypto(b"one"), TASK_KIND, mine), 0.0)
+    signed = sign_statement(FakeCrypto(b"two"), TASK_KIND, mine)
+    for replica in range(OUTSTANDING_MAX + 5):
+        ledger.heard(task(task_id=f"1{replica:025}", replica=replica), signed, 1.0)
+    ledger.heard(task(task_id=mine.task_id, replica=7), signed, 1.0)
+
+    found = ledger.find(mine.task_id)
+    assert found is not None
+    assert found.task == mine
+    assert len(list(ledger.of(mine.workload_id))) == OUTSTANDING_MAX
 
 
 class Successor:

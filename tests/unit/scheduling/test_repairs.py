@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beemesh.events import MemberDown, MemberUp
+from beemesh.identity.signing import sign_statement
+from beemesh.intents.record import workload_key
+from beemesh.scheduling.messages import TASK_KIND, TOPIC_TASKS, SignedTask
 from beemesh.scheduling.stewardship.repairs import (
     CALM_S,
     HESITATE_S,
@@ -16,10 +23,12 @@ from beemesh.scheduling.stewardship.repairs import (
     STORM_S,
     Repairs,
 )
+from beemesh.scheduling.tasks import TASK_LIFETIME_MS, make_task
 from beemesh.scheduling.telling import FINAL
 from beemesh.workloads.backoff import STEADY_S
+from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Strategy
-from tests.unit.scheduling.samples import workload
+from tests.unit.scheduling.samples import record, workload
 from tests.unit.scheduling.world import World
 
 
@@ -123,3 +132,38 @@ def test_what_ran_well_since_starts_with_all_its_attempts(kind: str, *, steward_
     world.run_until(lambda: bool(world.pods()), 60)
 
     assert not [event for event in world.events("Failed") if FINAL in event.details]
+
+
+@pytest.mark.parametrize("takes_over", [False, True])
+@pytest.mark.parametrize("bogus", ["record", "slot", "time"])
+def test_tasks_of_others_keep_no_steward_from_repairing(bogus: str, *, takes_over: bool) -> None:
+    """Whatever tasks a member publishes: for a record that nobody has, for replicas that there are not, or for those
+    that are missing under an id of the end of all times. A steward that hosts starts what is missing at once; one that
+    takes over has waited out what it heard until then after a task's lifetime at the latest."""
+    world = World(("one", "two", "three", "four", "five", "six"), seed=9)
+    wanted = workload("app", replicas=2)
+    world.apply(wanted)
+    world.run(30)
+    steward = world.steward_of(wanted.workload_id)
+    liar = next(node for node in world.nodes.values() if node is not steward and not node.runtime)
+    ids = itertools.count(1)
+
+    def lie() -> None:
+        there = world.intents[workload_key(wanted.workload_id)][1] if bogus == "time" else record(workload())[1]
+        for replica in range(10**9, 10**9 + 40) if bogus == "slot" else range(2):
+            made = make_task(wanted, there, StartReplica(1, replica), world.now.wall_ms, random.Random(next(ids)))
+            if bogus == "time":
+                made = msgspec.structs.replace(made, task_id=f"7ZZZZZZZZZZZZZZZZZZZZZ{next(ids):04}", manifest_ref=b"")
+            world.say(liar, TOPIC_TASKS, SignedTask(sign_statement(liar.crypto, TASK_KIND, made)))
+        world.later(20, lie)
+
+    lie()
+    world.run(1)
+    for node in [each for each in world.nodes.values() if each.runtime]:
+        if node is not steward:
+            node.kill(power=True)
+    if takes_over:
+        steward.kill(power=True)
+    world.run(TASK_LIFETIME_MS / 1000 + 5 if takes_over else 15)
+
+    assert world.slots() == [(1, 0), (1, 1)]

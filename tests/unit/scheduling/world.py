@@ -66,7 +66,7 @@ from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import EVENTS_MAX, Journal
 from beemesh.scheduling.judging import Judge
-from beemesh.scheduling.leases import PLACEMENT_PREFIX
+from beemesh.scheduling.leases import PLACEMENT_PREFIX, steward_key
 from beemesh.scheduling.local_work import LocalWork
 from beemesh.scheduling.messages import LEASE_KIND, Event, Lease, LeaseProof, SignedEvent, SignedTask, Task
 from beemesh.scheduling.stewardship.steward import Steward
@@ -531,6 +531,16 @@ class World:
         for node in self.nodes.values():
             event = IntentChanged(intent, signed, before[0] if before else None)
             self.later(LINK_S, lambda node=node, event=event: node.tell(event))
+
+    def say(self, node: WorldNode, topic: str, message: msgspec.Struct) -> None:
+        """A member publishes whatever it likes: all others hear it."""
+        for other in self.nodes.values():
+            if other is not node:
+                other.tell(Delivered(topic, message, node.node_id))
+
+    def steward_of(self, workload_id: str) -> WorldNode:
+        """Who hosts a workload."""
+        return self.nodes_by_id[self.leases.held[steward_key(workload_id)][0]]
 
     def power_cut(self) -> None:
         """All machines are off in the same instant."""
