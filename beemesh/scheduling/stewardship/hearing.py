@@ -96,7 +96,7 @@ class Hearing:
             for each in answer.message.replicas
             if each.workload_id == hosted.workload_id and each.node_id == node_id
         )
-        hosted.reports[node_id] = mine
+        hosted.listed(node_id, mine)
         self._settle_tasks(hosted, node_id, mine, now)
         return []
 

@@ -15,7 +15,6 @@ from beemesh.scheduling.stewardship.surroundings import takes_turns
 from beemesh.scheduling.telling import (
     FINAL,
     FINISHED,
-    MANIFEST,
     RETRYABLE,
     TARGET,
     Teller,
@@ -23,7 +22,7 @@ from beemesh.scheduling.telling import (
     revision_told_of,
 )
 from beemesh.workloads.backoff import STEADY_S
-from beemesh.workloads.daemons import DAEMON_SET, ordinal_of
+from beemesh.workloads.daemons import DAEMON_SET, may_have, ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
 from beemesh.workloads.record import Workload
@@ -31,6 +30,9 @@ from beemesh.workloads.rollout import Rollout, Verdict, is_same, mark_of
 
 LOST_REVISION = 0
 """Stands for a revision whose record lost against another of the same number; real ones count from 1."""
+
+TAKERS_MAX = 4
+"""Nodes that are remembered to have had a slot, the latest: its task may have gone from one to the next."""
 
 REASONS_KEPT = 10
 """Reasons of failures that are remembered of one replica: as many attempts as anybody allows, for a person to read."""
@@ -58,6 +60,12 @@ class Hosted:
     holder: NodeId | None = None
     fresh: bool = False
     """Nobody can run anything of it yet: a new record, signed a moment ago."""
+    saw_all: bool = False
+    """It was such a one when this node began to hear of it."""
+    takers: dict[Slot, dict[NodeId, str]] = field(default_factory=dict)
+    """Who was heard to have, or listed, a slot, and by which task; the latest last."""
+    doubted: dict[NodeId, Event] = field(default_factory=dict)
+    """What keepers told last of the whole workload that were not known to hold the lease."""
     reports: dict[NodeId, tuple[ReplicaReport, ...]] = field(default_factory=dict)
     """What each node said that it runs of this workload."""
     unknown: dict[NodeId, int] = field(default_factory=dict)
@@ -113,6 +121,7 @@ class Hosted:
         self.told.clear()
         self.exhausted.clear()
         self.ran.clear()
+        self.takers = {slot: takers for slot, takers in self.takers.items() if self._is_of_record(*slot)}
         self.over = ""
         same = before is not None and workload is not None and is_same(before.current, workload.current)
         self.finished = self.finished if same else set()
@@ -188,6 +197,26 @@ class Hosted:
             return self.daemons is None or replica in self.daemons
         return 0 <= replica < self.workload.replicas
 
+    def _is_told_of(self, event: Event) -> bool:
+        """Whether an event is about a replica that the record has, and that its author may have."""
+        mine = self.workload is not None and may_have(self.workload, event.replica, event.node_id)
+        return mine and self._is_of_record(event.revision, event.replica)
+
+    def taken(self, slot: Slot, node_id: NodeId, task_id: str) -> None:
+        """A node was heard to have, or listed, a task of a slot."""
+        if self._is_of_record(*slot):
+            takers = self.takers.setdefault(slot, {})
+            takers.pop(node_id, None)
+            takers[node_id] = task_id
+            while len(takers) > TAKERS_MAX:
+                del takers[next(iter(takers))]
+
+    def listed(self, node_id: NodeId, reports: tuple[ReplicaReport, ...]) -> None:
+        """A node said what it runs."""
+        self.reports[node_id] = reports
+        for each in reports:
+            self.taken((each.revision, each.replica), node_id, each.task_id)
+
     def is_named_by(self, task: Task) -> bool:
         """Whether a task names the very record that stands, and a replica of it."""
         kind = self.workload.kind if self.workload is not None else ""
@@ -210,15 +239,15 @@ class Hosted:
         number = revision.number if report.is_of(revision) else LOST_REVISION
         return msgspec.structs.replace(report, revision=number)
 
-    def take_over(self, events: Iterable[Event], boot_s: float) -> None:
-        """We host it from now on, not as the first; `events` are those of it that this node remembers."""
-        since_ms = self.workload.created_ms - CLOCKS_MS if self.workload else 0
-        is_job = self.workload is not None and self.workload.kind == "Job" and not self.failures
-        for event in events:
-            if MANIFEST in event.details:
-                self.recall(event)
-            elif is_job and event.issued_ms >= since_ms:
-                self.told_of(event, boot_s)
+    def remember(self, event: Event, boot_s: float) -> None:
+        """What became of one replica before this node knew of the workload: the pods of a Job are counted to its end.
+        Each event counts once, then or when it comes."""
+        is_job = self.workload is not None and self.workload.kind == "Job"
+        if self.workload is not None and is_job and event.issued_ms >= self.workload.created_ms - CLOCKS_MS:
+            self.told_of(event, boot_s)
+
+    def take_over(self) -> None:
+        """We host it from now on, not as the first."""
         if self.workload is not None and self.rollout.complete:
             self.ran = {(self.workload.current.number, replica) for replica in range(self.workload.replicas)}
 
@@ -242,7 +271,7 @@ class Hosted:
 
     def told_of(self, event: Event, boot_s: float) -> None:
         """Something happened to one of its replicas."""
-        if self.workload is not None and is_of_another(event, self.workload):
+        if self.workload is None or is_of_another(event, self.workload) or not self._is_told_of(event):
             return
         slot = (event.revision, event.replica)
         if event.status == "Failed" and FINAL not in event.details:
@@ -250,7 +279,7 @@ class Hosted:
         elif event.status == "Cancelled":
             self._failed(slot, event, boot_s, counts=False)
         elif event.status == "Stopped" and FINISHED in event.details:
-            if self.workload is not None and self.workload.restart_policy != "Always":
+            if self.workload.restart_policy != "Always":
                 self.finished.add(slot)
         elif event.status == "Deployed":
             self.told.pop(slot, None)

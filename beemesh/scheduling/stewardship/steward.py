@@ -54,6 +54,7 @@ from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.stewardship.ledger import TaskLedger
 from beemesh.scheduling.stewardship.unplaced import Unplaced
 from beemesh.scheduling.stewardship.upkeep import Upkeep
+from beemesh.scheduling.stewardship.witnesses import Witnesses
 from beemesh.scheduling.tasks import workload_of
 from beemesh.scheduling.telling import MANIFEST, Teller
 from beemesh.settings.model import NodeSettings
@@ -113,8 +114,9 @@ class Steward:
         told_before: Callable[[str], Iterable[Event]] = lambda workload_id: (),
     ) -> None:
         """`workloads` yields the winning records whose keys begin with `workload/`; `told_before` the events of a
-        workload that this node remembers, oldest first."""
+        workload that this node remembers, oldest first; of all for an empty name."""
         self.ledger = TaskLedger()
+        self._witnesses = Witnesses(roster, view, self.ledger)
         self._self_id = self_id
         self._roster = roster
         self._view = view
@@ -140,6 +142,7 @@ class Steward:
         self._upkeep.load()
         for intent, signed in tuple(self._workloads()):
             effects += self._wanted(intent, signed, now, fresh=False)
+        self._remember(self._told_before(""), now)
         self._started = True
         return effects
 
@@ -192,9 +195,11 @@ class Steward:
         workload = workload_of((intent, signed))
         hosted = self._hosted.get(workload_id)
         if hosted is None:
-            hosted = self._hosted[workload_id] = Hosted(workload_id, workload, signed, fresh=fresh)
+            hosted = self._hosted[workload_id] = Hosted(workload_id, workload, signed, fresh=fresh, saw_all=fresh)
             if fresh and workload is not None:
                 hosted.rollout.renew(None, workload, now.boot_s)
+            elif self._started:
+                self._remember(self._told_before(workload_id), now)
         else:
             hosted.renew(workload, signed, now.boot_s)
         if workload is None:
@@ -204,6 +209,13 @@ class Steward:
             return self._acting.step(hosted, now)
         held = hosted.holder is not None and self._view.is_alive(hosted.holder)
         return self._claim_in_turn(hosted, now, CLAIM_AGAIN_S if held else 0.0 if fresh else SETTLE_S)
+
+    def _remember(self, events: Iterable[Event], now: Now) -> None:
+        """What was told before this node knew of the workloads; what comes later counts when it comes."""
+        for event in events:
+            hosted = self._hosted.get(event.workload_id)
+            if hosted is not None:
+                self._witnesses.remember(hosted, event, now.boot_s)
 
     def _ordered(self, intent: Intent, now: Now) -> Effects:
         """Something else was ordered about nodes, or about what must stay healthy."""
@@ -255,6 +267,7 @@ class Steward:
                 return self._taken_over(hosted, now) if healed or not renewed else []
             case LeaseDenied(holder=holder, retry_after_s=retry_s):
                 hosted.claiming, hosted.holder = False, holder
+                self._witnesses.holds(hosted, holder)
                 hosted.fresh &= holder is None  # whoever holds it has begun with it
                 alive = holder is not None and holder != self._self_id and self._view.is_alive(holder)
                 # A holder that lives goes on renewing: look again later, in case it does not host any more.
@@ -268,8 +281,7 @@ class Steward:
         fresh, hosted.fresh = hosted.fresh, False
         hosted.rollout.take_over(now.boot_s, hears_all=fresh or not self._view.is_large)
         if not fresh:
-            told = self._told_before(hosted.workload_id)
-            hosted.take_over(told, now.boot_s)
+            hosted.take_over()
             self._hearing.mark_unknown(hosted)
             return [count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
@@ -288,18 +300,20 @@ class Steward:
     # --- what happens elsewhere -------------------------------------------------------------------------------------
 
     def _told(self, event: Event, now: Now) -> Effects:
-        self.ledger.told(event, now.boot_s)
         hosted = self._hosted.get(event.workload_id)
+        believed = hosted is not None and self._witnesses.of_replica(hosted, event)
+        self.ledger.told(event, now.boot_s)
         if hosted is None:
             return []
-        hosted.told_of(event, now.boot_s)
-        if MANIFEST in event.details and not hosted.hosting and hosted.holder in (None, event.node_id):
-            hosted.recall(event)
+        if MANIFEST in event.details and not hosted.hosting:
+            self._witnesses.heard(hosted, event)
+        elif believed:
+            hosted.told_of(event, now.boot_s)
         if hosted.hosting and event.status == "Scheduled" and hosted.takes_turns():
             return self._acting.step(hosted, now)
         if not hosted.hosting or event.status not in LOOK_AGAIN:
             return []
-        if event.status == "Deployed":
+        if event.status == "Deployed" and believed:
             hosted.deployed(event)
         return [*self._hearing.ask(hosted, event.node_id), *self._acting.step(hosted, now)]
 

@@ -260,10 +260,11 @@ def test_only_what_the_record_has_is_remembered() -> None:
 def test_what_somebody_took_was_not_in_vain(status: EventStatus) -> None:
     """Its next start has its ordinary turn. A steward's last word about a failed rollout says no such thing."""
     wanted = daemon_set()
-    hosted = Hosted(wanted.workload_id, wanted, record(wanted)[1], in_vain={(1, 7): 5.0})
-    hosted.told_of(Event("e", ONE.node_id, "Failed", WALL_MS, revision=1, replica=7, details={FINAL: "true"}), 6.0)
+    mine = ordinal_of(ONE.node_id)
+    hosted = Hosted(wanted.workload_id, wanted, record(wanted)[1], in_vain={(1, mine): 5.0})
+    hosted.told_of(Event("e", ONE.node_id, "Failed", WALL_MS, revision=1, replica=mine, details={FINAL: "true"}), 6.0)
     assert hosted.in_vain
-    hosted.told_of(Event("e", ONE.node_id, status, WALL_MS, revision=1, replica=7), 6.0)
+    hosted.told_of(Event("e", ONE.node_id, status, WALL_MS, revision=1, replica=mine), 6.0)
     assert not hosted.in_vain
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from beemesh.events import LeaseDenied
 from beemesh.ids import Digest
+from beemesh.scheduling.leases import steward_key
+from beemesh.scheduling.line import stewards_in_line
 from beemesh.scheduling.messages import Event
 from beemesh.scheduling.stewardship.hosting import Hosted
-from beemesh.scheduling.telling import FINISHED, POD_MANIFEST
+from beemesh.scheduling.telling import FINISHED, MANIFEST, POD_MANIFEST
 from beemesh.workloads.record import Constraints, JobTerms, Strategy, Workload
 from beemesh.workloads.rollout import mark_of
 from tests.unit.scheduling.samples import WALL_MS, card, record, revision, workload
-from tests.unit.scheduling.world import World
+from tests.unit.scheduling.world import World, WorldNode
 
 
 def job(completions: int, terms: JobTerms) -> Workload:
@@ -30,6 +33,14 @@ def end_all(world: World, phase: str) -> None:
                 node.runtime[name] = msgspec.structs.replace(report, phase=phase, ready=False)
         if not node.dead:
             node.look()
+
+
+def end_one(node: WorldNode, phase: str) -> str:
+    """The first pod of a node comes to its end; its name."""
+    name, report = next(iter(node.runtime.items()))
+    node.runtime[name] = msgspec.structs.replace(report, phase=phase, ready=False)
+    node.look()
+    return report.pod
 
 
 def active(world: World) -> int:
@@ -109,6 +120,83 @@ def test_a_job_that_is_over_stays_over_whatever_was_told_since() -> None:
             world.run(60)
 
             assert sum(len(node.started) for node in world.nodes.values()) == 2, (phase, power)
+
+
+def test_what_finished_before_a_keeper_restarted_counts_whatever_failed_since() -> None:
+    """The machine that ran it is lost, the keepers' agents were restarted, and a sibling failed before one of them took
+    over: neither is the finished one started again, nor is a failure counted twice."""
+    world = World(("one", "two", "three", "four"), seed=11)
+    wanted = job(4, JobTerms(parallelism=4, backoff_limit=6))
+    world.apply(wanted)
+    world.run(3)
+    steward = world.steward_of(wanted.workload_id)
+    ended, failing, *_ = [node for node in world.nodes.values() if node is not steward and node.runtime]
+    others = [node for node in world.nodes.values() if node not in (steward, ended)]
+    finished = end_one(ended, "Succeeded")
+    world.run(5)
+    for node in others:
+        node.crash()
+        world.run(0.2)
+        node.boot()
+        world.run(5)
+    failed = end_one(failing, "Failed")
+    world.run(0.5)
+    ended.kill(power=True)
+    steward.kill()
+    world.run(40)
+
+    starts = [pod for node in world.nodes.values() for pod in node.started]
+    assert starts.count(finished) == 1
+    assert starts.count(failed) == 2
+    heir = world.steward_of(wanted.workload_id).steward
+    assert [each.blamed for each in heir._hosted[wanted.workload_id].failures.values()] == [1]
+
+
+def test_who_had_nothing_of_it_ends_no_job() -> None:
+    """That its pods finished or failed counts from those that had them, and that it is over from its steward: neither
+    this one nor the next one stops what runs, or leaves out what never ran; and no keeper's memory grows."""
+    world = World(("one", "two", "three", "four", "five", "six"), seed=5)
+    wanted = job(4, JobTerms(parallelism=2))
+    world.apply(wanted)
+    world.run(10)
+    steward = world.steward_of(wanted.workload_id)
+    line = stewards_in_line(wanted.workload_id, steward.roster, steward.view)
+    liar = next(node for node in world.nodes.values() if node.node_id not in line)
+    for replica in (*range(4), *range(10**6, 10**6 + 50)):
+        world.lie(liar, "Stopped", wanted, replica, **{FINISHED: "true"})
+        world.lie(liar, "Failed", wanted, replica)
+        world.lie(liar, "Cancelled", wanted, replica)
+    world.lie(liar, "Completed", wanted, 0, **{MANIFEST: mark_of(wanted.current).hex()})
+    for node in world.nodes.values():
+        hosted = node.steward._hosted[wanted.workload_id]
+        assert node is liar or (not hosted.over and not hosted.failures and not hosted.finished)
+        assert len(hosted.doubted) <= 1
+    steward.kill()
+    for _ in range(6):
+        world.run(10)
+        assert not world.events("Failed")
+        end_all(world, "Succeeded")
+    world.run(10)
+
+    honest = {event.replica for event in world.events("Stopped") if event.task_id and FINISHED in event.details}
+    assert honest == {0, 1, 2, 3}
+
+
+def test_a_keeper_that_was_not_known_to_host_is_believed_once_it_shows() -> None:
+    """The lease has gone from one to another, and a third hears the other's last word before it hears of that."""
+    world = World(("one", "two", "three", "four"))
+    wanted = job(2, JobTerms())
+    world.apply(wanted)
+    world.run(10)
+    steward = world.steward_of(wanted.workload_id)
+    line = [world.nodes_by_id[each] for each in stewards_in_line(wanted.workload_id, steward.roster, steward.view)]
+    heir, third = [node for node in line if node is not steward][:2]
+    world.lie(heir, "Completed", wanted, 0, **{MANIFEST: mark_of(wanted.current).hex()})
+    hosted = third.steward._hosted[wanted.workload_id]
+    assert not hosted.over
+    third.tell(LeaseDenied(steward_key(wanted.workload_id), "held", heir.node_id, 10.0))
+
+    assert hosted.over == "Completed"
 
 
 def test_a_deadline_stops_what_runs() -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from beemesh.scheduling.line import stewards_in_line
+from beemesh.scheduling.telling import MANIFEST, TARGET
 from beemesh.workloads.record import Requirements, Strategy, Terms, Workload
 from beemesh.workloads.revising import restarted, undone, with_paused
+from beemesh.workloads.rollout import mark_of
 from tests.unit.scheduling.samples import WALL_MS, revision, workload
 from tests.unit.scheduling.world import World
 
@@ -142,6 +145,31 @@ def test_the_next_steward_does_not_try_it_again() -> None:
     assert len([task for _, task in world.tasks() if task.revision == 2]) == tried
     assert world.slots() == [(1, 0), (1, 1), (1, 2)]
     assert len(world.events("RolledBack")) == 1
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_who_had_nothing_of_it_fails_no_revision(*, dies: bool) -> None:
+    """Failures of replicas that a member never had, and its word that the revision is taken back, which it does not
+    host: neither the steward nor the next one goes back."""
+    world = World(("one", "two", "three", "four", "five"))
+    world.apply(workload(replicas=3))
+    world.run(10)
+    wanted = second()
+    world.apply(wanted, seq=2)
+    world.run(0.05)
+    steward = world.steward_of(wanted.workload_id)
+    line = stewards_in_line(wanted.workload_id, steward.roster, steward.view)
+    liar = next(node for node in world.nodes.values() if node.node_id not in line)
+    told = {MANIFEST: mark_of(wanted.current).hex(), TARGET: "1", "message": "a lie"}
+    world.lie(liar, "RolledBack", wanted, 0, **told)
+    for replica in (2, 2, 2, 2, 2, 10**6, -1):
+        world.lie(liar, "Failed", wanted, replica, message="a lie")
+    if dies:
+        steward.kill(power=True)
+    world.run(60)
+
+    assert world.slots() == [(2, 0), (2, 1), (2, 2)]
+    assert [event.node_id for event in world.events("RolledBack")] == []
 
 
 def test_a_verdict_stands_whatever_was_told_since() -> None:

@@ -68,11 +68,23 @@ from beemesh.scheduling.journal import EVENTS_MAX, Journal
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import PLACEMENT_PREFIX, steward_key
 from beemesh.scheduling.local_work import LocalWork
-from beemesh.scheduling.messages import LEASE_KIND, Event, Lease, LeaseProof, SignedEvent, SignedTask, Task
+from beemesh.scheduling.messages import (
+    EVENT_KIND,
+    LEASE_KIND,
+    TOPIC_EVENTS,
+    Event,
+    EventStatus,
+    Lease,
+    LeaseProof,
+    SignedEvent,
+    SignedTask,
+    Task,
+)
 from beemesh.scheduling.stewardship.steward import Steward
 from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.secret import SecretBytes
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
+from beemesh.workloads.record import Workload
 from simulator.crypto import FakeCrypto
 from tests.unit.scheduling.samples import CA, WALL_MS, card, membership_intent, record, settings, tombstone
 
@@ -537,6 +549,13 @@ class World:
         for other in self.nodes.values():
             if other is not node:
                 other.tell(Delivered(topic, message, node.node_id))
+
+    def lie(self, node: WorldNode, status: EventStatus, about: Workload, replica: int, **details: str) -> None:
+        """A member tells of a replica, or of the whole workload, in its own name and without any right."""
+        event_id = ulid(self.now.wall_ms, next(self.serial).to_bytes(ULID_RANDOM_BYTES, "big"))
+        named = (about.workload_id, about.namespace, about.current.number, replica)
+        told = Event(event_id, node.node_id, status, self.now.wall_ms, "", *named, "EngineError", details)
+        self.say(node, TOPIC_EVENTS, SignedEvent(sign_statement(node.crypto, EVENT_KIND, told)))
 
     def steward_of(self, workload_id: str) -> WorldNode:
         """Who hosts a workload."""
