@@ -169,6 +169,7 @@ class Acting:
         assert hosted.workload is not None, "nothing is started of a deleted workload"
         if hosted.daemons is not None:
             action = replace(action, towards=hosted.daemons[action.replica])
+        action = replace(action, failed=(*action.failed, *hosted.stuck_on(now.boot_s)))
         facts = (hosted.workload, hosted.record, action, now.wall_ms, self._randomness)
         known = self._surroundings(hosted, action)
         task = make_task(*facts, tentative=hosted.tentative, occupancy=known)
@@ -195,9 +196,8 @@ class Acting:
         report, instead = action.report, action.instead
         if not hosted.may_stop(report, now.boot_s):
             return []
-        is_news = (report.node_id, report.task_id) not in hosted.stops
-        hosted.stops[report.node_id, report.task_id] = now.boot_s
         grace_s = DUPLICATE_GRACE_S if action.reason == "duplicate" else action.grace_s
+        is_news = hosted.ordered(report, grace_s, now.boot_s)
         order = StopReplica(
             workload_id=report.workload_id,
             replica=report.replica,

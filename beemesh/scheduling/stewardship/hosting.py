@@ -22,6 +22,7 @@ from beemesh.scheduling.telling import (
     revision_told_of,
 )
 from beemesh.workloads.backoff import STEADY_S
+from beemesh.workloads.care import DEFAULT_GRACE_S
 from beemesh.workloads.daemons import DAEMON_SET, may_have, ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Failures, Observed, Slot
@@ -39,6 +40,10 @@ REASONS_KEPT = 10
 
 STOP_AGAIN_S = 10.0
 """A stop that was ordered is not ordered again before."""
+
+STOP_SEEN_S = 30.0
+"""So long after its time to end a replica that is being stopped counts as gone, although it may be listed still: its
+runtime may fail to remove it for ever."""
 
 CLOCKS_MS = 60_000
 """How far an operator's clock may be ahead of a node's: what was told earlier belongs to a job of before."""
@@ -84,6 +89,8 @@ class Hosted:
     """The reason that was last given for a pending slot, and when."""
     stops: dict[tuple[NodeId, str], float] = field(default_factory=dict)
     """(node, task id) → when its stop was ordered."""
+    gone_s: dict[tuple[NodeId, str], float] = field(default_factory=dict)
+    """(node, task id) of what is being stopped → from when on it counts as gone."""
     exhausted: set[Slot] = field(default_factory=set)
     rollout: Rollout = field(default_factory=Rollout)
     daemons: dict[int, str] | None = None
@@ -138,6 +145,7 @@ class Hosted:
         self.newcomers.clear()
         self.stops.clear()
         self.ready_s.clear()
+        self.gone_s.clear()
 
     def tell(
         self,
@@ -171,7 +179,7 @@ class Hosted:
         replicas = [report for node_id, reports in self.reports.items() if is_alive(node_id) for report in reports]
         if self.daemons is not None:  # no node speaks for another's
             replicas = [each for each in replicas if each.replica == ordinal_of(each.node_id)]
-        replicas = [self._numbered(report) for report in replicas]
+        replicas = [self._numbered(report) for report in self._without_stuck(replicas, boot_s)]
         self.ran |= {(each.revision, each.replica) for each in replicas if each.phase == "Running"}
         for each in replicas:
             if each.ready:
@@ -187,6 +195,32 @@ class Hosted:
             self._unripe(replicas, boot_s),
             dict(self.in_vain),
         )
+
+    def _without_stuck(self, replicas: list[ReplicaReport], boot_s: float) -> list[ReplicaReport]:
+        """Without those whose stop does not come to an end: where a replica may be doubled, they keep no other from
+        starting. Of a DaemonSet no other node could have it."""
+        listed = {(each.node_id, each.task_id) for each in replicas}
+        self.gone_s = {who: at_s for who, at_s in self.gone_s.items() if who in listed}
+        for each in replicas:
+            if each.phase == "Terminating":
+                self.gone_s.setdefault((each.node_id, each.task_id), boot_s + DEFAULT_GRACE_S + STOP_SEEN_S)
+        if self.workload is None or not self.workload.duplicate_tolerant or self.workload.kind == DAEMON_SET:
+            return replicas
+        gone = {who for who, at_s in self.gone_s.items() if boot_s >= at_s}
+        return [each for each in replicas if each.phase != "Terminating" or (each.node_id, each.task_id) not in gone]
+
+    def stuck_on(self, boot_s: float) -> tuple[NodeId, ...]:
+        """Nodes that do not get rid of a replica: there its successor would have to wait for that."""
+        return tuple(dict.fromkeys(node_id for (node_id, _), at_s in self.gone_s.items() if boot_s >= at_s))
+
+    def ordered(self, report: ReplicaReport, grace_s: int | None, boot_s: float) -> bool:
+        """A stop is ordered; whether for the first time."""
+        who = (report.node_id, report.task_id)
+        is_news = who not in self.stops
+        self.stops[who] = boot_s
+        ends_s = 0 if report.phase in ("Failed", "Succeeded") else DEFAULT_GRACE_S if grace_s is None else grace_s
+        self.gone_s.setdefault(who, boot_s + ends_s + STOP_SEEN_S)
+        return is_news
 
     def _is_of_record(self, revision: int, replica: int) -> bool:
         """Whether the record has such a slot, as far as is known: anybody may name any, and is not to fill the memory.

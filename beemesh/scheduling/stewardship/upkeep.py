@@ -11,16 +11,13 @@ from beemesh.membership.roster import Roster
 from beemesh.scheduling.disruption import BUDGETS, Disruption
 from beemesh.scheduling.eligibility import placement_refusals
 from beemesh.scheduling.quotas import Policies
-from beemesh.scheduling.stewardship.hosting import Hosted
+from beemesh.scheduling.stewardship.hosting import STOP_SEEN_S, Hosted
 from beemesh.workloads.moves import Arranged, Leave, Terms, arrange
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.reconciler import Declared, Observed
 from beemesh.workloads.record import Constraints, Workload
 
 CORDONS = "cordon/"
-
-STOP_SEEN_S = 30.0
-"""So long after its stop was ordered a replica counts as gone, although it may be listed still."""
 
 
 class Upkeep:

@@ -11,7 +11,9 @@ from beemesh.effects import Asked, JobFinished, Reply
 from beemesh.events import Claim, LeaseLost, ResourcesObserved
 from beemesh.scheduling.execution.pods import Deploying
 from beemesh.scheduling.messages import SignedBid
-from beemesh.workloads.observation import StopAnswer, StopReplica
+from beemesh.scheduling.stewardship.hosting import STOP_SEEN_S
+from beemesh.workloads.care import DEFAULT_GRACE_S
+from beemesh.workloads.observation import Phase, StopAnswer, StopReplica
 from beemesh.workloads.record import Qos, Requirements, Strategy, Workload
 from tests.unit.scheduling.samples import revision, workload
 from tests.unit.scheduling.world import DEPLOY_S, PLENTY, World, WorldNode
@@ -487,6 +489,37 @@ def test_one_pod_that_runs_once() -> None:
     world.run(60)
 
     assert len(world.tasks()) == 1
+
+
+@pytest.mark.parametrize("takes_over", [False, True])
+@pytest.mark.parametrize("tolerant", [False, True])
+@pytest.mark.parametrize("phase", ["Failed", "Running"])
+def test_what_cannot_be_removed_keeps_no_replica_from_running(
+    phase: Phase, *, tolerant: bool, takes_over: bool
+) -> None:
+    """Its runtime answers each stop with an error, and its node lists it for ever. Another one runs elsewhere, once it
+    has had time to end; but never where no replica may be doubled."""
+    world = World(("one", "two", "three", "four"), seed=14)
+    wanted = workload(duplicate_tolerant=tolerant)
+    world.apply(wanted)
+    world.run(20)
+    stuck = next(node for node in world.nodes.values() if node.runtime)
+    stuck.cannot_remove = "EngineError: removing container: device or resource busy"
+    (name, report), *_ = stuck.runtime.items()
+    if phase == "Failed":
+        stuck.runtime[name] = msgspec.structs.replace(report, phase=phase, ready=False)
+        stuck.look()
+    else:
+        world.apply(workload(replicas=0, duplicate_tolerant=tolerant), seq=2)
+        world.run(5)
+        world.apply(wanted, seq=3)
+    world.run(5)
+    if takes_over:
+        world.steward_of(wanted.workload_id).kill()
+    world.run(DEFAULT_GRACE_S + STOP_SEEN_S + 60)
+
+    elsewhere = [report.phase for node in world.nodes.values() if node is not stuck for report in node.runtime.values()]
+    assert elsewhere == (["Running"] if tolerant else [])
 
 
 def test_a_pod_that_vanishes_is_replaced() -> None:

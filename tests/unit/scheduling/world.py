@@ -230,6 +230,8 @@ class WorldNode:
         self.cut_from_leases = False
         self.fails = ""
         """What the runtime answers to a deployment; empty when it goes well."""
+        self.cannot_remove = ""
+        """What the runtime answers to a stop; empty when it goes well."""
         self.epoch = 0
 
     def boot(self, *, sees: bool = True) -> None:
@@ -364,6 +366,8 @@ class WorldNode:
             error = self.fails or self.world.bad.get(job.task.revision, "")
             if not error:
                 result = self._start(job)
+        elif isinstance(job, StopPod) and self.cannot_remove:
+            error = self.cannot_remove
         elif isinstance(job, StopPod):
             name = f"{job.namespace}/{job.pod}"
             jobs = self.stops.get(name, [])
