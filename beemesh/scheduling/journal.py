@@ -188,10 +188,13 @@ class Journal:
     def _hear(self, signed: Signed, now: Now) -> Effects:
         if signed.signer == self._self_id:
             return []
-        if not self._rates.take(signed.signer, now.boot_s):
+        if self._rates.is_empty(signed.signer, now.boot_s):
             return [_refused("rate")]
         event, effects = self._take(signed, now)
-        return [Notify(EventHeard(event)), *effects] if event is not None else effects
+        if event is None:
+            return effects
+        self._rates.take(signed.signer, now.boot_s)  # what others say in its name, or say again, costs it nothing
+        return [Notify(EventHeard(event)), *effects]
 
     def _take(self, signed: Signed, now: Now) -> tuple[Event | None, Effects]:
         """Keep an event once it was checked; None where it is known, or refused."""

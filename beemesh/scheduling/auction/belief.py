@@ -1,4 +1,8 @@
-"""Which tasks and bids a node believes: signed by a member, of this time, well-formed, and not too many from one."""
+"""Which tasks and bids a node believes: signed by a member, of this time, well-formed, and not too many from one.
+
+Only what a member signed, and what is new, counts against it: else others would use up its rate in its name. What
+forgeries cost in checks is bounded where messages come in, by who sends them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from beemesh.ids import NodeId
 from beemesh.membership.roster import Roster
 from beemesh.rates import Rates
 from beemesh.scheduling.messages import BID_KIND, Bid, SignedBid, SignedTask, Task
+from beemesh.scheduling.taskbook import TaskBook
 from beemesh.scheduling.tasks import open_member_statement, open_task
 
 BIDS_PER_S = 50.0
@@ -22,7 +27,9 @@ TASKS_BURST = 1_000.0
 class Belief:
     """Opens what comes from others; what is not believed is counted with the reason."""
 
-    def __init__(self, crypto: Crypto, roster: Roster, clock_skew_ms: int) -> None:
+    def __init__(self, crypto: Crypto, roster: Roster, clock_skew_ms: int, book: TaskBook) -> None:
+        """`book` has what is known already."""
+        self._book = book
         self._crypto = crypto
         self._roster = roster
         self._clock_skew_ms = clock_skew_ms
@@ -31,17 +38,20 @@ class Belief:
 
     def task(self, message: SignedTask, now: Now) -> Task | Notify:
         """The task in a message, or what to count."""
-        if not self._task_rates.take(message.task.signer, now.boot_s):
+        if self._task_rates.is_empty(message.task.signer, now.boot_s):
             return _refused("tasks", "rate")
         try:
-            return open_task(self._crypto, self._roster, message, now.wall_ms, self._clock_skew_ms)
+            task = open_task(self._crypto, self._roster, message, now.wall_ms, self._clock_skew_ms)
         except Untrusted:
             return _refused("tasks", "untrusted")
+        if self._book.get(task.task_id) is None:
+            self._task_rates.take(message.task.signer, now.boot_s)
+        return task
 
     def bid(self, message: SignedBid, now: Now) -> Bid | Notify:
         """The bid in a message of another node, or what to count."""
         signer = NodeId(message.bid.signer)
-        if not self._bid_rates.take(signer, now.boot_s):
+        if self._bid_rates.is_empty(signer, now.boot_s):
             return _refused("bids", "rate")
         try:
             bid = open_member_statement(self._crypto, self._roster, message.bid, BID_KIND, Bid, now.wall_ms)
@@ -49,6 +59,9 @@ class Belief:
             return _refused("bids", "untrusted")
         if bid.node_id != signer or not 0.0 <= bid.score <= 1.0:
             return _refused("bids", "malformed")
+        entry = self._book.get(bid.task_id)
+        if entry is None or entry.bids.get(signer) != bid:
+            self._bid_rates.take(signer, now.boot_s)
         return bid
 
 

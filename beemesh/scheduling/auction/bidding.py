@@ -92,7 +92,7 @@ class Bidder:
         self._self_id = self_id
         self._view = view
         self._intent_for = intent_for
-        self._belief = Belief(crypto, roster, settings.scheduler.clock_skew_ms)
+        self._belief = Belief(crypto, roster, settings.scheduler.clock_skew_ms, self.book)
         self._candidacy = Candidacy(self_id, roster, crypto, self._auctions, intent_for)
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:

@@ -129,7 +129,7 @@ class Candidacy:
 
     def hear_digest(self, message: SignedTaskDigest, now: Now) -> Effects:
         """Step in for those tasks whose lot falls on this node, if it can take them; remember the others."""
-        if not self._rates.take(message.digest.signer, now.boot_s):
+        if self._rates.is_empty(message.digest.signer, now.boot_s):
             return [count("digests_refused", reason="rate")]
         try:
             digest = open_member_statement(
@@ -139,6 +139,7 @@ class Candidacy:
             return [count("digests_refused", reason="untrusted")]
         if digest.steward != message.digest.signer or abs(digest.issued_ms - now.wall_ms) > TASK_LIFETIME_MS:
             return [count("digests_refused", reason="malformed")]
+        self._rates.take(message.digest.signer, now.boot_s)
         effects: Effects = []
         for line in digest.tasks[:LINES_MAX]:
             if by_lot(line.task_id, self._self_id, digest.lot) and self._auctions.book.get(line.task_id) is None:

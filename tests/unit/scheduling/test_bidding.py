@@ -373,6 +373,23 @@ def test_forged_bids_change_nothing() -> None:
     assert told(desk.wait(0.4), Claim)
 
 
+def test_nobody_is_silenced_in_its_own_name() -> None:
+    """Neither what others forge in a member's name nor what they repeat of it counts against it."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    signed = sign_statement(desk.crypto["two"], TASK_KIND, task)
+    bid = Bid(task.task_id, desk.ids["two"], 0.1, WALL_MS, WALL_MS + 1000, b"n")
+    offered = sign_statement(desk.crypto["two"], BID_KIND, bid)
+    for true, wrap, topic in ((signed, SignedTask, TOPIC_TASKS), (offered, SignedBid, TOPIC_PROPOSALS)):
+        for each in (*[msgspec.structs.replace(true, signature=bytes(64))] * 1_100, *[true] * 1_100):
+            desk.hand(Delivered(topic, wrap(each), desk.ids["three"]))
+    later = desk.task(task_id="7" + "Z" * 25)
+
+    assert told(desk.publish(later), TaskHeard)
+    assert told(desk.bid(later, "two", 0.1), BidHeard)
+
+
 def test_bids_may_come_before_their_task() -> None:
     """A bid that overtook its task counts once the task is here."""
     desk = Desk()

@@ -23,7 +23,7 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import sign_statement
 from beemesh.scheduling.auction.bidding import Bidder
-from beemesh.scheduling.auction.candidacy import OFFER_S
+from beemesh.scheduling.auction.candidacy import DIGESTS_BURST, OFFER_S
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.leases import lease_key
@@ -89,11 +89,12 @@ class Desk(Large):
         """It says that this node leads."""
         return self.hand(self.received(by, Award(self.called.task_id, **more)))
 
-    def digest(self, lot: float = 1.0, by: str = "n1", signer: str = "n1") -> Effects:
-        """A digest with the task in it."""
+    def digest(self, lot: float = 1.0, by: str = "n1", signer: str = "n1", claims: str = "") -> Effects:
+        """A digest with the task in it; one that only `claims` to be signed by somebody is forged."""
         line = TaskLine(self.called.task_id, self.called.workload_id, 1, 0)
         told = TaskDigest(self.ids[by], self.now.wall_ms, lot, (line,))
         signed = sign_statement(self.crypto[signer], TASK_DIGEST_KIND, told)
+        signed = msgspec.structs.replace(signed, signer=self.ids[claims or signer])
         return self.hand(Delivered(TOPIC_TASKS, SignedTaskDigest(signed), self.ids["n2"]))
 
 
@@ -339,3 +340,12 @@ def test_a_steward_that_is_its_own_candidate_bids_as_well() -> None:
     (offer,) = offers(desk.call(by="n0", sent_by="n0"))
     assert offer.bid is not None
     assert [each for each in desk.award(by="n0") if isinstance(each, Notify) and isinstance(each.event, Claim)]
+
+
+def test_digests_forged_in_a_stewards_name_do_not_silence_it() -> None:
+    """What it did not sign does not count against it."""
+    desk = Desk()
+    for _ in range(int(DIGESTS_BURST) + 5):
+        assert not offers(desk.digest(signer="n2", claims="n1"))
+
+    assert offers(desk.digest())

@@ -13,6 +13,7 @@ from beemesh.effects import (
     Erase,
     Notify,
     Now,
+    Received,
     Reply,
     Request,
     Save,
@@ -152,6 +153,17 @@ def test_what_is_too_large_to_be_read_is_kept_by_nobody() -> None:
     assert [each.reason for each in book.events()] == ["x" * 1_000]
     written = book.handle(TimerFired(("journal", "flush")), NOW)
     assert [each.key for each in written if isinstance(each, Erase)] == [huge.event_id.encode()]
+
+
+def test_nobody_is_silenced_in_its_own_name() -> None:
+    """Neither what others forge in a member's name nor what they repeat of it counts against it."""
+    book, true = journal(), sign_statement(TWO, EVENT_KIND, event(0))
+    forged = msgspec.structs.replace(true, signature=bytes(64))
+    for signed in (*[forged] * (EVENTS_MAX // 2), *[true] * (EVENTS_MAX // 2)):
+        book.handle(Received(NodeId(ONE.signer_id), SignedEvent(signed)), NOW)
+    hear(book, event(1))
+
+    assert len(book.events()) == 2
 
 
 def test_it_is_saved_in_batches_and_bounded_on_disk_too() -> None:
