@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -44,6 +43,7 @@ from beemesh.events import (
 )
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, ulid
+from beemesh.intents.awaited import FETCH_AGAIN_S, Awaited, Fetch
 from beemesh.intents.forgeries import Forgeries
 from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
 from beemesh.intents.messages import (
@@ -104,24 +104,11 @@ changed meanwhile. More are left to comparisons, or one node that comes back wou
 ENTERED_MAX = 256
 """Records entered here that are still watched for a conflict: an operator hears of it within moments or never."""
 
-FETCH_AGAIN_S = 0.1
-FETCH_TRIES = 10
-MISSING_MAX = 4_096
-
 _COMPARE = ("intents", "compare")
 _FETCH = ("intents", "fetch")
 _COMPARE_SOON = ("intents", "compare-soon")
 _HOUSEKEEPING = ("intents", "housekeeping")
 _GIVE_UP = ("intents", "give-up")
-
-
-@dataclass(slots=True)
-class _Missing:
-    """News whose record is still on its way."""
-
-    entry: IntentEntry
-    relay: NodeId
-    tries: int = 0
 
 
 class IntentSync:
@@ -151,7 +138,7 @@ class IntentSync:
         self._new_request_id = new_request_id
         self._partners = partners or Partners(view, randomness)
         self._soon: list[NodeId] = []
-        self._missing: dict[str, _Missing] = {}
+        self._awaited = Awaited(view, randomness)
         self._garbled: Effects = []
         self._entered: OrderedDict[str, IntentVersion] = OrderedDict()
         self._compared_s = float("-inf")
@@ -255,26 +242,18 @@ class IntentSync:
             return []
         if news.record is not None:
             return self._merge_all((news.record,), now)
-        missing = self._missing.get(news.entry.key)
-        if missing is not None and missing.entry.version >= news.entry.version:
-            return []
-        if missing is None and len(self._missing) >= MISSING_MAX:
-            return []
-        self._missing[news.entry.key] = _Missing(news.entry, relay)
-        return [*self._ask(relay, FetchIntents((news.entry.key,))), Schedule(_FETCH, now.boot_s + FETCH_AGAIN_S)]
+        is_due = bool(self._awaited)
+        fetches = self._awaited.heard(news.entry, relay, now.boot_s)
+        # News that keep coming put no round off.
+        round_due = [Schedule(_FETCH, now.boot_s + FETCH_AGAIN_S)] if self._awaited and not is_due else []
+        return [*self._fetch(fetches), *round_due]
+
+    def _fetch(self, fetches: Iterable[Fetch]) -> Effects:
+        return [effect for peer, keys in fetches for effect in self._ask(peer, FetchIntents(keys))]
 
     def _fetch_again(self, now: Now) -> Effects:
-        """Whoever told us may have had the news and not the record yet: ask again, and others, for a bounded time."""
-        effects: Effects = []
-        for key, missing in list(self._missing.items()):
-            if not self._is_newer(missing.entry) or missing.tries >= FETCH_TRIES:
-                del self._missing[key]  # it came, or the next comparison brings it
-                continue
-            missing.tries += 1
-            others = [peer for peer in self._view.alive() if peer != self._self_id]
-            peer = self._randomness.choice(others) if others and missing.tries % 2 == 0 else missing.relay
-            effects += self._ask(peer, FetchIntents((key,)))
-        return [*effects, Schedule(_FETCH, now.boot_s + FETCH_AGAIN_S)] if self._missing else effects
+        effects = self._fetch(self._awaited.again(self._is_newer))
+        return [*effects, Schedule(_FETCH, now.boot_s + FETCH_AGAIN_S)] if self._awaited else effects
 
     def _is_newer(self, entry: IntentEntry) -> bool:
         here = self.intents.version(entry.key)

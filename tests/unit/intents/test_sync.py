@@ -27,6 +27,7 @@ from beemesh.effects import (
 from beemesh.events import Delivered, EmitEvent, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
 from beemesh.intents import map as map_module
+from beemesh.intents.awaited import AT_ONCE_BURST, FETCH_AGAIN_S, FETCH_TRIES
 from beemesh.intents.forgeries import FORGED_BURST, FORGED_PER_S
 from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap
 from beemesh.intents.messages import (
@@ -38,12 +39,14 @@ from beemesh.intents.messages import (
     FetchIntents,
     FetchMembers,
     IntentDigests,
+    IntentEntry,
     IntentNews,
     IntentRecords,
     IntentsAck,
     PushIntents,
     SyncIntents,
 )
+from beemesh.intents.record import IntentVersion
 from beemesh.intents.sync import (
     CONTACT_KEY,
     CONTACT_TABLE,
@@ -286,6 +289,44 @@ def test_news_of_a_large_record_is_fetched_from_who_told() -> None:
 
     effects = Place(1).sync.handle(Delivered(TOPIC_INTENTS, news, IDS[3]), at(1))
     assert [(e.to, e.message) for e in effects if isinstance(e, Request)] == [(IDS[3], FetchIntents((news.entry.key,)))]
+
+
+def _heard_of(key: str, relay: int = 1) -> Delivered:
+    """News without a record: nobody signed them, and whether there is one is not known yet."""
+    return Delivered(TOPIC_INTENTS, IntentNews(IntentEntry(key, IntentVersion(0, 1, b""))), IDS[relay])
+
+
+def _rounds(place: Place, from_s: float) -> list[tuple[str, ...]]:
+    """The keys of each request that it still makes until it gives up, round after round."""
+    asked: list[tuple[str, ...]] = []
+    for number in range(2 * FETCH_TRIES):
+        effects = place.sync.handle(TimerFired(("intents", "fetch")), at(from_s + number * FETCH_AGAIN_S))
+        messages = [effect.message for effect in effects if isinstance(effect, Request)]
+        asked += [message.keys for message in messages if isinstance(message, FetchIntents)]
+    return asked
+
+
+def test_made_up_news_cost_few_requests() -> None:
+    """However many records one member tells of that do not exist, to whomever of the honest that leads."""
+    place = Place(0, alive=(0, 1, 2, 3))
+    at_once = [effect for number in range(1_500) for effect in place.sync.handle(_heard_of(f"x{number}"), at(1))]
+    assert sum(isinstance(effect, Request) for effect in at_once) <= AT_ONCE_BURST
+
+    later = _rounds(place, 2.0)
+    assert {key for keys in later for key in keys} == {f"x{number}" for number in range(1_500)}
+    assert all(len(keys) <= KEYS_PER_FETCH_MAX for keys in later)
+    assert len(later) <= FETCH_TRIES * -(-1_500 // KEYS_PER_FETCH_MAX)
+    assert _rounds(place, 9.0) == []
+
+
+def test_who_makes_up_news_holds_up_nobody_elses() -> None:
+    """What another member tells of is asked for at once, and the next round comes in time while news pour in."""
+    place = Place(0, alive=(0, 1, 2, 3))
+    effects = [e for number in range(99) for e in place.sync.handle(_heard_of(f"x{number}"), at(1 + number / 1_000))]
+    assert [effect.at_boot_s for effect in effects if isinstance(effect, Schedule)] == [1 + FETCH_AGAIN_S]
+
+    effects = place.sync.handle(_heard_of(WEB, relay=2), at(1.1))
+    assert [(e.to, e.message) for e in effects if isinstance(e, Request)] == [(IDS[2], FetchIntents((WEB,)))]
 
 
 def test_forged_news_changes_nothing() -> None:
