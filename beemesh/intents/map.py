@@ -290,6 +290,11 @@ class IntentMap:
         entries = self._entries.items()
         return self.drop([key for key, entry in entries if self._is_forgotten(entry.intent, entry.signed.signer, now)])
 
+    def is_forgotten(self, key: str, now: Now) -> bool:
+        """Whether what stands at a key is a removal that nodes which are in touch remember no longer."""
+        entry = self._entries.get(key)
+        return entry is not None and self._is_forgotten(entry.intent, entry.signed.signer, now)
+
     def _is_forgotten(self, record: _Head | Intent, signer: bytes, now: Now) -> bool:
         """Whether it is a removal that every node has long heard of; those that the CA signed are remembered."""
         is_old = record.kind == "tombstone" and now.wall_ms - record.issued_ms > TOMBSTONE_KEPT_MS

@@ -321,7 +321,8 @@ class IntentSync:
         spread = self._randomness.uniform(1 - COMPARE_JITTER, 1 + COMPARE_JITTER)
         given_up = self._with_rest(self.intents.note_comparison(), now) if self._is_alone() else []
         # Right before: who still remembers what a new node refuses as forgotten keeps it from seeing two equal maps.
-        given_up += self.intents.forget_old_tombstones(now)
+        if self._is_in_touch():  # else those who have not heard of a removal yet may hear of it from nobody else
+            given_up += self.intents.forget_old_tombstones(now)
         if partner is None:
             return [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_AFTER_START_S)]
         effects: Effects = [*given_up, Schedule(_COMPARE, now.boot_s + COMPARE_EVERY_S * spread)]
@@ -384,11 +385,12 @@ class IntentSync:
         return [Schedule(_COMPARE_SOON, now.boot_s + self._randomness.uniform(0.0, COMPARE_AFTER_NEWS_S))]
 
     def _settle(self, peer: NodeId, digests: IntentDigests, now: Now) -> Effects:
-        """Fetch what is newer there, push what is newer here."""
+        """Fetch what is newer there, push what is newer here; without either both are as good as equal."""
         there = {entry.key: entry.version for entry in digests.entries}
-        here = list(self.intents.entries_in(digests.differing))
-        newer_here = [entry.key for entry in here if entry.key not in there or entry.version > there[entry.key]]
-        if not digests.differing:
+        here = self.intents.entries_in(digests.differing)
+        newer_here = [entry.key for entry in here if self._is_news(entry, there.get(entry.key), now)]
+        wanted = [entry.key for entry in digests.entries if self._is_newer(entry)]
+        if not newer_here and not wanted:
             return self._settled(digests, now)
         effects: Effects = []
         if self._away_since_ms and not digests.doubtful:
@@ -396,7 +398,6 @@ class IntentSync:
             newer_here = [key for key in newer_here if key not in gone]
             effects += self.intents.drop(gone)
         if self._doubtful or not digests.doubtful:
-            wanted = [entry.key for entry in digests.entries if self._is_newer(entry)]
             for start in range(0, len(wanted), KEYS_PER_FETCH_MAX):
                 effects += self._ask(peer, FetchIntents(tuple(wanted[start : start + KEYS_PER_FETCH_MAX])))
         if effects and isinstance(effects[0], Erase):
@@ -404,6 +405,10 @@ class IntentSync:
         for records in self._pieces(newer_here):
             effects += self._ask(peer, PushIntents(records))
         return effects
+
+    def _is_news(self, entry: IntentEntry, there: IntentVersion | None, now: Now) -> bool:
+        """Whether what stands here is anything to another member: it refuses an old removal of what it lacks."""
+        return entry.version > there if there is not None else not self.intents.is_forgotten(entry.key, now)
 
     def _settled(self, digests: IntentDigests, now: Now) -> Effects:
         """Both maps are equal. What a member that does not doubt holds, or most of the mesh, is what stands."""

@@ -607,6 +607,54 @@ def test_a_removal_is_forgotten_by_all_although_each_forgets_at_its_own_time() -
     assert [place.map.get(WEB) for place in places] == [None] * 3
 
 
+@pytest.mark.parametrize("asks", [0, 1])
+def test_what_a_lone_survivor_removed_stays_removed(asks: int) -> None:
+    """It ran on while all others were off, for longer than removals are remembered: nobody else can tell of it."""
+    survivor, off = places = (Place(0, workload(), workload(name="kept")), Place(1, workload(), workload(name="kept")))
+    survivor.sync.restore(CONTACT_TABLE, [(CONTACT_KEY, str(WALL_MS).encode())], at(0))
+    survivor.sync._view.set_status(IDS[1], "dead")
+    day_s = 86_400.0
+    survivor.sync.handle(PutIntent(tombstone(ADMIN, WEB, issued_ms=at(day_s).wall_ms), 7), at(day_s))
+    back_s = LONG_S + 5 * day_s
+    for day in range(2, int(back_s / day_s)):
+        for key in ("housekeeping", "compare"):
+            survivor.sync.handle(TimerFired(("intents", key)), at(day * day_s))
+    survivor.sync._view.set_status(IDS[1], "alive")
+    off.sync.restore(CONTACT_TABLE, [(CONTACT_KEY, str(WALL_MS).encode())], at(back_s))
+    _compare(places[asks], places[1 - asks], back_s)
+    _compare(places[1 - asks], places[asks], back_s + 30)
+
+    standing = [[intent.key for intent, _ in place.map.items("workload/") if intent.body] for place in places]
+    assert standing == [["workload/deployment/default/kept"]] * 2
+
+
+@pytest.mark.parametrize("others_ask", [True, False])
+def test_an_old_removal_that_one_still_remembers_keeps_nobody_in_doubt(others_ask: bool) -> None:
+    """Others that were away as well never had what it removed, and take no removal that old."""
+    one, other = _returned(tombstone(ADMIN, WEB)), _returned()
+    other.node_id = IDS[1]
+    for place in (one, other):
+        place.sync._view.set_status(IDS[2], "alive")
+    for number in range(4):
+        if others_ask:
+            _compare(other, one, LONG_S + 60 * number)
+        _compare(one, other, LONG_S + 60 * number + 30)
+        for place in (one, other):
+            place.sync.handle(TimerFired(("intents", "compare")), at(LONG_S + 60 * number + 45))
+
+    assert one.held() == other.held()
+    assert not _doubts(one, LONG_S + 300)
+    assert other.map.get(WEB) is None
+
+
+def _doubts(place: Place, at_s: float) -> bool:
+    """Whether it tells others that it cannot tell what stands."""
+    (reply,) = place.sync.handle(Asked(IDS[1], 1, SyncIntents(())), at(at_s))
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.message, IntentDigests)
+    return reply.message.doubtful
+
+
 @pytest.mark.parametrize("sleeps", [True, False])
 def test_an_agent_that_was_cut_off_for_long_brings_nothing_back(sleeps: bool) -> None:
     """It ran on alone, or slept and knows nothing of it: its first comparison is one of a node that was away."""
