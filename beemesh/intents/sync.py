@@ -44,6 +44,7 @@ from beemesh.events import (
 from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, ulid
 from beemesh.intents.awaited import FETCH_AGAIN_S, Awaited, Fetch
+from beemesh.intents.denials import Denials
 from beemesh.intents.forgeries import Forgeries
 from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
 from beemesh.intents.messages import (
@@ -144,6 +145,7 @@ class IntentSync:
         self._compared_s = float("-inf")
         self._cards_told = Rates(CARDS_TOLD_PER_S, CARDS_TOLD_BURST)
         self._forgeries = Forgeries()
+        self._denials = Denials()
         self._noted_s = float("-inf")
         self._doubtful = True
         """Whether this node cannot tell yet which of its records still stand."""
@@ -394,8 +396,9 @@ class IntentSync:
             return self._settled(digests, now)
         effects: Effects = []
         if self._away_since_ms and not digests.doubtful:
-            gone = [key for key in newer_here if key not in there and self._is_from_before(key)]
-            newer_here = [key for key in newer_here if key not in gone]
+            lacked = {key: None for key in newer_here if key not in there and self._is_from_before(key)}
+            newer_here = [key for key in newer_here if key not in lacked]
+            gone = self._denials.agreed(peer, lacked, there, len(self._roster.members()))
             effects += self.intents.drop(gone)
         if self._doubtful or not digests.doubtful:
             for start in range(0, len(wanted), KEYS_PER_FETCH_MAX):
@@ -416,6 +419,7 @@ class IntentSync:
         if not self._doubtful or (digests.doubtful and not most):
             return []
         self._doubtful, self._away_since_ms, self._in_touch = False, 0, now
+        self._denials.forget()
         return self._note_contact(now)
 
     def _is_from_before(self, key: str) -> bool:

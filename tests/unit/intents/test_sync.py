@@ -29,9 +29,10 @@ from beemesh.identity.signing import Signed
 from beemesh.intents import map as map_module
 from beemesh.intents.awaited import AT_ONCE_BURST, FETCH_AGAIN_S, FETCH_TRIES
 from beemesh.intents.forgeries import FORGED_BURST, FORGED_PER_S
-from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap
+from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap, bucket_of
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
+    BUCKETS,
     INLINE_BYTES_MAX,
     KEYS_PER_FETCH_MAX,
     RECORDS_PER_MESSAGE_MAX,
@@ -522,13 +523,72 @@ def _steady(index: int, *records: Signed) -> Place:
     return place
 
 
+def _mesh(*records: Signed) -> list[Place]:
+    """Two nodes that were in touch all the time: the word of one is not enough to remove what another brings back."""
+    return [_steady(index, *records) for index in (1, 2)]
+
+
+def _compare_with(back: Place, mesh: list[Place], at_s: float = LONG_S) -> None:
+    """Let a node that is back compare itself with each of the others, one after the other."""
+    for other in mesh:
+        _compare(back, other, at_s)
+
+
 def test_a_long_absence_does_not_bring_back_what_was_removed() -> None:
     """The mesh has forgotten the removal; the node that returns drops the record and keeps the rest."""
-    back, mesh = _returned(workload(), workload(name="kept")), _steady(1, workload(name="kept"))
-    _compare(back, mesh, LONG_S)
+    back, mesh = _returned(workload(), workload(name="kept")), _mesh(workload(name="kept"))
+    _compare_with(back, mesh)
 
     assert back.map.get(WEB) is None
     assert back.map.get("workload/deployment/default/kept") is not None
+    assert back.held() == mesh[0].held() == mesh[1].held()
+
+
+def test_one_member_erases_nothing_after_an_outage_of_the_whole_mesh() -> None:
+    """All honest nodes were off for long, and one that lies says to each, as often as it likes, that it does not doubt
+    and holds nothing: what operators wanted stands, and stands again everywhere once they have compared."""
+    kept = (workload(), tombstone(ADMIN, "workload/deployment/default/old"))
+    honest = [_returned(*kept) for _ in range(3)]
+    lie = IntentDigests(tuple(range(BUCKETS)), ())
+    for number in range(3):
+        for place in honest:
+            effects = place.sync.handle(Answered(1, IDS[3], lie), at(LONG_S + 60 + number))
+            assert [effect for effect in effects if isinstance(effect, Erase | Request)] == []
+    honest[0].map.merge(workload(name="more"), at(LONG_S))
+    _compare_with(honest[1], honest, LONG_S + 120)
+    _compare_with(honest[2], honest, LONG_S + 120)
+
+    assert [intent.key for intent, _ in honest[0].map.items("workload/")] == [
+        f"workload/deployment/default/{name}" for name in ("more", "old", "web")
+    ]
+    assert honest[0].held() == honest[1].held() == honest[2].held()
+
+
+def test_what_one_member_lacks_is_neither_pushed_nor_dropped() -> None:
+    """Until a second one lacks it too; who holds it after all takes the first word back."""
+    back, (one, two) = _returned(workload()), _mesh()
+    _compare(back, one, LONG_S)
+    assert (back.map.get(WEB) is not None, one.map.get(WEB)) == (True, None)
+
+    held = IntentDigests((bucket_of(WEB),), (IntentEntry(WEB, IntentVersion(0, 3, b"")),))
+    back.sync.handle(Answered(1, IDS[3], held), at(LONG_S + 30))
+    _compare(back, two, LONG_S + 60)
+    assert back.map.get(WEB) is not None
+
+    _compare(back, one, LONG_S + 90)
+    assert back.map.get(WEB) is None
+
+
+def test_in_a_mesh_of_two_the_word_of_the_other_is_enough() -> None:
+    """There is nobody else to ask."""
+    back, mesh = _returned(workload()), _steady(1)
+    for place in (back, mesh):
+        for index in (2, 3):
+            gone = tombstone(CA, f"node/n{index}")
+            place.sync.handle(Asked(IDS[0], 5, PushIntents((gone,))), at(LONG_S))
+    _compare(back, mesh, LONG_S)
+
+    assert back.map.get(WEB) is None
     assert back.held() == mesh.held()
 
 
@@ -543,13 +603,13 @@ def test_nothing_is_taken_from_who_was_away_too_long() -> None:
 def test_what_was_wanted_since_is_kept() -> None:
     """A record entered on the returned node after its return is newer than its absence: it spreads."""
     fresh = workload(issued_ms=at(LONG_S).wall_ms)
-    back, mesh = _returned(workload(name="old")), _steady(1)
+    back, mesh = _returned(workload(name="old")), _mesh()
     back.put(fresh)
-    _compare(back, mesh, LONG_S)
+    _compare_with(back, mesh)
 
-    assert mesh.map.get(WEB) is not None
-    assert mesh.map.get("workload/deployment/default/old") is None
-    assert back.held() == mesh.held()
+    assert all(place.map.get(WEB) is not None for place in mesh)
+    assert all(place.map.get("workload/deployment/default/old") is None for place in mesh)
+    assert back.held() == mesh[1].held()
 
 
 def test_a_mesh_that_was_off_altogether_loses_nothing() -> None:
@@ -568,8 +628,9 @@ def test_a_mesh_that_was_off_altogether_loses_nothing() -> None:
 
 def test_doubts_end_when_maps_are_equal() -> None:
     """With a member that was there all the time, or with most of the mesh: from then on its word counts again."""
-    back, mesh = _returned(workload()), _steady(1)
-    _compare(back, mesh, LONG_S)
+    back, steady = _returned(workload()), _mesh()
+    mesh = steady[0]
+    _compare_with(back, steady)
     back.put(workload(name="later"))
     _compare(mesh, back, LONG_S)
     assert mesh.map.get("workload/deployment/default/later") is not None
@@ -658,20 +719,21 @@ def _doubts(place: Place, at_s: float) -> bool:
 @pytest.mark.parametrize("sleeps", [True, False])
 def test_an_agent_that_was_cut_off_for_long_brings_nothing_back(sleeps: bool) -> None:
     """It ran on alone, or slept and knows nothing of it: its first comparison is one of a node that was away."""
-    cut_off, mesh = Place(0, workload()), Place(1)
-    for place in (cut_off, mesh):
+    cut_off, mesh, other = Place(0, workload()), Place(1), Place(2)
+    for place in (cut_off, mesh, other):
         place.sync.restore(CONTACT_TABLE, [(CONTACT_KEY, str(WALL_MS).encode())], at(0))
     cut_off.sync.handle(TimerFired(("intents", "housekeeping")), at(3_600))
     if not sleeps:
         cut_off.sync._view.set_status(IDS[1], "dead")
     for hours in range(2, int(LONG_S // 3_600) + 3):
-        mesh.sync.handle(TimerFired(("intents", "housekeeping")), at(hours * 3_600))
+        for place in (mesh, other):
+            place.sync.handle(TimerFired(("intents", "housekeeping")), at(hours * 3_600))
         if not sleeps:
             cut_off.sync.handle(TimerFired(("intents", "housekeeping")), at(hours * 3_600))
     back_s = LONG_S + 3_700
     cut_off.sync._view.set_status(IDS[1], "alive")
     cut_off.sync.handle(TimerFired(("intents", "compare")), at(back_s))
-    _compare(cut_off, mesh, back_s)
+    _compare_with(cut_off, [mesh, other], back_s)
 
     assert cut_off.held() == mesh.held()
     assert mesh.map.get(WEB) is None
