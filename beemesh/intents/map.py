@@ -270,10 +270,13 @@ class IntentMap:
         return dropped + self._disown()
 
     def drop(self, keys: Iterable[str]) -> Effects:
-        """Forget records that the mesh removed so long ago that it no longer remembers; never what the CA signed."""
-        gone = [key for key in keys if key in self._entries and self._entries[key].signed.signer != self._roster.ca_id]
-        self._remove(gone)
-        return [Erase(TABLE, key.encode()) for key in gone]
+        """Forget records that the mesh removed so long ago that it no longer remembers; never what the CA signed. What
+        stood until now is told as removed, no further than on this node: what it wanted ends here as well."""
+        found = [self._entries[key].intent for key in keys if key in self._entries]
+        gone = [intent for intent in found if self._entries[intent.key].signed.signer != self._roster.ca_id]
+        self._remove(intent.key for intent in gone)
+        erased: Effects = [Erase(TABLE, intent.key.encode()) for intent in gone]
+        return erased + [_told_as_removed(intent) for intent in gone if intent.kind != "tombstone"]
 
     def _remove(self, keys: Iterable[str]) -> None:
         """All at once: they may be as many as one operator may keep."""
@@ -299,6 +302,13 @@ class IntentMap:
         """Whether it is a removal that every node has long heard of; those that the CA signed are remembered."""
         is_old = record.kind == "tombstone" and now.wall_ms - record.issued_ms > TOMBSTONE_KEPT_MS
         return is_old and signer != self._roster.ca_id
+
+
+def _told_as_removed(intent: Intent) -> Notify:
+    """What those who follow the records are told where none of the mesh's removals says it; nobody signed it."""
+    removal = msgspec.structs.replace(intent, kind="tombstone", body=b"")
+    unsigned = Signed(SIGNED_KIND, msgspec.msgpack.encode(removal), intent.author, b"")
+    return Notify(IntentChanged(removal, unsigned, intent))
 
 
 def _head_of(signed: Signed) -> _Head | None:

@@ -46,7 +46,7 @@ from beemesh.ids import NodeId, ulid
 from beemesh.intents.awaited import FETCH_AGAIN_S, Awaited, Fetch
 from beemesh.intents.denials import Denials
 from beemesh.intents.forgeries import Forgeries
-from beemesh.intents.map import TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
+from beemesh.intents.map import REMOVALS_TOLD_MAX, TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
     ENTRIES_PER_DIGEST_MAX,
@@ -399,7 +399,7 @@ class IntentSync:
             lacked = {key: None for key in newer_here if key not in there and self._is_from_before(key)}
             newer_here = [key for key in newer_here if key not in lacked]
             gone = self._denials.agreed(peer, lacked, there, len(self._roster.members()))
-            effects += self.intents.drop(gone)
+            effects += self.intents.drop(gone[:REMOVALS_TOLD_MAX])  # the rest after the next comparison, which is soon
         if self._doubtful or not digests.doubtful:
             for start in range(0, len(wanted), KEYS_PER_FETCH_MAX):
                 effects += self._ask(peer, FetchIntents(tuple(wanted[start : start + KEYS_PER_FETCH_MAX])))

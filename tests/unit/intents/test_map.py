@@ -355,5 +355,17 @@ def test_nothing_that_the_ca_signed_is_ever_dropped() -> None:
     """Forgetting after a long absence is for operators' records; cards and revocations stay."""
     known = intent_map(workload(), member(1))
 
-    assert known.drop([WEB, "node/n1", "nothing"]) == [Erase(TABLE, WEB.encode())]
+    dropped = known.drop([WEB, "node/n1", "nothing"])
+    assert [effect for effect in dropped if isinstance(effect, Erase)] == [Erase(TABLE, WEB.encode())]
     assert known.get("node/n1") is not None
+
+
+def test_what_is_dropped_is_told_as_removed() -> None:
+    """Pods and sealed copies of it end as if its removal had been heard; a removal that goes ends nothing."""
+    known = intent_map(workload(), tombstone(ADMIN, "workload/deployment/default/old"))
+    dropped = known.drop([WEB, "workload/deployment/default/old"])
+
+    (told,) = [effect.event for effect in dropped if isinstance(effect, Notify)]
+    assert (told.intent.key, told.intent.kind, told.before.kind) == (WEB, "tombstone", "workload")
+    assert told.signed.signature == b""
+    assert sum(isinstance(effect, Erase) for effect in dropped) == 2

@@ -24,12 +24,12 @@ from beemesh.effects import (
     Schedule,
     TimerFired,
 )
-from beemesh.events import Delivered, EmitEvent, IntentPut, MemberUp, PutIntent
+from beemesh.events import Delivered, EmitEvent, IntentChanged, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
 from beemesh.intents import map as map_module
 from beemesh.intents.awaited import AT_ONCE_BURST, FETCH_AGAIN_S, FETCH_TRIES
 from beemesh.intents.forgeries import FORGED_BURST, FORGED_PER_S
-from beemesh.intents.map import COMPARISONS_AWAITED, TABLE, TOMBSTONE_KEPT_MS, IntentMap, bucket_of
+from beemesh.intents.map import COMPARISONS_AWAITED, REMOVALS_TOLD_MAX, TABLE, TOMBSTONE_KEPT_MS, IntentMap, bucket_of
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
     BUCKETS,
@@ -577,6 +577,31 @@ def test_what_one_member_lacks_is_neither_pushed_nor_dropped() -> None:
 
     _compare(back, one, LONG_S + 90)
     assert back.map.get(WEB) is None
+
+
+def test_a_long_absence_ends_what_was_removed_meanwhile() -> None:
+    """Those who follow the records on the node hear of each removal, of a bounded number at once, and others hear of
+    none from it."""
+    count = 2 * REMOVALS_TOLD_MAX + 1
+    back, mesh = _returned(*(workload(name=f"w{number}") for number in range(count))), _mesh()
+    told: list[list[str]] = []
+    handle = back.sync.handle
+
+    def noting(event: Any, now: Now) -> Effects:
+        effects = handle(event, now)
+        assert not [effect for effect in effects if isinstance(effect, Broadcast)]
+        events = [effect.event for effect in effects if isinstance(effect, Notify)]
+        told.append([event.intent.key for event in events if isinstance(event, IntentChanged)])
+        return effects
+
+    back.sync.handle = noting  # type: ignore[method-assign]
+    _compare_with(back, mesh)
+
+    assert sorted(key for keys in told for key in keys) == sorted(
+        f"workload/deployment/default/w{number}" for number in range(count)
+    )
+    assert max(len(keys) for keys in told) <= REMOVALS_TOLD_MAX
+    assert back.held() == mesh[0].held() == mesh[1].held()
 
 
 def test_in_a_mesh_of_two_the_word_of_the_other_is_enough() -> None:
