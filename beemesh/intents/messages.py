@@ -28,7 +28,13 @@ RECORDS_PER_MESSAGE_MAX = ANSWER_BYTES_MAX // RECORD_OVERHEAD_BYTES
 """Records of one answer or push that are looked at: more do not fit what an honest node sends."""
 
 ENTRIES_PER_DIGEST_MAX = 4_000
-"""Lines of one `IntentDigests`, at most 150 bytes each: they fit a stream message."""
+"""Lines of one `IntentDigests`."""
+
+DIGEST_BYTES_MAX = 768 * 1024
+"""Lines of one `IntentDigests` that fit a stream message, also where their keys are as long as keys may be."""
+
+ENTRY_OVERHEAD_BYTES = 64
+"""Counted for each line beside its key: its version, and how it is packed."""
 
 BUCKETS = 64
 """Parts of the key space that are compared by hash first."""
@@ -87,8 +93,9 @@ class SyncIntents(msgspec.Struct, frozen=True):
 
 class IntentDigests(msgspec.Struct, frozen=True, omit_defaults=True):
     """The entries of those buckets that differ, at most `ENTRIES_PER_DIGEST_MAX`; `differing` names the buckets that
-    are listed in full. `doubtful`: the answerer is new, or was away for longer than removals are remembered, and cannot
-    tell yet which of its records still stand: nothing is taken from it, and nothing is removed on its word."""
+    are listed in full, and `BUCKETS` where more differs than fits (`beemesh.intents.digests`). `doubtful`: the answerer
+    is new, or was away for longer than removals are remembered, and cannot tell yet which of its records still stand:
+    nothing is taken from it, and nothing is removed on its word."""
 
     differing: tuple[int, ...] = ()
     entries: tuple[IntentEntry, ...] = ()

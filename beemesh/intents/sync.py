@@ -45,11 +45,11 @@ from beemesh.identity.signing import Signed
 from beemesh.ids import NodeId, ulid
 from beemesh.intents.awaited import FETCH_AGAIN_S, Awaited, Fetch
 from beemesh.intents.denials import Denials
+from beemesh.intents.digests import MORE_DIFFERS, digests_of, spoken_for
 from beemesh.intents.forgeries import Forgeries
 from beemesh.intents.map import REMOVALS_TOLD_MAX, TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
 from beemesh.intents.messages import (
     ANSWER_BYTES_MAX,
-    ENTRIES_PER_DIGEST_MAX,
     INLINE_BYTES_MAX,
     KEYS_PER_FETCH_MAX,
     RECORD_OVERHEAD_BYTES,
@@ -389,10 +389,10 @@ class IntentSync:
     def _settle(self, peer: NodeId, digests: IntentDigests, now: Now) -> Effects:
         """Fetch what is newer there, push what is newer here; without either both are as good as equal."""
         there = {entry.key: entry.version for entry in digests.entries}
-        here = self.intents.entries_in(digests.differing)
+        here = spoken_for(self.intents, digests)
         newer_here = [entry.key for entry in here if self._is_news(entry, there.get(entry.key), now)]
         wanted = [entry.key for entry in digests.entries if self._is_newer(entry)]
-        if not newer_here and not wanted:
+        if not newer_here and not wanted and MORE_DIFFERS not in digests.differing:
             return self._settled(digests, now)
         effects: Effects = []
         if self._away_since_ms and not digests.doubtful:
@@ -457,7 +457,7 @@ class IntentSync:
             case PushIntents(records=records):
                 return self._pushed(sender, token, records, now)
             case SyncIntents(buckets=buckets):
-                return [Reply(token, self._digests(buckets))]
+                return [Reply(token, digests_of(self.intents, buckets, self._doubtful, self._randomness))]
         return []
 
     def _pushed(self, sender: NodeId, token: int, records: tuple[Signed, ...], now: Now) -> Effects:
@@ -474,16 +474,3 @@ class IntentSync:
                 refused.append(merged.reason)
         news = self._tell_on(effects)
         return [*effects, Reply(token, IntentsAck(tuple(saved), tuple(refused))), *news]
-
-    def _digests(self, buckets: tuple[bytes, ...]) -> IntentDigests:
-        own = self.intents.bucket_hashes()
-        differing = [index for index, value in enumerate(own) if index >= len(buckets) or buckets[index] != value]
-        listed: list[int] = []
-        entries: list[IntentEntry] = []
-        for index in differing:
-            part = list(self.intents.entries_in((index,)))
-            if listed and len(entries) + len(part) > ENTRIES_PER_DIGEST_MAX:
-                break
-            listed.append(index)
-            entries += part
-        return IntentDigests(tuple(listed), tuple(entries), self._doubtful)

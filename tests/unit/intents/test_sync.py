@@ -27,7 +27,9 @@ from beemesh.effects import (
 from beemesh.events import Delivered, EmitEvent, IntentChanged, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
 from beemesh.intents import map as map_module
+from beemesh.intents import digests as digests_module
 from beemesh.intents.awaited import AT_ONCE_BURST, FETCH_AGAIN_S, FETCH_TRIES
+from beemesh.intents.digests import MORE_DIFFERS
 from beemesh.intents.forgeries import FORGED_BURST, FORGED_PER_S
 from beemesh.intents.map import COMPARISONS_AWAITED, REMOVALS_TOLD_MAX, TABLE, TOMBSTONE_KEPT_MS, IntentMap, bucket_of
 from beemesh.intents.messages import (
@@ -153,6 +155,89 @@ def test_a_node_that_was_away_gets_everything_in_pieces() -> None:
     another = Place(2)
     _compare(full, another, rounds=200)
     assert another.held() == full.held()
+
+
+def _in_one_bucket(count: int, first: int = 0, bucket: int = 0) -> list[str]:
+    """Names of workloads that somebody picked so that their keys all fall into one part of the key space."""
+    names = (f"w{number}" for number in itertools.count())
+    picked = (name for name in names if bucket_of(f"workload/deployment/default/{name}") == bucket)
+    return list(itertools.islice(picked, first, first + count))
+
+
+def _crowd(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """Let few lines fill an answer, by their number or by their size."""
+    if limit == "lines":
+        monkeypatch.setattr(digests_module, "ENTRIES_PER_DIGEST_MAX", 20)
+    else:
+        monkeypatch.setattr(digests_module, "DIGEST_BYTES_MAX", 2_000)
+
+
+def _answer(asked: Place, buckets: tuple[bytes, ...], at_s: float = 1.0) -> IntentDigests:
+    (reply,) = asked.sync.handle(Asked(IDS[1], 1, SyncIntents(buckets)), at(at_s))
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.message, IntentDigests)
+    return reply.message
+
+
+@pytest.mark.parametrize("limit", ["lines", "bytes"])
+def test_a_crowded_bucket_holds_up_no_other(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many keys somebody makes fall into one, answers fit a stream, the others are compared at once, and in the
+    end all is equal."""
+    _crowd(monkeypatch, limit)
+    names = _in_one_bucket(100)
+    one = Place(0, *(workload(name=name) for name in names[:70]), workload())
+    two = Place(1, *(workload(name=name, seq=2) for name in names[40:]), workload(name="two"))
+    answer = _answer(one, two.map.bucket_hashes())
+    assert len(answer.entries) <= 30
+
+    _compare(one, two, rounds=3)
+    assert one.map.get("workload/deployment/default/two") is not None
+    assert two.map.get(WEB) is not None
+    for number in range(40):
+        _compare(one, two, 30.0 * number)
+        _compare(two, one, 30.0 * number + 15)
+    assert one.held() == two.held()
+
+
+def test_a_bucket_that_never_gets_equal_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that one side refuses for good may fill an answer: another one begins with another bucket."""
+    _crowd(monkeypatch, "lines")
+    allowed, wanted = grant(DEPLOYER, "dep", "admin", seq=2), _in_one_bucket(10, bucket=1)
+    two = Place(1, allowed, *(workload(DEPLOYER, name) for name in _in_one_bucket(19)))
+    for place in (one := Place(0), two):
+        place.map.merge(grant(DEPLOYER, "dep", "viewer", seq=3), at(0))
+    for name in wanted:
+        two.map.merge(workload(name=name), at(0))
+    for number in range(20):
+        _compare(one, two, 30.0 * number)
+
+    assert sorted(one.held().keys() - Place(2).held().keys()) == sorted(
+        f"workload/deployment/default/{name}" for name in wanted
+    )
+
+
+@pytest.mark.parametrize("limit", ["lines", "bytes"])
+def test_an_answer_that_does_not_list_all_of_a_bucket_removes_nothing_else(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a crowded bucket each answer speaks for what lies between the ends of what it lists: what a node brings back
+    from a long absence goes, piece by piece, and what stands stays."""
+    _crowd(monkeypatch, limit)
+    gone, kept = _in_one_bucket(60), _in_one_bucket(60, 60)
+    back = _returned(*(workload(name=name) for name in (*gone, *kept)))
+    mesh = _mesh(*(workload(name=name) for name in kept), workload(name="new", seq=2))
+    for number in range(40):
+        _compare_with(back, mesh, LONG_S + 30 * number)
+        assert {f"workload/deployment/default/{name}" for name in kept} <= back.held().keys()
+
+    assert back.held() == mesh[0].held() == mesh[1].held()
+    assert not _doubts(back, LONG_S + 1_200)
+
+
+def test_who_knows_no_listing_in_part_takes_it_for_no_equality() -> None:
+    """The version before reads the buckets that are listed in full; that more differs is no bucket to it."""
+    one = Place(0, workload())
+    assert list(one.map.entries_in((MORE_DIFFERS,))) == []
 
 
 def test_refused_records_do_not_make_it_ask_for_ever() -> None:
@@ -735,10 +820,7 @@ def test_an_old_removal_that_one_still_remembers_keeps_nobody_in_doubt(others_as
 
 def _doubts(place: Place, at_s: float) -> bool:
     """Whether it tells others that it cannot tell what stands."""
-    (reply,) = place.sync.handle(Asked(IDS[1], 1, SyncIntents(())), at(at_s))
-    assert isinstance(reply, Reply)
-    assert isinstance(reply.message, IntentDigests)
-    return reply.message.doubtful
+    return _answer(place, (), at_s).doubtful
 
 
 @pytest.mark.parametrize("sleeps", [True, False])
