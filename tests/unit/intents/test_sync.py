@@ -26,8 +26,8 @@ from beemesh.effects import (
 )
 from beemesh.events import Delivered, EmitEvent, IntentChanged, IntentPut, MemberUp, PutIntent
 from beemesh.identity.signing import Signed
-from beemesh.intents import map as map_module
 from beemesh.intents import digests as digests_module
+from beemesh.intents import map as map_module
 from beemesh.intents.awaited import AT_ONCE_BURST, FETCH_AGAIN_S, FETCH_TRIES
 from beemesh.intents.digests import MORE_DIFFERS
 from beemesh.intents.forgeries import FORGED_BURST, FORGED_PER_S
