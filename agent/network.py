@@ -117,6 +117,9 @@ class AgentNetwork:
 
     def reply(self, effect: Reply) -> None:
         """See `Network.reply`."""
+        if effect.message is None:
+            self.refuse(effect.token, "it has no answer to that now")
+            return
         own = self._own.pop(effect.token, None)
         if own is None:
             self._streams.reply(effect.token, effect.message)

@@ -92,10 +92,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """Answer an `Asked`."""
+    """Answer an `Asked`. `message` is None where there is no answer: the asker hears nothing it could take for one, and
+    what the transport keeps of the request is given back."""
 
     token: int
-    message: msgspec.Struct
+    message: msgspec.Struct | None
 
 
 class Schedule(msgspec.Struct, frozen=True):

@@ -325,7 +325,7 @@ class PlacementMesh:
                 case Run(job_id=job_id, job=DeployPod() as job):
                     self._at(self.now_s + DEPLOY_S, host.index, ("deployed", job_id, job))
 
-    def _count(self, message: msgspec.Struct) -> None:
+    def _count(self, message: msgspec.Struct | None) -> None:
         self.sent[type(message).__name__] += 1
         if type(message) is Offer and message.bid is not None and message.task_id in self.tasks:
             self.tasks[message.task_id].bids += 1

@@ -282,7 +282,7 @@ class World:
 
     def _reply(self, machine: Machine, effect: Reply) -> None:
         answer = self._replies.pop(effect.token, None)
-        if answer is not None:
+        if answer is not None and effect.message is not None:
             answer(effect.message)
 
     def _schedule(self, machine: Machine, effect: Schedule) -> None:

@@ -138,10 +138,10 @@ class Questions:
             self._asked.popitem(last=False)
         return self._token, message
 
-    def reply(self, token: int, message: msgspec.Struct) -> Put | None:
-        """The answer to what came under a token; None when nothing did."""
+    def reply(self, token: int, message: msgspec.Struct | None) -> Put | None:
+        """The answer to what came under a token; None when nothing did, or there is no answer."""
         place = self._asked.pop(token, None)
-        if place is None:
+        if place is None or message is None:
             return None
         sender, number = place
         answer = Answer(number, *encode_message(message))

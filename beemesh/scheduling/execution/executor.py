@@ -129,7 +129,7 @@ class Executor:
             case IntentChanged(intent=intent) if intent.kind == "tombstone" and workload_id_of(intent.key):
                 return self._stopper.deleted(workload_id_of(intent.key), now)
             case Asked(message=ListReplicas(workload_id=workload_id), token=token):
-                return self._answers.list(token, workload_id)
+                return self._answers.list(token, workload_id, now)
             case Asked(message=StopReplica() as order, sender=sender, token=token):
                 return self._stopper.ordered(order, sender, token, now)
             case Answered():
@@ -148,7 +148,7 @@ class Executor:
     def _observed(self, observed: PodsObserved, now: Now) -> Effects:
         effects = self._keeper.observed(observed, now) + self._deployer.room_made(now)
         if observed.complete and not self._answers.have_looked:
-            effects += self._answers.looked() + self._restarts.begin(now)
+            effects += self._answers.looked(now) + self._restarts.begin(now)
         return effects
 
     def _timer(self, what: str, name: str, now: Now) -> Effects:

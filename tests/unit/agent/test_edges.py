@@ -31,6 +31,7 @@ from agent.transport.load import ANSWER_BYTES_MAX
 from agent.transport.streams import Streams
 from beemesh.crypto_native import NativeCrypto
 from beemesh.custody.messages import ManifestAnswer
+from beemesh.effects import Reply
 from beemesh.errors import KeepersFailed, NotAllowed, Unreachable
 from beemesh.events import Submitted
 from beemesh.identity.membership_card import MEMBERSHIP_LIFETIME_MS
@@ -214,6 +215,24 @@ def test_a_question_that_breaks_on_a_fault_of_ours_is_answered() -> None:
 
     assert answer is None
     assert "the question broke" in why
+
+
+def test_a_request_that_has_no_answer_frees_its_place() -> None:
+    """A protocol that has nothing to say lets go of the request, the agent's own too: an open one would count for ever
+    toward how many a peer may have."""
+
+    async def ask() -> tuple[list[tuple[int, str]], str]:
+        refused: list[tuple[int, str]] = []
+        streams = SimpleNamespace(refuse=lambda *about: refused.append(about))
+        network = AgentNetwork(None, streams)  # type: ignore[arg-type]
+        own = network._own[7] = asyncio.get_running_loop().create_future()
+        network.reply(Reply(1, None))
+        network.reply(Reply(7, None))
+        return refused, str(own.exception())
+
+    refused, why = asyncio.run(ask())
+    assert [token for token, _ in refused] == [1]
+    assert "no answer" in why
 
 
 class Sending:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from beemesh.effects import Asked, Effects, Reply
+from beemesh.events import PodsObserved
+from beemesh.scheduling.execution.answering import QUESTIONS_WAITING_MAX, WAITED_FOR_S
 from beemesh.scheduling.execution.pods import Deploying, Placement
+from beemesh.scheduling.execution.recovery import ANSWER_S
 from beemesh.scheduling.execution.run_leases import RUN_LEASE_TTL_MS
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
-from beemesh.workloads.observation import ReplicaReport
+from beemesh.scheduling.stewardship.hearing import LIST_S
+from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 from beemesh.workloads.record import Constraints, JobTerms, Requirements, Strategy, Terms
 from tests.unit.scheduling.samples import revision, workload
 from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode
@@ -184,6 +189,32 @@ def test_a_job_that_was_told_to_end_is_not_done_because_its_agent_was_away() -> 
     assert not world.events("Completed")
     assert len(world.tasks()) == 2
     assert world.slots() == [(1, 0)]
+
+
+def asked(node: WorldNode, questions: int) -> list[object]:
+    """The answers that a node gives at once when it is asked so often what it runs; None for each that has none."""
+    told: Effects = []
+    for token in range(questions):
+        told += node.executor.handle(Asked(node.node_id, token, ListReplicas()), node.world.now)
+    return [each.message for each in told if isinstance(each, Reply)]
+
+
+def test_nobody_is_told_that_nothing_runs_before_the_runtime_has_said_so() -> None:
+    """However many ask an agent that has just started: an empty list would be taken for the truth, and what runs would
+    be replaced. Whoever waits when the runtime speaks is answered, and what nobody waits for any more is let go."""
+    world, holder = begun()
+    holder.crash()
+    holder.boot(sees=False)
+    assert asked(holder, QUESTIONS_WAITING_MAX + 3) == [None] * 3
+    world.run(WAITED_FOR_S)
+    assert asked(holder, 2) == [None] * QUESTIONS_WAITING_MAX
+
+    effects = holder.executor.handle(PodsObserved(tuple(holder.runtime.values())), world.now)
+
+    answers = [each.message for each in effects if isinstance(each, Reply)]
+    assert [type(each) for each in answers] == [ReplicaList] * 2
+    assert all(isinstance(each, ReplicaList) and len(each.replicas) == 1 for each in answers)
+    assert max(LIST_S, ANSWER_S) <= WAITED_FOR_S
 
 
 def test_what_is_deleted_is_counted_until_it_is_gone() -> None:
