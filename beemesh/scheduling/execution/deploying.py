@@ -28,7 +28,7 @@ from beemesh.scheduling.counting import count
 from beemesh.scheduling.eligibility import name_refusal
 from beemesh.scheduling.execution.evicting import Evictor
 from beemesh.scheduling.execution.pod_keeper import PodKeeper
-from beemesh.scheduling.execution.pods import TABLE, Deploying, Placement, PodTable, restarts_alone
+from beemesh.scheduling.execution.pods import GRACE_S, TABLE, Deploying, Placement, PodTable, restarts_alone
 from beemesh.scheduling.execution.run_leases import RUN_LEASE_WAIT_S, RunLeases
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
@@ -40,6 +40,15 @@ from beemesh.settings.model import NodeSettings
 from beemesh.workloads.observation import ReplicaReport
 
 RIGHT_ENDED = "the lease that lets it start ended before it did"
+
+WAITS = {
+    "queued": "the pod of another revision that runs by its right did not end",
+    "evicting": "what makes room for it did not end",
+    "clearing": "its predecessor did not end",
+    "leasing": "no run lease was granted",
+    "opening": "the manifest was not opened",
+}
+"""Steps that may take so long and no longer, and what they waited for. The runtime's own step has its own end."""
 
 
 class Deployer:
@@ -89,6 +98,7 @@ class Deployer:
         return [
             *self._keeper.promise(placement.name, task, started=False),
             self._tell.about_task("Scheduled", task, now, details=details),
+            self._deadline(placement.name, now, GRACE_S),
             *self._evictor.begin(deploying, verdict.victims, now),
             *self._begin_next(now),
         ]
@@ -129,29 +139,33 @@ class Deployer:
     def begin(self, deploying: Deploying, now: Now) -> Effects:
         """Go on with a deployment: make room, and get the right to run and the manifest."""
         placement = deploying.placement
-        timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
+        if placement.name in self._pods.stopping:  # it is going already, though it may never have been seen
+            deploying.step = "clearing"
+            return [self._deadline(placement.name, now, self._pods.stopping[placement.name].grace_s)]
         if placement.name in self._pods.seen:
             deploying.step = "clearing"
-            if placement.name in self._pods.stopping:
-                return []  # it is going already
-            return self._keeper.stop_job(placement.name, "making room for its successor", grace_s=0)
+            removal = self._keeper.stop_job(placement.name, "making room for its successor", grace_s=0)
+            return [self._deadline(placement.name, now), *removal]
         if not placement.task.duplicate_tolerant:
             if self._run_leases.is_taken(placement):
                 deploying.step = "queued"  # until the pod that runs by this right, of another revision, is gone
                 return []
             deploying.step = "leasing"
-            deadline = Schedule((self._room, "deadline", placement.name), now.boot_s + timeout_s + RUN_LEASE_WAIT_S)
-            return [self._run_leases.claim(placement), deadline]
+            return [self._run_leases.claim(placement), self._deadline(placement.name, now, RUN_LEASE_WAIT_S)]
         return self.open_manifest(deploying, now)
+
+    def _deadline(self, name: str, now: Now, besides_s: float = 0.0) -> Schedule:
+        """Until when the step of a deployment may take, which has to wait for something else besides."""
+        timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
+        return Schedule((self._room, "deadline", name), now.boot_s + timeout_s + besides_s)
 
     def open_manifest(self, deploying: Deploying, now: Now) -> Effects:
         """Have the manifest opened."""
         deploying.step = "opening"
         task = deploying.placement.task
         assert deploying.proof is not None, "a won task comes with the proof of its lease"
-        timeout_s = self._settings.scheduler.deploy_timeout_ms / 1000
         return [
-            Schedule((self._room, "deadline", deploying.placement.name), now.boot_s + timeout_s),
+            self._deadline(deploying.placement.name, now),
             Notify(
                 OpenManifest(
                     ref=task.task_id,
@@ -249,10 +263,17 @@ class Deployer:
     def overdue(self, name: str, now: Now) -> Effects:
         """A step took longer than it may."""
         deploying = self._pods.deploying.get(name)
-        if deploying is None or deploying.step not in ("opening", "leasing"):
+        waited = WAITS.get(deploying.step) if deploying is not None else None
+        if deploying is None or waited is None:
             return []
-        waited = "the manifest was not opened" if deploying.step == "opening" else "no run lease was granted"
-        return self._fail(deploying, "Timeout", f"{waited} in time", now, retryable=True)
+        if deploying.step == "queued" and not self._run_leases.is_taken(deploying.placement):
+            return [self._deadline(name, now, GRACE_S)]  # all that is before it in the line comes to an end
+        if deploying.step != "clearing":
+            return self._fail(deploying, "Timeout", f"{waited} in time", now, retryable=True)
+        # What is there under its name keeps its reservation and its right to run until it is gone.
+        deploying.step, deploying.why = "cancelled", f"Timeout: {waited} in time"
+        told = self._told_failure(deploying, "Timeout", f"{waited} in time", now, retryable=True)
+        return [*self._give_up_placement(deploying), *told, *self._begin_next(now)]
 
     def lease(self, event: LeaseGranted | LeaseDenied | LeaseLost, now: Now) -> Effects:
         """News of the lease by which a task was won."""

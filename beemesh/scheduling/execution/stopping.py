@@ -97,7 +97,9 @@ class Stopper:
             self._pods.seen.pop(name, None)
             if deploying.step == "cancelled":
                 return self._deployer.drop(deploying, now)
-            return self._deployer.begin(deploying, now)
+            if deploying.step == "clearing":
+                return self._deployer.begin(deploying, now)
+            return self._deployer.room_made(now)  # it comes after others
         told = [self._keeper.about(report, "Stopped", now, reason)] if report else []
         return [*self._keeper.gone(name), *told, *self._deployer.room_made(now)]
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beemesh.effects import JobFinished
+from beemesh.events import StopPod
 from beemesh.scheduling.eligibility import Resources
+from beemesh.scheduling.execution.pods import GRACE_S
 from beemesh.scheduling.preemption import Candidate
 from beemesh.scheduling.score import CROWD_MAX, Place, score
+from beemesh.scheduling.telling import RETRYABLE
 from beemesh.settings.model import Weights
 from beemesh.workloads.record import Constraints, HostPort, Qos, Requirements
-from tests.unit.scheduling.samples import workload
-from tests.unit.scheduling.world import World
+from tests.unit.scheduling.samples import settings, workload
+from tests.unit.scheduling.test_drain import FULL
+from tests.unit.scheduling.world import PLENTY, World, WorldNode
 
 BIG = Requirements(cpu_m=100, mem_mb=2000)
 """A node of these tests has room for one."""
@@ -164,3 +171,33 @@ def test_bids_rank_by_the_harm_they_do(
         assert scores[0] > scores[1]
     elif harm[0] > harm[1]:
         assert scores[0] < scores[1]
+
+
+@pytest.mark.parametrize("tolerant", [True, False])
+def test_the_more_important_goes_elsewhere_when_its_victim_cannot_be_ended(
+    monkeypatch: pytest.MonkeyPatch, tolerant: bool
+) -> None:
+    """A runtime fails at each stop: the placement is given up in time, nobody is blamed, and a node that has got room
+    meanwhile takes it. The victim is still there, and counted."""
+    done = WorldNode._done
+
+    def ends_nothing(node: WorldNode, job_id: str, job: Any, epoch: int) -> None:
+        if not isinstance(job, StopPod):
+            done(node, job_id, job, epoch)
+        elif node.epoch == epoch:
+            node.tell(JobFinished(job_id, None, "Timeout: podman did not end"))
+
+    monkeypatch.setattr(WorldNode, "_done", ends_nothing)
+    world = World(("one", "two"))
+    world.nodes["two"].set_resources(FULL)
+    world.apply(workload("cheap", requirements=BIG, qos=CHEAP))
+    assert world.run_until(lambda: running(world, "cheap") == 1, 10)
+    world.apply(workload("urgent", requirements=BIG, qos=URGENT, duplicate_tolerant=tolerant))
+    world.run(5)
+    world.nodes["two"].set_resources(PLENTY)
+    world.run(GRACE_S + settings().scheduler.deploy_timeout_ms / 1000 + 5)
+
+    assert world.running() == {"one": ["cheap-1-0"], "two": ["urgent-1-0"]}
+    (failed,) = world.events("Failed")
+    assert (failed.reason, RETRYABLE in failed.details) == ("Timeout", True)
+    assert world.nodes["one"].local.totals() == BIG

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from beemesh.effects import Effects, JobFinished, Notify, Now, Run, Save
+from beemesh.effects import Effects, JobFinished, Notify, Now, Run, Save, TimerFired
 from beemesh.events import (
     NOT_PERMITTED,
     DeployPod,
@@ -17,6 +17,7 @@ from beemesh.events import (
     LeaseLost,
     ManifestOpened,
     Observed,
+    OpenManifest,
     ReleaseLease,
     StopPod,
     TaskWon,
@@ -247,6 +248,46 @@ def test_a_task_won_while_an_earlier_start_is_undone_is_not_called_deployed() ->
     assert winner.node.executor.pods.deploying
     winner.tell(JobFinished(job_id, None, f"{NOT_PERMITTED}: given up"))
     assert not winner.node.executor.pods.deploying
+
+
+def being_ended(winner: Winner) -> str:
+    """Its start was cancelled when it was over, and the runtime ends what it brought; the job that does. Then the same
+    replica is won here again, before the runtime has listed anything."""
+    job_id, _ = winner.job()
+    winner.tell(LeaseLost(winner.key, "not renewed"))
+    (stop,) = [each for each in winner.tell(JobFinished(job_id)) if isinstance(each, Run)]
+    task = msgspec.structs.replace(winner.task, task_id="again")
+    effects = winner.tell(TaskWon(task, lease_key(ID, 0), winner.proof, 2, winner.now_s + 9.0))
+
+    assert told(effects) == [("Scheduled", False)]
+    assert not any(isinstance(getattr(each, "event", None), OpenManifest) for each in effects)
+    return stop.job_id
+
+
+def test_no_pod_starts_while_another_of_its_name_is_being_ended() -> None:
+    """Not even one that no list has shown yet: the runtime would end the new one, or both would be begun with twice."""
+    winner = Winner()
+    stop_id = being_ended(winner)
+
+    effects = winner.tell(JobFinished(stop_id))
+    assert sum(isinstance(getattr(each, "event", None), OpenManifest) for each in effects) == 1
+
+
+def test_a_replica_waits_only_for_a_time_until_its_predecessor_has_ended() -> None:
+    """The runtime fails at each stop: the placement is given up, nobody is blamed, and what is there keeps its
+    reservation until it is gone."""
+    winner = Winner()
+    stop_id = being_ended(winner)
+    winner.tell(JobFinished(stop_id, None, "Timeout: podman hangs"))
+    effects = winner.tell(TimerFired(("executor", "deadline", "default/hello-1-0")), after_s=60.0)
+
+    assert told(effects) == [("Failed", True)]
+    assert Notify(ReleaseLease(lease_key(ID, 0))) in effects
+    assert winner.node.local.totals().cpu_m == 100
+    (again,) = winner.tell(TimerFired(("executor", "stop-again", "default/hello-1-0")))
+    assert isinstance(again, Run)
+    winner.tell(JobFinished(again.job_id))
+    assert winner.node.local.totals().cpu_m == 0
 
 
 def test_a_name_that_another_workloads_pod_has_is_not_called_deployed() -> None:
