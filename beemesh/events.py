@@ -267,6 +267,10 @@ class Claim:
     replica: int = 0
     tentative_ok: bool = False
     """Whether a grant by a minority is worth anything to the claimant."""
+    follows: int = 0
+    """The fence by which that runs already what the lease is for; 0 where nothing does. Its claimant claims until it is
+    granted or gives up, all the while by the next fence: no try uses one up, so a grant by a later one says that
+    somebody else may have held the key in between."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,10 @@
 An uncontended claim takes one round trip: version and fence are guessed, and a replica that knows better teaches them
 by its conflict. The holder counts its time from before it asked, so it never believes in a lease for longer than any
 replica does. A replica may lie: alone it can neither deny a lease nor use up the numbers of its key.
+
+A claim for what runs already (`Claim.follows`) keeps to the fence after that one, try after try, as a renewal does. Who
+held the key meanwhile has that fence, or a later one, at a replica of every majority; and there it is never granted to
+us any more. So whoever is granted it knows that nobody did.
 """
 
 from __future__ import annotations
@@ -59,7 +63,8 @@ NONCE_BYTES = 8
 CLAIMS_MAX = 10_000
 KNOWN_MAX = 20_000
 
-Phase = Literal["claiming", "held", "pausing", "releasing"]
+Phase = Literal["claiming", "held", "pausing", "denied", "releasing"]
+"""`denied`: what some replicas granted is kept for the next try."""
 
 
 @dataclass(slots=True)
@@ -149,6 +154,9 @@ class Claims:
 
     def _claim(self, wish: Claim, now: Now) -> Effects:
         claim = self._claims.get(wish.key)
+        if claim is not None and claim.phase == "denied":
+            claim.wish, claim.phase, claim.rounds = wish, "claiming", 0
+            return self._ask(claim, now)
         if claim is not None and claim.phase != "releasing":
             if wish.key.startswith(PLACEMENT_PREFIX) and wish.task_id != claim.wish.task_id:
                 # The older task's pod is still being started here, and the lease says which task it is for.
@@ -195,8 +203,8 @@ class Claims:
         self._known.move_to_end(wish.key)
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
-        if claim.phase == "claiming" and claim.fence <= known.fence_seen:
-            claim.fence = known.fence_seen + 1
+        if claim.phase == "claiming":
+            claim.fence = max(claim.fence, known.fence_seen + 1, wish.follows + 1)
         if released:
             known.fence_seen = max(known.fence_seen, claim.fence)  # given up: the next claim goes above it
         # A renewal under way may have come first: a release of its version would be late, and nobody asks again.
@@ -307,7 +315,8 @@ class Claims:
         honest_max = now.wall_ms + NUMBER_AHEAD_MS_MAX // 2
         if max(verdict.fence_seen, lease.version if lease is not None else 0) > honest_max:
             return
-        if verdict.outcome != "granted":  # else it is our own: one that grew with each round would look like another's
+        # Our own one would look like another's if it grew with each round, or with each try to go on.
+        if verdict.outcome != "granted" and not self._goes_on(claim, lease, verdict):
             known.fence_seen = max(known.fence_seen, verdict.fence_seen)
         if lease is None:
             return
@@ -318,6 +327,14 @@ class Claims:
             current.held += 1
             current.overtaken += lease.fence > current.lease.fence
             current.held_ms = max(current.held_ms, min(verdict.ttl_ms, HELD_MS_MAX))
+
+    def _goes_on(self, claim: _Claim, lease: Lease | None, verdict: Verdict) -> bool:
+        """Whether what stands at a replica is an earlier try of the same claim, by the same fence; or may be, where it
+        does not show the lease."""
+        tried = claim.wish.follows + 1
+        if tried == 1 or verdict.fence_seen != tried:
+            return False
+        return lease is None or (lease.holder == self._self_id and lease.fence == tried and not lease.released)
 
     # --- outcomes -------------------------------------------------------------------------------------------------
 
@@ -376,8 +393,13 @@ class Claims:
         return known.version >= current.lease.version or known.fence_seen >= current.lease.fence
 
     def _deny(self, claim: _Claim, why: str, holder: NodeId | None, retry_s: float, now: Now) -> Effects:
-        """Give up, and take back what some replicas granted meanwhile."""
+        """Give up, and take back what some replicas granted meanwhile; or keep it, for what runs already."""
         told = Notify(LeaseDenied(claim.wish.key, why, holder, retry_s))
+        if claim.wish.follows and claim.current is not None and not _is_held(claim.current):
+            effects = self._forget(claim)
+            claim.phase, claim.current = "denied", None
+            self._claims[claim.wish.key] = claim
+            return [*effects, told]
         if claim.current is not None and claim.current.grants:
             if claim.wish.key.startswith(PLACEMENT_PREFIX):
                 return [told, *self._let_go(claim)]

@@ -59,19 +59,18 @@ class RunLeases:
         ]
 
     def is_overtaken(self, key: str, fence: int) -> bool:
-        """Whether somebody was granted the key between the pod that runs here and this grant of ours: a claim anew
-        takes the next fence, so a greater step means that another node took one."""
+        """Whether somebody may have been granted the key between the pod that runs here and this grant of ours: a claim
+        anew takes the next fence however often it has to be made (`Claim.follows`), unless another node took that."""
         runs_by = self._fences.get(key, 0)
         return runs_by > 0 and fence > runs_by + 1
 
     def adopt(self, placement: Placement, now: Now) -> Effects:
         """A pod of an earlier agent runs here: it stops in time like any other, unless its lease is granted again."""
-        claim = self.claim(placement)
+        key = run_key(placement.task.workload_id, placement.task.replica)
         latest_s = now.boot_s + RUN_LEASE_TTL_MS / 1000  # what a former boot's clock said means nothing now
-        saved = self._saved.pop(claim.event.key, _Saved(now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S, 0))
-        self._fences[claim.event.key] = saved.fence
-        ends_s = min(saved.ends_s, latest_s)
-        return [claim, self._stop_before(claim.event.key, ends_s)]
+        saved = self._saved.pop(key, _Saved(now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S, 0))
+        self._fences[key] = saved.fence
+        return [self.claim(placement), self._stop_before(key, min(saved.ends_s, latest_s))]
 
     def _stop_before(self, key: str, ends_s: float) -> Schedule:
         return Schedule((self._room, "run-end", key), ends_s - RUN_LEASE_MARGIN_S)
@@ -99,6 +98,7 @@ class RunLeases:
                 workload_id=task.workload_id,
                 revision=task.revision,
                 replica=task.replica,
+                follows=self._fences.get(key, 0),
             )
         )
 

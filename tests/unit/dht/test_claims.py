@@ -416,3 +416,138 @@ def test_a_renewal_is_granted_once_the_grant_before_it_is_saved() -> None:
     assert [type(each) for each in granted] == [Save, Reply]
     assert [type(each) for each in renewed] == [Flush, Reply]
     assert (renewed[0].table, renewed[0].key) == (granted[0].table, granted[0].key)
+
+
+RUN = "run/deployment/default/db/0"
+
+
+class Runners:
+    """Nodes that run something by a lease, each with the fence of its last grant, as an executor keeps it on disk."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.world = world_of(5, seed)
+        self.fences: dict[int, int] = {}
+        self.holder = -1
+        """Who was granted the key last."""
+        self.went_on = self.overtaken = 0
+        self._read = 0
+
+    def claim(self, index: int) -> None:
+        """A node claims the key, to go on with what it runs by it if it does."""
+        follows = self.fences.get(index, 0)
+        self.world.event(index, Claim(RUN, TTL_MS, 1_000, task_id="t", workload_id="w", follows=follows))
+
+    def run(self, seconds: float) -> None:
+        """Let time pass. Who is granted the key anew goes on only where nobody else was granted it since."""
+        self.world.run_for(seconds)
+        for _, index, event in self.world.events[self._read :]:
+            if isinstance(event, LeaseGranted) and event.key == RUN:
+                before = self.fences.get(index, 0)
+                if before and not event.renewed:
+                    goes_on = event.fence <= before + 1
+                    assert not goes_on or self.holder == index
+                    self.went_on, self.overtaken = self.went_on + goes_on, self.overtaken + (not goes_on)
+                self.holder, self.fences[index] = index, event.fence
+        self._read = len(self.world.events)
+
+    def restart(self, index: int) -> None:
+        """Its agent starts anew, without what it had in memory."""
+        self.world.kill(index)
+        self.world.start(index)
+
+    def cut(self, near: set[int]) -> None:
+        """These hear none of the others."""
+        self.world.faults.heal()
+        self.world.faults.cut(near, set(range(5)) - near)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tries_that_fail_use_up_no_fence_of_what_runs(seed: int) -> None:
+    """Minorities grant one try after another, and the agent starts anew in between: who alone claims for what it runs
+    goes on by the next fence."""
+    runners, dice = Runners(seed), random.Random(seed)
+    runners.claim(0)
+    runners.run(1)
+    for _ in range(3):
+        for _ in range(4):
+            runners.cut({0, dice.randrange(1, 5)})
+            if dice.random() < 0.6:
+                runners.restart(0)
+            runners.claim(0)
+            runners.run(dice.uniform(0.01, 2.0))
+        runners.world.faults.heal()
+        runners.run(0.5)
+        runners.claim(0)
+        runners.run(3)
+
+    assert runners.went_on >= 1
+    assert runners.overtaken == 0
+
+
+def test_what_is_not_run_any_more_gives_back_what_its_failed_tries_were_granted() -> None:
+    """The pod is gone before a majority was heard: another node gets the key with the very replicas that had kept it
+    for the next try."""
+    runners = Runners()
+    runners.claim(0)
+    runners.run(1)
+    runners.restart(0)
+    runners.cut({0, 1})
+    runners.run(8)
+    runners.claim(0)
+    runners.run(1.5)
+    runners.world.event(0, ReleaseLease(RUN))
+    runners.run(0.5)
+    runners.world.faults.heal()
+    runners.world.kill(2)
+    runners.world.kill(3)
+    runners.claim(4)
+    runners.run(2)
+
+    assert runners.holder == 4
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nobody_goes_on_by_the_next_fence_past_another_holder(seed: int) -> None:
+    """The key goes from one to another and back while tries of both fail, with restarts in between."""
+    runners, dice = Runners(seed), random.Random(seed)
+    for _ in range(12):
+        chosen = dice.choice((0, 1))
+        runners.cut({chosen, dice.randrange(2, 5)})
+        runners.claim(chosen)
+        runners.run(dice.uniform(0.01, 2.0))
+        if dice.random() < 0.5:
+            runners.restart(chosen)
+        runners.cut({dice.choice((chosen, dice.randrange(2, 5)))})
+        runners.claim(1 - chosen)
+        runners.run(dice.uniform(0.1, 2.0))
+        if dice.random() < 0.4:
+            runners.world.event(1 - chosen, ReleaseLease(RUN))
+        if dice.random() < 0.3:
+            runners.world.faults.heal()
+            runners.restart(1 - chosen)
+        runners.run(dice.choice((0.1, 6.0)))
+
+    assert runners.went_on + runners.overtaken > 0
+
+
+def test_another_holder_by_the_very_fence_of_a_failed_try_is_noticed() -> None:
+    """A minority granted a try of ours, and the majority the same fence to another node, which has given it up again:
+    what we run is overtaken all the same."""
+    runners = Runners()
+    runners.claim(0)
+    runners.run(1)
+    runners.restart(0)
+    runners.cut({0, 1})
+    runners.run(8)
+    runners.claim(0)
+    runners.run(0.5)
+    runners.claim(4)
+    runners.run(2)
+    runners.world.event(4, ReleaseLease(RUN))
+    runners.run(1)
+    assert runners.fences == {0: 1, 4: 2}
+    runners.world.faults.heal()
+    runners.claim(0)
+    runners.run(3)
+
+    assert (runners.holder, runners.overtaken) == (0, 1)
