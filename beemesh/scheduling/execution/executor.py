@@ -105,8 +105,9 @@ class Executor:
         self.pods.placed |= {placement.name: placement for placement in placements}
 
     def start(self, now: Now) -> Effects:
-        """Nothing to do until the runtime says what runs."""
-        return []
+        """The runtime has still to say what runs; until then what may run and must not be doubled is guarded."""
+        once = [each for each in self.pods.placed.values() if not each.task.duplicate_tolerant]
+        return [effect for placement in once for effect in self._run_leases.resume(placement, now)]
 
     def handle(self, event: Any, now: Now) -> Effects:
         """What to do about an event."""

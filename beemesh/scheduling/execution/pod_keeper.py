@@ -138,6 +138,14 @@ class PodKeeper:
         known = self.table.placed.pop(name, None) is not None
         return [*([Erase(TABLE, name.encode())] if known else []), *self._copies.forget(name)]
 
+    def never_came(self, name: str) -> Effects:
+        """A pod that was placed here is not among those that the runtime lists first. What must not be doubled keeps
+        its right to run until nothing is left of its start for sure."""
+        forgotten = self.forget(name)
+        if name in self.table.stopping or not self._run_leases.guards(name):
+            return forgotten
+        return [*forgotten, *self.stop_job(name, "its start did not outlive the agent", 0)]
+
     # --- stopping -----------------------------------------------------------------------------------------------
 
     def stop(self, name: str, reason: str, now: Now, grace_s: int = GRACE_S) -> Effects:

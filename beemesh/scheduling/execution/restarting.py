@@ -46,7 +46,7 @@ class Restarts:
                 self._pods.recovering[name] = placement
                 effects += self._keeper.promise(name, placement.task, started=False)
             else:
-                effects += self._keeper.forget(name)
+                effects += self._keeper.never_came(name)
         return effects + (self._recovery.begin(now) if self._pods.recovering else [])
 
     def ask(self, now: Now) -> Effects:

@@ -64,9 +64,21 @@ class RunLeases:
         runs_by = self._fences.get(key, 0)
         return runs_by > 0 and fence > runs_by + 1
 
+    def resume(self, placement: Placement, now: Now) -> Effects:
+        """An agent starts where a pod may run by a lease: until the runtime has said whether it does, the lease is kept
+        as if it did. One that is over, or of a former boot, keeps nobody away any more and is not claimed: the pod has
+        to end, if it is there."""
+        key = run_key(placement.task.workload_id, placement.task.replica)
+        saved = self._saved.get(key)
+        if saved is not None and 0 < saved.ends_s - RUN_LEASE_MARGIN_S - now.boot_s <= RUN_LEASE_TTL_MS / 1000:
+            return self.adopt(placement, now)
+        return []
+
     def adopt(self, placement: Placement, now: Now) -> Effects:
         """A pod of an earlier agent runs here: it stops in time like any other, unless its lease is granted again."""
         key = run_key(placement.task.workload_id, placement.task.replica)
+        if self._pods.get(key) == placement.name:
+            return []  # since this agent started
         latest_s = now.boot_s + RUN_LEASE_TTL_MS / 1000  # what a former boot's clock said means nothing now
         saved = self._saved.pop(key, _Saved(now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S, 0))
         self._fences[key] = saved.fence
@@ -78,6 +90,10 @@ class RunLeases:
     def pod(self, key: str) -> str | None:
         """The pod (`<namespace>/<pod name>`) that a run lease is for."""
         return self._pods.get(key)
+
+    def guards(self, name: str) -> bool:
+        """Whether a run lease is claimed or held for a pod."""
+        return name in self._pods.values()
 
     def is_taken(self, placement: Placement) -> bool:
         """Whether another pod here runs by the right that this one needs: one of another revision of its replica."""

@@ -48,12 +48,18 @@ class RunRights:
         name = self._run_leases.pod(key) or ""
         deploying = self._pods.deploying.get(name)
         if deploying is None:
-            return self._keeper.stop(name, f"its run lease was lost: {reason}", now, grace_s=0)
+            return self._end(name, f"its run lease was lost: {reason}", now)
         deploying.grace_s = 0
         hurried = self._keeper.hurry(name, 0)
         if deploying.step == "cancelled":
             return hurried
         return [*hurried, *self._deployer.cancel(deploying, f"its run lease was lost: {reason}", now)]
+
+    def _end(self, name: str, why: str, now: Now) -> Effects:
+        """A pod that was placed here ends at once, also one that the runtime has not listed yet."""
+        if name in self._pods.seen or name in self._pods.stopping or name not in self._pods.placed:
+            return self._keeper.stop(name, why, now, grace_s=0)
+        return [*self._keeper.stop_job(name, why, 0), *self._keeper.ending(name)]
 
     def claim_again(self, key: str) -> Effects:
         """A claim that was denied is made again."""

@@ -16,6 +16,7 @@ from beemesh.scheduling.stewardship.hearing import LIST_S
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 from beemesh.workloads.record import Constraints, JobTerms, Requirements, Strategy, Terms
 from tests.unit.scheduling.samples import revision, workload
+from tests.unit.scheduling.test_drain import FULL
 from tests.unit.scheduling.world import DEPLOY_S, World, WorldNode
 
 ONCE = workload(duplicate_tolerant=False)
@@ -71,6 +72,72 @@ def test_a_pod_goes_on_where_the_lease_is_granted_again() -> None:
 
     assert holder.runtime
     assert not holder.stopped
+
+
+def unlisted(seconds: float = 0.3) -> tuple[World, WorldNode]:
+    """A replica that must not be doubled runs, and where: its agent has started anew, and its engine lists nothing."""
+    world, holder = begun()
+    holder.crash()
+    world.run(seconds)
+    holder.boot(sees=False)
+    return world, holder
+
+
+def test_what_the_runtime_has_not_listed_yet_keeps_its_lease() -> None:
+    """The engine takes long to get ready: nobody else is granted the right meanwhile, and the pod goes on."""
+    world, holder = unlisted()
+    world.run(3 * RUN_LEASE_TTL_MS / 1000)
+    assert world.leases.held[RUN_KEY][0] == holder.node_id
+    assert world.leases.held[RUN_KEY][1] > world.now_s
+    holder.look()
+    world.run(2 * RUN_LEASE_TTL_MS / 1000)
+
+    assert holder.runtime
+    assert not holder.stopped
+
+
+def test_what_the_runtime_has_not_listed_yet_ends_with_its_lease() -> None:
+    """It cannot be renewed, and the engine has not listed it: the stop is ordered in time all the same, and tried again
+    where it fails."""
+    world, holder = begun()
+    ends_s = world.leases.held[RUN_KEY][1]
+    holder.cut_from_leases = True
+    holder.crash()
+    holder.boot(sees=False)
+    world.run_until(lambda: not holder.runtime)
+    assert ends_s - RUN_LEASE_MARGIN_S <= world.now_s < ends_s
+    world.run(1)
+
+    assert RUN_KEY not in holder.leases
+    assert not holder.executor.pods.placed
+
+
+@pytest.mark.parametrize("ends_in_s", [-1.0, 3600.0])
+def test_a_lease_that_is_over_keeps_nobody_away_from_what_may_not_be_there(ends_in_s: float) -> None:
+    """The agent starts after the lease has ended, or after a boot, and its engine never gets ready: another node is
+    granted the right, and runs it."""
+    world, holder = begun()
+    holder.kill(power=True)
+    del world.leases.held[RUN_KEY]
+    holder.disk["run_leases"][RUN_KEY.encode()] = msgspec.msgpack.encode([world.now_s + ends_in_s, 1])
+    holder.boot(sees=False)
+    world.run(60)
+
+    assert world.leases.held[RUN_KEY][0] != holder.node_id
+    assert len(world.pods()) == 1
+
+
+def test_a_start_that_did_not_outlive_its_agent_gives_its_lease_back_once_nothing_is_left_of_it() -> None:
+    """The engine may still be at it: it is ended first, then others may run it."""
+    world, holder = unlisted()
+    holder.set_resources(FULL)  # it does not take it again
+    holder.runtime.clear()
+    holder.look()
+    assert world.leases.held[RUN_KEY][0] == holder.node_id
+    world.run_until(lambda: bool(holder.stopped), 1)
+
+    assert RUN_KEY not in world.leases.held
+    assert holder.stopped == ["hello-1-0"]
 
 
 def test_a_lease_of_another_boot_is_not_believed() -> None:
