@@ -31,6 +31,8 @@ from beemesh.workloads.node_keys import FIELD_NAME
 from beemesh.workloads.record import Requirements, Workload
 from beemesh.workloads.revising import REPLICAS_MAX
 
+UNKNOWING = "this node has not taken stock of itself yet: its engine has to list its pods first"
+
 NEAR_NODES = 8
 """Nodes of a site whose round trips are looked at: they are much alike."""
 
@@ -62,7 +64,7 @@ class Judge:
         others = tuple(leads)
         resources = self._local.resources(card.caps, (lead.reqs for lead in others)) if card else None
         if card is None or resources is None:
-            return ["this node has not taken stock of itself yet"]
+            return [UNKNOWING]
         leading = {lead.replica for lead in others if lead.workload_id == task.workload_id}
         crowd = self._local.siblings(task.workload_id, task.replica) + len(leading - {task.replica})
         against = refusals(

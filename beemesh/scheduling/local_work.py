@@ -59,7 +59,8 @@ class LocalWork:
 
     def __init__(self, reserve: Reserve, policies: Policies) -> None:
         self.observed: ResourcesObserved | None = None
-        """None until the shell has looked: a node that does not know itself takes nothing."""
+        """None until the shell has looked, and the engine has listed its pods: a node that does not know itself takes
+        nothing."""
         self._reserve = reserve
         self._policies = policies
         self._promises: dict[str, Promise] = {}

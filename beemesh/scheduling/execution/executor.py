@@ -80,6 +80,8 @@ class Executor:
     ) -> None:
         self.pods = pods = PodTable(self_id)
         self._local = local
+        self._machine: ResourcesObserved | None = None
+        """The machine's last reading; who bids sees it once it is known what runs here."""
         self._copies = copies
         tell, self._run_leases = Teller(self_id, randomness), RunLeases(self.room)
         run_leases = self._run_leases
@@ -125,8 +127,8 @@ class Executor:
             case PodsObserved():
                 return self._observed(event, now)
             case ResourcesObserved():
-                self._local.observed = event
-                return []
+                self._machine = event
+                self._take_stock()
             case IntentChanged(intent=intent) if intent.kind == "tombstone" and workload_id_of(intent.key):
                 return self._stopper.deleted(workload_id_of(intent.key), now)
             case Asked(message=ListReplicas(workload_id=workload_id), token=token):
@@ -150,7 +152,15 @@ class Executor:
         effects = self._keeper.observed(observed, now) + self._deployer.room_made(now)
         if observed.complete and not self._answers.have_looked:
             effects += self._answers.looked(now) + self._restarts.begin(now)
+            self._take_stock()
+            effects += self._keeper.reservations()  # who waited for that looks again
         return effects
+
+    def _take_stock(self) -> None:
+        """Let others see what there is, from the runtime's first list on: before that all that runs here would be
+        given away a second time."""
+        if self._answers.have_looked:
+            self._local.observed = self._machine
 
     def _timer(self, what: str, name: str, now: Now) -> Effects:
         match what:

@@ -103,7 +103,7 @@ class PodKeeper:
             return adopted + (self.stop_job(name, WAS_ENDING, GRACE_S) if self._was_ending(name) else [])
         workload = workload_of(self._intent_for(workload_key(report.workload_id)))
         self._local.promise(name, promise_found(report, workload))
-        effects = self._reservations()
+        effects = self.reservations()
         if workload is not None and not workload.duplicate_tolerant:
             effects += self.stop(name, "it must not be doubled, and nothing is known of its right to run", now, 0)
         return effects
@@ -188,13 +188,14 @@ class PodKeeper:
     def promise(self, name: str, task: Task, *, started: bool) -> Effects:
         """Reserve what a task needs; `started` once the machine's own figures show it."""
         self._local.promise(name, promise_of(task, self._intent_for, started=started))
-        return self._reservations()
+        return self.reservations()
 
     def withdraw(self, name: str) -> Effects:
         """Give back what was reserved for a pod."""
-        return self._reservations() if self._local.withdraw(name) else []
+        return self.reservations() if self._local.withdraw(name) else []
 
-    def _reservations(self) -> Effects:
+    def reservations(self) -> Effects:
+        """Tell others here how much is held."""
         held = self._local.totals()
         return [Notify(ReservationsChanged(held.cpu_m, held.mem_mb, held.storage_mb))]
 

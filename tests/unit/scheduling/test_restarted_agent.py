@@ -11,7 +11,9 @@ from beemesh.scheduling.execution.answering import QUESTIONS_WAITING_MAX, WAITED
 from beemesh.scheduling.execution.pods import Deploying, Placement
 from beemesh.scheduling.execution.recovery import ANSWER_S
 from beemesh.scheduling.execution.run_leases import RUN_LEASE_TTL_MS
+from beemesh.scheduling.judging import UNKNOWING
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S
+from beemesh.scheduling.messages import SilenceQuestion
 from beemesh.scheduling.stewardship.hearing import LIST_S
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
 from beemesh.workloads.record import Constraints, JobTerms, Requirements, Strategy, Terms
@@ -282,6 +284,43 @@ def test_nobody_is_told_that_nothing_runs_before_the_runtime_has_said_so() -> No
     assert [type(each) for each in answers] == [ReplicaList] * 2
     assert all(isinstance(each, ReplicaList) and len(each.replicas) == 1 for each in answers)
     assert max(LIST_S, ANSWER_S) <= WAITED_FOR_S
+
+
+def test_no_room_is_given_away_before_the_runtime_has_said_what_holds_it() -> None:
+    """An agent starts anew, and its engine takes long to list its pods: what asks for their room, or may not be beside
+    them, waits. Whoever asks hears why."""
+    on_one = Constraints(node_name="one")
+    big = Requirements(cpu_m=2000, mem_mb=64)
+    world = World()
+    one = world.nodes["one"]
+    world.apply(workload("first", requirements=big, constraints=on_one))
+    world.run_until(lambda: bool(one.runtime))
+    one.crash()
+    world.run(0.5)
+    one.boot(sees=False)
+    world.apply(workload("second", requirements=big, constraints=on_one))
+    world.run(4)
+    silence = one.bidder.handle(Asked(one.node_id, 1, SilenceQuestion(world.tasks()[-1][1].task_id)), world.now)
+    one.look()
+    world.run(20)
+
+    assert [each.message.reasons for each in silence if isinstance(each, Reply)] == [(UNKNOWING,)]
+    assert world.running()["one"] == ["first-1-0"]
+    assert one.local.totals().cpu_m == 2000
+
+
+def test_a_task_that_waits_goes_to_a_node_as_soon_as_its_runtime_has_listed_its_pods() -> None:
+    """Not only when the machine's figures are read the next time."""
+    world = World(("one",))
+    one = world.nodes["one"]
+    one.crash()
+    one.boot(sees=False)
+    world.apply(workload())
+    world.run(5)
+    assert not one.started
+    one.look()
+
+    assert world.run_until(lambda: bool(one.started), 10) < 3
 
 
 def test_what_is_deleted_is_counted_until_it_is_gone() -> None:
