@@ -68,8 +68,8 @@ BUGS = (
         "forged-death",
         "an accusation counts without its author's signature",
         "beemesh/membership/members.py",
-        "if not self.desk.holds(claim, suspect, relay, now):",
-        "if claim is None:",
+        'if not self.desk.holds(claim, suspect, relay, now):\n            return [_count("swim_claims_refused", ',
+        'if claim is None:\n            return [_count("swim_claims_refused", ',
     ),
     Bug(
         "forged-life",
@@ -138,7 +138,7 @@ BUGS = (
         "no-abstention",
         "a replica that lost its disk votes at once",
         "beemesh/dht/abstention.py",
-        "return any(self._self_id not in nearest(former.keepers, key) for former in self._former)",
+        "return any(self._must_wait_for(nearest(former.keepers, key), today) for former in self._former)",
         "return False",
     ),
     Bug(

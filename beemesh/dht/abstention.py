@@ -104,28 +104,28 @@ class KeeperHistory:
         if keepers == self._current:
             return []
         seemed_newborn = self._newborn
-        self._newborn = self._is_newborn(keepers, now)
-        if self._newborn:
+        self._newborn = self._is_newborn(now)
+        if self._newborn and not self._current:
             self._former = []  # nothing was granted before: this is the first set that ever was
-        elif seemed_newborn:
+        elif seemed_newborn and not self._newborn:
             # Either a later run adds to a young mesh, or only the cards of the latest run had been heard of.
             self._former = [_Former((), first_seen_s)]
-        if self._current and not self._newborn:
+        if self._current and not (self._newborn and set(self._current).issubset(keepers)):
             self._former.insert(0, _Former(self._current, now.boot_s))
         self._current = keepers
         self._forget(now)
         return [Save(TABLE, _KEY, self._encoded())]
 
-    def _is_newborn(self, keepers: tuple[NodeId, ...], now: Now) -> bool:
-        """Whether `keepers` are the first set that ever was, or more of it than was heard of before."""
-        if self._restored or self._distrusted or not set(self._current).issubset(keepers):
+    def _is_newborn(self, now: Now) -> bool:
+        """Whether all keepers that this replica ever heard of are of the first set that ever was."""
+        if self._restored or self._distrusted:
             return False
         return (self._newborn or not self._current) and self._is_newborn_mesh(now)
 
     def abstains(self, key: str, now: Now) -> bool:
         """Whether this replica must not grant anything at `key` yet."""
         self._forget(now)
-        if not self._former or (self._newborn and self._is_newborn_mesh(now)):
+        if not self._former:
             return False
         today = nearest(self._current, key)
         return any(self._must_wait_for(nearest(former.keepers, key), today) for former in self._former)
@@ -144,8 +144,6 @@ class KeeperHistory:
             self._former = [*self._former[: ROSTERS_MAX - 1], _Former((), now.boot_s)]
 
     def _encoded(self) -> bytes:
-        if self._newborn:
-            return msgspec.msgpack.encode([self._current])
         return msgspec.msgpack.encode([self._current, *(former.keepers for former in self._former)])
 
     def _is_newborn_mesh(self, now: Now) -> bool:
