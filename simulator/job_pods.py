@@ -7,7 +7,7 @@ from functools import partial
 import msgspec
 
 from beemesh.effects import Run
-from beemesh.events import DeployPod, PodsObserved
+from beemesh.events import DeployPod
 from simulator.machine import Machine
 from simulator.world import DEPLOY_S, World
 
@@ -35,4 +35,4 @@ class JobPods:
         found = machine.pods.get(pod)
         if found is not None and (found.task_id, found.phase) == (task_id, "Running"):
             machine.pods[pod] = msgspec.structs.replace(found, phase="Succeeded", ready=False, reason="it ended")
-            self._world.event(machine.index, PodsObserved(tuple(machine.pods.values())))
+            self._world.tell_pods(machine)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from beemesh.composition import Composition
 from beemesh.crypto import Crypto
 from beemesh.effects import Now
-from beemesh.events import DeployPod
+from beemesh.events import DeployPod, ResourcesObserved
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
 from beemesh.membership.held_clock import HeldClock
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, ReplicaReport
+from simulator.ailing_disk import AilingDisk
 from simulator.spec import MachineSpec
 
 
@@ -45,6 +46,11 @@ class Machine:
     """Datagrams that its agents sent so far, and their bytes."""
     sent_bytes: int = 0
 
+    ailing: AilingDisk | None = None
+    """What is wrong with its disk; `disk` is what it has for good."""
+    is_listed: bool = False
+    """Whether its agent has seen yet what its runtime runs."""
+
     @property
     def is_up(self) -> bool:
         """Whether its agent runs."""
@@ -60,6 +66,12 @@ class Machine:
         """This moment by its own clocks."""
         boot_s = now_s + self.boot_offset_s
         return Now(boot_s, self.clock.read(wall_ms + self.skew_ms, boot_s))
+
+    def idle(self) -> ResourcesObserved:
+        """What it has, and is free where nothing else runs."""
+        spec = self.spec
+        free = (spec.mem_mb * 3 // 4, spec.storage_mb * 4 // 5)
+        return ResourcesObserved(spec.cpu_m, spec.mem_mb, spec.storage_mb, 0.1, *free)
 
     def begin(self, job: DeployPod, wall_ms: int, *, ready: bool = True) -> ReplicaReport:
         """A pod of it runs from now on."""

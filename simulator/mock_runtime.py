@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from beemesh.effects import JobFinished, Run
-from beemesh.events import NOT_PERMITTED, DeployPod, PodsObserved, ResourcesObserved, StopPod
+from beemesh.events import NOT_PERMITTED, DeployPod, ResourcesObserved, StopPod
 from beemesh.intents.record import workload_key
 from beemesh.scheduling.execution.pods import name_of
 from beemesh.scheduling.messages import Task
@@ -252,7 +252,7 @@ class MockRuntime:
 
     def _changed(self, machine: Machine) -> None:
         """The agent, if there is one, is told what runs; what is free it sees a little later."""
-        self.world.event(machine.index, PodsObserved(tuple(machine.pods.values())))
+        self.world.tell_pods(machine)
         if machine.index in self._looking:
             return
         self._looking.add(machine.index)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import msgspec
+
+from beemesh.wire.registry import decode_message, encode_message
+
 
 @dataclass(slots=True)
 class Faults:
@@ -51,3 +55,11 @@ class Faults:
         if not self.slow:
             return delay_s
         return delay_s * (self.slow.get(source, 1.0) * self.slow.get(target, 1.0))
+
+
+def copied(message: msgspec.Struct) -> tuple[msgspec.Struct, bytes]:
+    """A message as the far side decodes it, and what it decodes."""
+    code, body = encode_message(message)
+    decoded = decode_message(code, body)
+    assert decoded is not None, f"{type(message).__name__} does not survive its own encoding"
+    return decoded, body

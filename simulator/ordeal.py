@@ -15,7 +15,7 @@ from simulator.hostile import Hostile
 from simulator.machine import Machine
 from simulator.operator import unplug
 from simulator.panel import Panel
-from simulator.plan import FORMING_S, Plan, Step
+from simulator.plan import FORMING_S, SLUGGISH_S, Plan, Step, with_ailments
 from simulator.spec import MachineSpec
 from simulator.world import World
 
@@ -58,6 +58,8 @@ class Ordeal(ABC):
         until_first: bool = False,
     ) -> None:
         """`specs` as for `World`; with `until_first` it ends at the first violation."""
+        ailments = random.Random(f"ailments {seed}")  # noqa: S311
+        plan = with_ailments(plan, ailments, specs if isinstance(specs, int) else len(specs), seconds)
         self.seed = seed
         self._until_first = until_first
         self.seconds = seconds
@@ -88,6 +90,12 @@ class Ordeal(ABC):
     def _phases(self) -> None:
         """All that happens, in order."""
 
+    def _disturb(self) -> None:
+        """The mesh has formed; from now on what lasts for all of the trial is wrong."""
+        faults = self.world.faults
+        faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
+        self.world.lists_after_s = self.plan.lists_after_s
+
     # --- faults ---------------------------------------------------------------------------------------------------
 
     def _torment(self, others: Iterable[tuple[float, Callable[[], object]]]) -> None:
@@ -108,9 +116,14 @@ class Ordeal(ABC):
         world.faults.slow.clear()
         world.faults.loss = world.faults.repeat = 0.0
         world.faults.delay_s = (0.0005, 0.003)
+        world.lists_after_s = 0.0
         for machine in world.machines:
             machine.skew_ms = 0
             world.wake(machine.index)
+            if machine.ailing is not None:
+                machine.ailing.mend()
+            if machine.is_up:
+                world.list_pods(machine, machine.life)
             if machine.is_member and not machine.is_up:
                 self._start(machine)
             elif not machine.is_member and (machine.is_up or machine.pods):
@@ -138,6 +151,10 @@ class Ordeal(ABC):
                 world.faults.slow[who[0]] = step.amount
             case "hostile":
                 Hostile(world, who[0], world.now_s + step.amount, self.seed).begin()
+            case "full":
+                world.ail(who[0]).refuse(step.amount)
+            case "sluggish":
+                world.ail(who[0]).slow_down(world.random.uniform(*SLUGGISH_S), step.amount)
             case "skew":
                 world.machines[who[0]].skew_ms = int(step.amount)
 

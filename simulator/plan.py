@@ -10,12 +10,26 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Kind = Literal[
-    "crash", "power", "wipe", "pause", "cut", "one-way", "swizzle", "roll", "slow", "skew", "blackout", "hostile"
+    "crash",
+    "power",
+    "wipe",
+    "pause",
+    "cut",
+    "one-way",
+    "swizzle",
+    "roll",
+    "slow",
+    "skew",
+    "blackout",
+    "hostile",
+    "full",
+    "sluggish",
 ]
 """`crash`: the agent dies, its pods go on; `power`: the machine; `wipe`: the machine, and its disk is lost; `pause`: it
 stands still; `cut`, `one-way`: partitions; `swizzle`: machines are cut off one after the other, and joined again in
 another order; `roll`: all agents are started anew, one after the other; `slow`: its network; `skew`: its wall clock;
-`blackout`: all machines; `hostile`: somebody has a member's keys and uses them."""
+`blackout`: all machines; `hostile`: somebody has a member's keys and uses them; `full`: its disk refuses
+all writes; `sluggish`: its disk takes long for each."""
 
 FORMING_S = 5.0
 HOSTILE_PART = 0.25
@@ -39,6 +53,13 @@ LOCK_S = (2.0, 15.0)
 """From shorter than any lease in use to the longest that is granted."""
 SKEW_MS_MAX = 20_000
 """Two clocks may differ by 40 s then: more than admission allows, so some cannot hear each other for a while."""
+DISK_PART = 0.2
+"""Trials with full disks, and with sluggish ones."""
+SLUGGISH_S = (0.02, 3.0)
+"""The longest that one write of a sluggish disk takes."""
+LISTS_PART = 0.3
+LISTS_AFTER_S = (0.5, 3.0, 15.0)
+"""Trials whose container engines do not tell at once what they run when an agent starts, and for how long at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,8 @@ class Plan:
     """(when, at which machine, at which other): two operators sign different records of one name and number."""
     is_old: bool = False
     """The mesh was bootstrapped long ago: whoever has no memory of its votes abstains for a while."""
+    lists_after_s: float = 0.0
+    """So long after an agent's start at most its engine tells it what runs."""
 
 
 def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
@@ -110,6 +133,24 @@ def draw(chance: random.Random, nodes: int, seconds: float) -> Plan:
     at_s = chance.uniform(0.0, seconds)
     steps.append(Step(at_s, "hostile", (chance.randrange(nodes),), seconds - at_s))
     return replace(calm, kinds=kinds | {"hostile"}, steps=tuple(sorted(steps, key=lambda step: step.at_s)))
+
+
+def with_ailments(plan: Plan, chance: random.Random, nodes: int, seconds: float) -> Plan:
+    """What may be wrong within machines, besides: their disks and engines. Drawn by another stream of chance: with or
+    without it a seed goes wrong in the same ways."""
+    ailments: tuple[Kind, ...] = ("full", "sluggish")
+    kinds = [kind for kind in ailments if chance.random() < DISK_PART]
+    steps = [
+        Step(chance.uniform(0.0, seconds), kind, (chance.randrange(nodes),), chance.uniform(0.2, seconds / 2))
+        for kind in kinds
+        for _ in range(chance.randint(1, 3))
+    ]
+    return replace(
+        plan,
+        kinds=plan.kinds | frozenset(kinds),
+        steps=tuple(sorted((*plan.steps, *steps), key=lambda step: step.at_s)),
+        lists_after_s=chance.choice(LISTS_AFTER_S) if chance.random() < LISTS_PART else 0.0,
+    )
 
 
 def _lock(chance: random.Random) -> tuple[float, float]:

@@ -105,8 +105,7 @@ class SchedulingTrial(Ordeal):
         leave_out(self.world, self._absent)
         self.world.start_all()
         self._run_for(FORMING_S)
-        faults = self.world.faults
-        faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
+        self._disturb()
         self._torment([*self._filling(), *((at_s, self._doing(action, seed)) for at_s, action, seed in self.script)])
         self._runtime.is_calm = True
         self._mend()

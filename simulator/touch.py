@@ -19,8 +19,9 @@ ROUND_TRIP_S_MAX = SwimSettings().probe_timeout_s
 
 
 class Touch:
-    """Two members are in touch while both run and are awake, what each sends reaches the other soon enough for a probe,
-    little of it is lost, and their clocks are near enough for them to hear each other."""
+    """Two members are in touch while both run and are awake, their disks take what they write, what each sends reaches
+    the other soon enough for a probe, little of it is lost, and their clocks are near enough for them to hear each
+    other."""
 
     def __init__(self) -> None:
         self._seen: Any = None
@@ -58,7 +59,7 @@ def _seen(world: World) -> Any:
 
 
 def _is_well(machine: Machine, now_s: float) -> bool:
-    return machine.is_member and machine.is_up and machine.paused_until_s <= now_s
+    return machine.is_member and machine.is_up and machine.ailing is None and machine.paused_until_s <= now_s
 
 
 def _hear_each_other(faults: Faults, one: Machine, other: Machine) -> bool:

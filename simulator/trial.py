@@ -100,8 +100,7 @@ class Trial(Ordeal):
         leave_out(world, [index for _, index in self._turnover.joins])
         world.start_all()
         self._run_for(FORMING_S)
-        faults = world.faults
-        faults.loss, faults.repeat, faults.delay_s = self.plan.loss, self.plan.repeat, self.plan.delay_s
+        self._disturb()
         self._locks.begin()
 
     def _loads(self) -> list[Load]:

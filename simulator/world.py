@@ -7,7 +7,6 @@ are reliable while both ends are up and not cut off from each other. The same se
 from __future__ import annotations
 
 import hashlib
-import heapq
 import math
 import random
 from collections.abc import Callable, Hashable, Sequence
@@ -26,11 +25,12 @@ from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.intents.record import IntentKind, node_key, sign_intent
 from beemesh.outward import Ask, Tell, Transmit, Warm
 from beemesh.wire.datagram import DATAGRAM_BYTES_MAX
-from beemesh.wire.registry import decode_message, encode_message
+from simulator.agenda import Agenda
+from simulator.ailing_disk import AilingDisk
 from simulator.crypto import FakeCrypto, Keys
 from simulator.liar import Liar
 from simulator.machine import Machine
-from simulator.network import Faults
+from simulator.network import Faults, copied
 from simulator.spec import MachineSpec, numbered
 
 MESH = "sim"
@@ -39,9 +39,15 @@ START_WALL_MS = 1_800_000_000_000
 YEAR_MS = 365 * 86_400_000
 DEPLOY_S = 0.3
 
+REFUSAL = "its disk refuses writes"
+"""What peers hear of that, as from an agent."""
 
-class World:
-    """The whole mesh. `run_until` and `run_for` advance the clock; everything else acts at this moment."""
+Answer = Callable[[msgspec.Struct | None, bytes, str], None]
+"""What comes back of a question: a message and its bytes, or why there is none."""
+
+
+class World(Agenda):
+    """The whole mesh. What its agenda does advances the clock; everything else acts at this moment."""
 
     def __init__(
         self,
@@ -54,10 +60,8 @@ class World:
     ) -> None:
         """`nodes`: how many, or which; `keys` makes each one's; `age_s`: how long ago the mesh was bootstrapped.
         `settings` are sections of `NodeSettings`, for nodes that are only counted."""
+        super().__init__()
         self.random = random.Random(seed)  # noqa: S311 - a simulation wants chance that repeats
-        self.now_s = 0.0
-        self.handled = 0
-        """Events so far: messages that arrived, timers, jobs."""
         self.faults = Faults()
         self._keys = keys
         self.ca = keys(b"ca")
@@ -78,11 +82,11 @@ class World:
         """Machines whose answers are somebody else's."""
         self.runtime: Callable[[Machine, Run], None] = self._run
         """Carries out a job for a machine's runtime; unless set, every pod starts after a moment."""
-        self.resources: Callable[[Machine], ResourcesObserved] = _resources
+        self.resources: Callable[[Machine], ResourcesObserved] = Machine.idle
         """What a machine has and what of it is free; unless set, it is idle but for its pods' reservations."""
+        self.lists_after_s = 0.0
+        """At most so long after an agent's start its runtime tells it what runs."""
         self._trace = hashlib.blake2b(digest_size=16)
-        self._heap: list[tuple[float, int, Callable[[], None], Machine | None]] = []
-        self._count = 0
         self._carriers: dict[type, Callable[[Machine, Any], None]] = {
             Save: self._save,
             Erase: self._erase,
@@ -97,10 +101,10 @@ class World:
             Run: self._carry_out,
             Notify: self._notify,
         }
-        self._replies: dict[int, Callable[[msgspec.Struct], None]] = {}
+        self._replies: dict[int, Callable[[msgspec.Struct | None], None]] = {}
         self._signed_at_ms = START_WALL_MS - int(age_s * 1000)
         specs = numbered(nodes, **settings) if isinstance(nodes, int) else nodes
-        self.machines = [self._make(index, spec) for index, spec in enumerate(specs)]
+        self.machines += [self._make(index, spec) for index, spec in enumerate(specs)]
         self._by_id = {machine.membership.node_id: machine for machine in self.machines}
         self._by_address = {machine.membership.addresses[0]: machine for machine in self.machines}
 
@@ -172,7 +176,23 @@ class World:
         self.carry(machine, composition.node.start(self.now_of(machine)))
         self.event(index, SeedIntents(tuple(self.records if knows is None else knows)))
         self.event(index, self.resources(machine))
-        self.event(index, PodsObserved(tuple(machine.pods.values())))
+        machine.is_listed = False
+        listing = partial(self.list_pods, machine, machine.life)
+        if self.lists_after_s:
+            self.at(self.now_s + self.random.uniform(0.0, self.lists_after_s), listing)
+        else:
+            listing()
+
+    def list_pods(self, machine: Machine, life: int) -> None:
+        """The runtime tells the agent of this life, for the first time, what runs."""
+        if machine.life == life and not machine.is_listed:
+            machine.is_listed = True
+            self.tell_pods(machine)
+
+    def tell_pods(self, machine: Machine) -> None:
+        """An agent hears from its runtime what runs, unless that has not told it yet for the first time."""
+        if machine.is_listed:
+            self.event(machine.index, PodsObserved(tuple(machine.pods.values())))
 
     def start_all(self) -> None:
         """Start every machine that belongs to the mesh."""
@@ -208,6 +228,8 @@ class World:
         machine = self.machines[index]
         machine.composition = None
         machine.life += 1
+        if machine.ailing is not None:
+            machine.ailing.crash()
         self.wake(index)
         if power:
             machine.pods = {}  # what was being started then starts nowhere
@@ -215,24 +237,6 @@ class World:
         if not disk:
             machine.disk.clear()
             machine.wipes += 1
-
-    def pause(self, index: int, seconds: float) -> None:
-        """Stop a machine in its tracks (suspend, a starved virtual machine): its boot clock goes on."""
-        machine = self.machines[index]
-        machine.paused_until_s = max(machine.paused_until_s, self.now_s + seconds)
-        self.at(machine.paused_until_s, partial(self._wake, machine))
-
-    def wake(self, index: int) -> None:
-        """End the pause of a machine, if it has one: all that waited for it happens now, one after the other."""
-        machine = self.machines[index]
-        machine.paused_until_s = min(machine.paused_until_s, self.now_s)
-        self._wake(machine)
-
-    def _wake(self, machine: Machine) -> None:
-        if machine.paused_until_s <= self.now_s:
-            waiting, machine.waiting = machine.waiting, []
-            for action in waiting:
-                self.at(self.now_s, action, machine)
 
     def node(self, index: int) -> Composition:
         """What runs on a machine; an error when it is down."""
@@ -254,8 +258,39 @@ class World:
 
     def carry(self, machine: Machine, effects: list[Any]) -> None:
         """Carry out what a node decided."""
+        if machine.ailing is not None:
+            machine.ailing.carry(effects)
+            if machine.ailing.is_well:
+                machine.ailing = None
+            return
         for effect in effects:
             self._carriers[type(effect)](machine, effect)
+
+    def ail(self, index: int) -> AilingDisk:
+        """The disk of a machine from now on, until it is well again."""
+        machine = self.machines[index]
+        if machine.ailing is None:
+            machine.ailing = AilingDisk(
+                partial(self._leave, machine),
+                partial(self._withdraw, machine),
+                lambda in_s, act: self.at(self.now_s + in_s, act, machine),
+                self.random,
+            )
+        return machine.ailing
+
+    def _leave(self, machine: Machine, effect: Any) -> None:
+        self._carriers[type(effect)](machine, effect)
+
+    def _withdraw(self, machine: Machine, effect: Ask | Run | Reply) -> None:
+        """As the agent's shell does with what its disk would have had to hold."""
+        if isinstance(effect, Run):
+            self.event(machine.index, JobFinished(effect.job_id, error=f"DiskFull: {REFUSAL}"))
+        elif isinstance(effect, Reply):
+            if answer := self._replies.pop(effect.token, None):
+                answer(None)
+        elif machine.composition is not None:
+            node = machine.composition.node
+            self.carry(machine, node.answer(effect.request_id, effect.peer, None, REFUSAL, self.now_of(machine)))
 
     def _save(self, machine: Machine, effect: Save) -> None:
         machine.disk[effect.table, effect.key] = effect.value
@@ -358,9 +393,9 @@ class World:
     def _told(self, source: Machine, peer: NodeId, message: msgspec.Struct) -> None:
         target = self._by_id[peer]
         if target.composition is not None:
-            copied, body = _copied(message)
+            heard, body = copied(message)
             self._note(target, body)
-            self.carry(target, target.composition.node.told(source.membership.node_id, copied, self.now_of(target)))
+            self.carry(target, target.composition.node.told(source.membership.node_id, heard, self.now_of(target)))
 
     def _ask(self, machine: Machine, ask: Ask) -> None:
         life, answered = machine.life, [False]
@@ -380,9 +415,9 @@ class World:
             token = self._count
             self._replies[token] = lambda message: self._answer_back(target, machine, ask.message, message, answer)
             node = target.composition.node
-            copied, body = _copied(ask.message)
+            heard, body = copied(ask.message)
             self._note(target, body)
-            self.carry(target, node.asked(machine.membership.node_id, token, copied, self.now_of(target)))
+            self.carry(target, node.asked(machine.membership.node_id, token, heard, self.now_of(target)))
 
         reached = self._stream(machine, ask.peer, deliver)
         patience_s = ask.deadline_s if reached else min(ask.deadline_s, self._delay_s(machine, machine))
@@ -393,14 +428,20 @@ class World:
         target: Machine,
         asker: Machine,
         question: msgspec.Struct,
-        message: msgspec.Struct,
-        answer: Callable[[msgspec.Struct, bytes], None],
+        message: msgspec.Struct | None,
+        answer: Answer,
     ) -> None:
+        """`message` is None where the far side's disk would have had to hold what it says."""
         liar = self.liars.get(target.index)
-        told = liar.answer(question, message) if liar is not None else message
-        if told is not None and self._reaches(target, asker):
-            copied, body = _copied(told)
-            self.at(self.now_s + self._delay_s(target, asker), lambda: answer(copied, body), asker)
+        if message is None:
+            back = partial(answer, None, b"", REFUSAL)
+        else:
+            told = liar.answer(question, message) if liar is not None else message
+            if told is None:
+                return
+            back = partial(answer, *copied(told), "")
+        if self._reaches(target, asker):
+            self.at(self.now_s + self._delay_s(target, asker), back, asker)
 
     def _carry_out(self, machine: Machine, run: Run) -> None:
         self.runtime(machine, run)
@@ -423,11 +464,11 @@ class World:
                 if machine.life == life:
                     self.event(machine.index, JobFinished(run.job_id, result))
                 # Also an agent that started meanwhile sees what an earlier one had begun: engines tell all who watch.
-                self.event(machine.index, PodsObserved(tuple(machine.pods.values())))
+                self.tell_pods(machine)
 
         self.at(self.now_s + DEPLOY_S, finish, machine)
 
-    # --- the clock ------------------------------------------------------------------------------------------------
+    # --- the way between machines -----------------------------------------------------------------------------------
 
     def _reaches(self, source: Machine, target: Machine) -> bool:
         return self.faults.reaches(source.index, target.index)
@@ -435,32 +476,8 @@ class World:
     def _delay_s(self, source: Machine, target: Machine) -> float:
         return self.faults.one_delay_s(self.random, source.index, target.index)
 
-    def at(self, at_s: float, action: Callable[[], None], machine: Machine | None = None) -> None:
-        """Do something at a moment, of the simulation's clock; on a `machine` that is paused then, once it is awake."""
-        self._count += 1
-        heapq.heappush(self._heap, (max(at_s, self.now_s), self._count, action, machine))
-
     def _note(self, target: Machine, data: bytes) -> None:
         self._trace.update(f"{self.now_s!r} {target.index} ".encode() + data)
-
-    def run_for(self, seconds: float) -> None:
-        """Advance the clock."""
-        self.run_until(lambda: False, seconds)
-
-    def run_until(self, condition: Callable[[], bool], patience_s: float) -> bool:
-        """Advance until `condition` holds; False when it does not within `patience_s`."""
-        end_s = self.now_s + patience_s
-        while not condition():
-            if not self._heap or self._heap[0][0] > end_s:
-                self.now_s = end_s
-                return condition()
-            self.now_s, _, action, machine = heapq.heappop(self._heap)
-            self.handled += 1
-            if machine is not None and machine.paused_until_s > self.now_s:
-                machine.waiting.append(action)
-            else:
-                action()
-        return True
 
     @property
     def trace(self) -> str:
@@ -468,22 +485,7 @@ class World:
         return self._trace.hexdigest()
 
 
-def _resources(machine: Machine) -> ResourcesObserved:
-    """A machine that is otherwise idle."""
-    spec = machine.spec
-    free = (spec.mem_mb * 3 // 4, spec.storage_mb * 4 // 5)
-    return ResourcesObserved(spec.cpu_m, spec.mem_mb, spec.storage_mb, 0.1, *free)
-
-
 def _is_refused(effects: list[Any]) -> bool:
     """Whether a node told nothing of a datagram but that it refused it."""
     first = effects[0].event if effects and type(effects[0]) is Notify else None
     return type(first) is Observed and first.metric == "datagrams_refused"
-
-
-def _copied(message: msgspec.Struct) -> tuple[msgspec.Struct, bytes]:
-    """The message as the far side decodes it, and what it decodes."""
-    code, body = encode_message(message)
-    decoded = decode_message(code, body)
-    assert decoded is not None, f"{type(message).__name__} does not survive its own encoding"
-    return decoded, body

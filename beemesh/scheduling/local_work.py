@@ -129,6 +129,11 @@ class LocalWork:
         """A pod was evicted: its room is spoken for."""
         self._leaving.add(pod)
 
+    @property
+    def leaving(self) -> frozenset[str]:
+        """Pods that were evicted and are not gone yet."""
+        return frozenset(self._leaving)
+
     def candidates(self, task: Task, spares: Callable[[str], int]) -> list[Candidate]:
         """Those that would go for `task`: preemptible, running, less important, not of its workload, not going yet.
         `spares` tells of a workload how many of its replicas may be missing."""

@@ -74,4 +74,6 @@ def is_troubled(world: World) -> bool:
 def _is_amiss(world: World, machine: Machine) -> bool:
     if not machine.is_member:  # it should be gone, and what it runs
         return machine.is_up or bool(machine.pods)
-    return not machine.is_up or machine.paused_until_s > world.now_s or machine.skew_ms != 0
+    if not machine.is_up or machine.ailing is not None or not machine.is_listed:
+        return True
+    return machine.paused_until_s > world.now_s or machine.skew_ms != 0

@@ -20,6 +20,9 @@ class LeaseChecker:
         self._forgetful = forgetful
         self._fences: dict[str, int] = {}
         """Key → the highest fence that was ever granted."""
+        self._frail: dict[str, tuple[int, int]] = {}
+        """Key → (fence, machine) where that was granted to a machine whose disk may never have heard of it: once its
+        agent starts anew that one may take up the very same fence."""
         self._held: dict[str, tuple[int, int, float]] = {}
         """Key → (machine, its life, until when)."""
 
@@ -35,16 +38,19 @@ class LeaseChecker:
                     blame(f"n{index} was granted {key}, which n{holder} holds for {other_until_s - at_s:.2f} s")
                 self._held[key] = (index, machine.life, until_s)
                 if not event.renewed:
-                    self._fence(key, event.fence, index, blame)
+                    self._fence(world, key, event.fence, index, blame)
             case LeaseLost(key=key) | ReleaseLease(key=key):
                 if self._held.get(key, (index,))[0] == index:
                     self._held.pop(key, None)
 
-    def _fence(self, key: str, fence: int, index: int, blame: Blame) -> None:
+    def _fence(self, world: World, key: str, fence: int, index: int, blame: Blame) -> None:
         highest = self._fences.get(key, 0)
-        if fence <= highest and not self._forgetful:
+        is_again = fence == highest and self._frail.get(key) == (fence, index)
+        if fence <= highest and not is_again and not self._forgetful:
             blame(f"n{index} was granted {key} with fence {fence}, though {highest} was granted before")
         self._fences[key] = max(highest, fence)
+        if world.machines[index].ailing is not None:
+            self._frail[key] = (fence, index)
 
     def look(self, world: World, blame: Blame) -> None:
         """Beliefs begin and end with events alone."""

@@ -78,7 +78,9 @@ class OutcomeChecker:
             if len(here) == 1 and here[0].is_of(workload.current):
                 self.counts["running"] += 1
             elif len(here) > 1:
-                blame(f"{workload.workload_id}/{ordinal} runs {len(here)} times in the end")
+                self.counts["surge"] += 1
+                if not _is_surge(workload, here):
+                    blame(f"{workload.workload_id}/{ordinal} runs {len(here)} times in the end")
             elif here and not why_pending(world, asked, workload.workload_id, workload.current.number, ordinal):
                 behind.append(ordinal)
             else:
@@ -127,6 +129,11 @@ class OutcomeChecker:
             if any(FINISHED in event.details for event in told) or (told and told[-1].status == "Failed"):
                 return True
         return False
+
+
+def _is_surge(workload: Workload, here: list[ReplicaReport]) -> bool:
+    """Whether a rollout was paused between a replica's start and the end of the one that it replaces."""
+    return workload.strategy.paused and len({report.revision for report in here}) == len(here) == 2
 
 
 def standing(machine: Machine) -> Iterator[Workload]:

@@ -22,14 +22,16 @@ class Evictor:
         self._keeper = keeper
 
     def begin(self, deploying: Deploying, victims: tuple[Candidate, ...], now: Now) -> Effects:
-        """End those that have to go for a deployment, which waits for them; nothing when nobody has."""
+        """End those that have to go for a deployment, which waits for them; nothing when nobody has.
+
+        They were chosen as if what goes for others were gone already, so it waits for that as well."""
         if not victims:
             return []
-        by = deploying.placement.task
-        deploying.step, deploying.victims = "evicting", tuple(each.name for each in victims)
-        deploying.why = f"evicting {', '.join(deploying.victims)}"
+        by, names = deploying.placement.task, [each.name for each in victims]
+        deploying.step, deploying.why = "evicting", f"evicting {', '.join(names)}"
+        deploying.awaited = self._local.leaving | frozenset(names)
         effects: Effects = []
-        for name in deploying.victims:
+        for name in names:
             report = self._pods.seen.get(name)
             if report is None:
                 continue
@@ -42,9 +44,9 @@ class Evictor:
         return effects
 
     def room_made(self) -> None:
-        """Deployments whose victims are all gone are put in line again."""
+        """Deployments that wait for nobody any more are put in line again."""
         for each in self._pods.deploying.values():
-            if each.step == "evicting" and not any(self._is_here(name) for name in each.victims):
+            if each.step == "evicting" and not any(self._is_here(name) for name in each.awaited):
                 each.step, each.why = "queued", ""
 
     def _is_here(self, name: str) -> bool:

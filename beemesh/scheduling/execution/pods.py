@@ -55,8 +55,8 @@ class Deploying:
     won_s: float
     plaintext: SecretBytes | None = None
     why: str = ""
-    victims: tuple[str, ...] = ()
-    """Pods that were evicted for it, by name."""
+    awaited: frozenset[str] = frozenset()
+    """Pods that have to be gone before it begins, by name."""
     right: StartRight = field(default_factory=StartRight)
     """What the runtime asks right before it starts anything."""
     grace_s: int = GRACE_S

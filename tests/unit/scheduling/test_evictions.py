@@ -81,6 +81,30 @@ def test_never_two_where_one_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (running(world, "urgent"), running(world, "cheap")) == (2, 1)
 
 
+def test_who_counts_on_room_that_others_make_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second newcomer's own victim is gone at once, the first one's takes long: it starts when both are gone, since
+    there is no room for it before."""
+    monkeypatch.setattr("tests.unit.scheduling.world.STOP_S", 3.0)
+    world = World(["one"])
+    world.apply(workload("large", requirements=Requirements(mem_mb=2000), qos=CHEAP))
+    world.apply(workload("small", requirements=Requirements(mem_mb=1300), qos=Qos(priority=5, preemptible=True)))
+    assert world.run_until(lambda: len(world.pods()) == 2, 10)
+    world.apply(workload("first", requirements=Requirements(mem_mb=1850), qos=URGENT))
+    assert world.run_until(lambda: len(world.events("Preempted")) == 1, 10)
+    monkeypatch.setattr("tests.unit.scheduling.world.STOP_S", 0.1)
+    world.apply(workload("second", requirements=Requirements(mem_mb=1600), qos=URGENT))
+    for _ in range(200):
+        world.run(0.05)
+        together = {pod.workload_id.rpartition("/")[2] for pod in world.pods()}
+        assert not {"large", "second"} <= together
+
+    assert (running(world, "first"), running(world, "second")) == (1, 1)
+    assert [told.workload_id for told in world.events("Preempted")] == [
+        "deployment/default/large",
+        "deployment/default/small",
+    ]
+
+
 @pytest.mark.parametrize(
     ("cheap", "urgent"),
     [
