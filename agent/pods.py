@@ -261,6 +261,8 @@ class PodWatch:
         self._address = address
         self._feed = feed
         self._pods: dict[str, PodStatus] = {}
+        self._is_listed = False
+        """Whether the runtime's list was read: before that nobody may take the pods that we know for all there are."""
         self._ready: set[tuple[str, int]] = set()
         self._checks: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -280,7 +282,7 @@ class PodWatch:
         for pod_id, before in self._pods.items():
             if pod_id not in pods or _starts(pods[pod_id]) != _starts(before):
                 self._forget_ready(pod_id)
-        self._pods = pods
+        self._pods, self._is_listed = pods, True
         self._care.follow(pods)
         if any(_is_running(pod) and not self._all_ready(pod) for pod in pods.values()):
             self._changed.set()
@@ -315,7 +317,8 @@ class PodWatch:
         return self._pods.get(runtime_pod_id(namespace, pod))
 
     def _tell(self) -> None:
-        self._feed(PodsObserved(tuple(self._report(pod) for pod in self._pods.values())))
+        if self._is_listed:
+            self._feed(PodsObserved(tuple(self._report(pod) for pod in self._pods.values())))
 
     async def _follow(self) -> None:
         events = self._runtime.events()

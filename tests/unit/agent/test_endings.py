@@ -12,7 +12,7 @@ import pytest
 from agent.asking import HOOK_COMMANDS_MAX
 from agent.caretaker import LABEL_CARE, LEAST_GRACE_S, Caretaker
 from agent.pods import Ending, PodJobs, PodWatch
-from agent.runtime.contract import ExecResult, FailureReason, PodStatus, RuntimeFailure
+from agent.runtime.contract import LABEL_WORKLOAD, ExecResult, FailureReason, PodStatus, RuntimeFailure
 from agent.runtime.mock import MockRuntime
 from beemesh.effects import Run
 from beemesh.events import DeployPod, Observed, StopPod
@@ -183,6 +183,24 @@ async def test_a_pod_that_was_never_listed_is_removed_too() -> None:
     async with asyncio.timeout(5):
         assert (await finished.get()).error == ""
     assert list(await runtime.list()) == []
+
+
+async def test_nothing_is_told_before_the_runtime_has_listed_its_pods() -> None:
+    """A pod that is ended right after the agent's start is not told as if nothing else ran: that pods are missing would
+    have their leases given up, and them placed elsewhere."""
+    runtime = MockRuntime()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    watch = PodWatch(runtime, NodeId(bytes(32)), "127.0.0.1", told.put_nowait, lambda _counted: None)
+    finished: asyncio.Queue[Any] = asyncio.Queue()
+    jobs = PodJobs(runtime, "mesh", "node", finished.put_nowait, watch)
+    for name in ("web-1-0", "web-1-1"):
+        await runtime.deploy(pod(f"default.{name}", labels={LABEL_WORKLOAD: "deployment/default/web"}))
+
+    jobs.start(Run("stop", StopPod("web-1-0", 0, "Timeout", "default")))
+
+    async with asyncio.timeout(5):
+        await finished.get()
+        assert [report.pod for report in (await told.get()).replicas] == ["default.web-1-1"]
 
 
 class Flaky(MockRuntime):
