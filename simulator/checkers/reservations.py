@@ -84,7 +84,7 @@ class ReservationChecker:
                 left = {each: getattr(said, each) - getattr(going, each) for each in AMOUNTS}
                 self._compare_promise(world, machine, Requirements(**left), blame)
             used = self._runtime.used(machine) if machine.pods else Requirements()
-            attended = machine.is_up and is_awake(world, machine)
+            attended = machine.is_up and machine.is_listed and is_awake(world, machine)
             if attended and any(getattr(used, each) > (getattr(said, each) if said else 0) for each in AMOUNTS):
                 self._once(machine.index, "promised", f"n{machine.index} runs more than it has promised", blame)
 
