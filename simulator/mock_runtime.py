@@ -129,22 +129,27 @@ class MockRuntime:
 
     def used(self, machine: Machine) -> Requirements:
         """What the pods that run on a machine take of it."""
-        return _sum(task for _, task in self._tasks_of(machine))
+        return _sum(self._tasks_of(machine))
 
     def ending(self, machine: Machine) -> Requirements:
-        """How much of that belongs to pods that were asked to end."""
+        """How much of that belongs to pods that were asked to end, or will be once their agent's disk has it."""
         going = {(pod, task_id) for index, pod, task_id in self.stopping if index == machine.index}
-        return _sum(task for pod, task in self._tasks_of(machine) if (pod, task.task_id) in going)
+        meant = machine.composition.executor.pods.stopping if machine.composition is not None else {}
+        return _sum(
+            self.tasks[machine.index, name_of(report)]
+            for report in machine.pods.values()
+            if report.phase == "Running" and ((report.pod, report.task_id) in going or name_of(report) in meant)
+        )
 
     def yielding(self, machine: Machine, workload: Workload) -> Requirements:
         """How much of it belongs to pods of others that are less important, and may be evicted."""
-        tasks = (task for _, task in self._tasks_of(machine) if task.workload_id != workload.workload_id)
+        tasks = (task for task in self._tasks_of(machine) if task.workload_id != workload.workload_id)
         return _sum(task for task in tasks if task.qos.preemptible and task.qos.priority < workload.qos.priority)
 
-    def _tasks_of(self, machine: Machine) -> Iterator[tuple[str, Task]]:
+    def _tasks_of(self, machine: Machine) -> Iterator[Task]:
         for report in machine.pods.values():
             if report.phase == "Running":
-                yield report.pod, self.tasks[machine.index, name_of(report)]
+                yield self.tasks[machine.index, name_of(report)]
 
     def resources(self, machine: Machine) -> ResourcesObserved:
         """What the machine's agent measures."""
