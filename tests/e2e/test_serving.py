@@ -254,12 +254,14 @@ def test_a_failing_liveness_probe_restarts_and_backs_off(mesh: LocalMesh) -> Non
     applied = mesh.run("apply", "-", stdin=FRAIL)
     assert applied.returncode == 0, applied.stdout + applied.stderr
 
-    def status() -> dict[str, Any]:
-        pod: dict[str, Any] = mesh.pods().get("frail", {})
-        return pod.get("status", {})
+    seen: list[dict[str, Any]] = []
 
-    assert eventually(lambda: status().get("reason") == "CrashLoopBackOff", 60), status()
-    assert status()["containerStatuses"][0]["restartCount"] == 1
+    def pauses() -> bool:
+        seen.append(mesh.pods().get("frail", {}).get("status", {}))
+        return seen[-1].get("reason") == "CrashLoopBackOff"
+
+    assert eventually(pauses, 60), seen[-1:]
+    assert seen[-1]["containerStatuses"][0]["restartCount"] >= 1
     assert "CrashLoopBackOff" in mesh.run("get", "pods").stdout
     told = [each for each in mesh.json("events")["items"] if each["action"] == "Restarted"]
     assert any("liveness probe failed: exit code 3" in each["message"] for each in told), told
