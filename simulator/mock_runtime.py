@@ -8,7 +8,7 @@ waits for.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,6 +29,9 @@ LOOK_S = 1.0
 
 OWN_SHARE = 0.05
 """Part of a machine's memory that its own programs take."""
+
+GONE_S = 0.1
+"""To end a pod takes so long at least, also where there is none."""
 
 Place = tuple[int, str]
 """(machine, `<namespace>/<pod>`)"""
@@ -99,6 +102,8 @@ class MockRuntime:
         self._stops: dict[tuple[int, int, str], list[tuple[int, str]]] = {}
         """(machine, which of its lists of pods, pod) → (life of the agent, job) of all that are ending it, and are done
         when the first is: an agent that started meanwhile waits no longer than the pod is there."""
+        self._finish: dict[tuple[int, int, str], Callable[[], None]] = {}
+        """What completes these."""
         self._pulled: set[tuple[int, str, int]] = set()
         self._looking: set[int] = set()
         self.is_calm = False
@@ -212,6 +217,9 @@ class MockRuntime:
         if self.is_calm and phase != "Succeeded":
             return
         self.mishaps.ended += phase != "Succeeded"
+        finish = self._finish.get((machine.index, id(machine.pods), name_of(machine.pods[pod])))
+        if finish is not None:  # it was being ended, and nobody has to wait for it any more
+            self.world.at(self.world.now_s + GONE_S, finish, machine)
         if phase == "Unknown":
             del machine.pods[pod]
         else:
@@ -233,7 +241,7 @@ class MockRuntime:
     def _stop(self, machine: Machine, run: Run, job: StopPod) -> None:
         pods = machine.pods
         task = self.tasks.get((machine.index, f"{job.namespace}/{job.pod}"))
-        takes_s = 0.1
+        takes_s = GONE_S
         key = (machine.index, id(pods), f"{job.namespace}/{job.pod}")
         jobs = self._stops.setdefault(key, [])
         jobs.append((machine.life, run.job_id))
@@ -244,13 +252,14 @@ class MockRuntime:
         def finish() -> None:
             if self._stops.get(key) is not jobs:
                 return  # a later order left it less time
-            del self._stops[key]
+            del self._stops[key], self._finish[key]
             pods.pop(job.pod, None)
             for life, job_id in jobs:
                 if machine.life == life and machine.composition is not None:
                     self.world.event(machine.index, JobFinished(job_id, None))
             self._changed(machine)
 
+        self._finish[key] = finish
         self.world.at(self.world.now_s + takes_s, finish, machine)
 
     # --- telling ----------------------------------------------------------------------------------------------------
