@@ -6,7 +6,6 @@ The far agent verifies the operator's signature itself, so an agent that relays 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -78,8 +77,7 @@ def serve_relayed(app: ASGIApp) -> Callable[[NodeId, msgspec.Struct], AsyncItera
                 yield piece
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
 
     return handler
 
@@ -127,5 +125,5 @@ async def _run(app: ASGIApp, request: RelayedRequest, queue: asyncio.Queue[msgsp
         await app(scope, receive, send)
     except Exception:  # the asker has its answer: the app sent a 500 before it let this through
         log.exception("a relayed request failed")
-    finally:
-        await queue.put(None)
+    # Not where it was cancelled: nobody reads any more, and a full queue would be waited for in vain.
+    await queue.put(None)

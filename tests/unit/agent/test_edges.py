@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,14 +13,14 @@ import msgspec
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agent import network as network_module
 from agent.api import records, relay
 from agent.api.auth import Gate
 from agent.api.mesh import MeshReader
-from agent.api.relay import serve_relayed
+from agent.api.relay import PIECES_WAITING_MAX, serve_relayed
 from agent.api.seam import AgentDoor, Backend, SubmissionBody
 from agent.api.server import tcp_listener
 from agent.door import grant_findings, membership_findings
@@ -361,6 +361,34 @@ def test_a_relayed_request_ends_whatever_it_says(target: str, status: int) -> No
 
     assert isinstance(answer[0], RelayedHead)
     assert answer[0].status == status
+
+
+async def endless(_request: Request) -> Response:
+    """A log that is followed: it says more as long as somebody reads."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        while True:
+            yield b"line\n"
+
+    return StreamingResponse(lines())
+
+
+def test_whoever_stops_reading_a_relayed_answer_leaves_nothing_behind() -> None:
+    """What waits to be read then is dropped, and whoever wrote it ends."""
+    serve = serve_relayed(Starlette(routes=[Route("/log", endless)]))
+
+    async def stop_reading() -> None:
+        pieces = serve(PEER, RelayedRequest("GET", "/log", {}))
+        assert isinstance(pieces, AsyncGenerator)
+        await anext(pieces)
+        for _ in range(10 * PIECES_WAITING_MAX):  # it fills all the room there is
+            await asyncio.sleep(0)
+        closing = asyncio.ensure_future(pieces.aclose())
+        await asyncio.wait([closing], timeout=5)
+        assert closing.done()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(stop_reading())
 
 
 def test_answers_on_a_kept_connection_do_not_wait_for_an_acknowledgement() -> None:
