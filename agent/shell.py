@@ -3,7 +3,8 @@
 Effects leave in the order in which they were decided. Where a `Save` is among them, all that leaves the node after it
 waits until the disk has it; if the disk refuses, nothing of it leaves, so nothing was promised that is not kept. Where
 an earlier call's `Save` still waits or has failed, a `Flush` of its row holds back what follows in the same way; all
-else goes on, also while the disk refuses: a lease is renewed and a pod is ended without it.
+else goes on, also while the disk refuses: a lease is renewed and a pod is ended without it. What a node notices it is
+told of at once, and surely: a machine that is shut out loses its streams, whatever the disk does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from agent.clock import Clock
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
 from beemesh.effects import Cancel, Erase, Flush, JobFinished, Notify, Now, Reply, Run, Save, Schedule
+from beemesh.events import Submitted
 from beemesh.node import Node
 from beemesh.outward import Ask, Outward, Tell, Transmit, Warm
 
@@ -54,6 +56,9 @@ class Network(Protocol):
 PROBE = Save("probe", b"room", bytes(16 * 1024))
 """Written while the disk refuses: as large as what a submission saves at once. It stays, one row for ever."""
 
+
+PROMISES = (Submitted,)
+"""Notifications that say outside that something is saved; all others say what the node goes by from now on."""
 
 REFUSAL = "its disk refuses writes"
 """What peers hear of it; the path and the error are this machine's own business."""
@@ -121,6 +126,8 @@ class Shell:
                     self._timers.set(key, at_boot_s)
                 case Cancel(key=key):
                     self._timers.cancel(key)
+                case Notify(event=event) if not isinstance(event, PROMISES):
+                    self._observe(event)
                 case _ if waits:
                     after.append(effect)
                 case _:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import random
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +18,8 @@ from agent.shell import PROBE, REFUSAL, Shell
 from agent.store import Store, StoreFailure
 from agent.timers import Timers
 from beemesh import write_queue
-from beemesh.effects import Effects, Erase, Flush, Now, Reply, Run, Save
-from beemesh.events import StopPod, Submit, Submitted
+from beemesh.effects import Effects, Erase, Flush, Notify, Now, Reply, Run, Save
+from beemesh.events import ClockAgreed, StopPod, Submit, Submitted
 from beemesh.scheduling.messages import GetLease
 from beemesh.write_queue import WriteQueue
 from simulator.operator import deployment, grant_operator, submission
@@ -121,9 +121,11 @@ class Net:
         return lambda *_: None
 
 
-def shell_on(disk: SlowDisk, jobs: list[Run]) -> tuple[Shell, Net]:
+def shell_on(
+    disk: SlowDisk, jobs: list[Run], observe: Callable[[Any], None] = lambda _event: None
+) -> tuple[Shell, Net]:
     """A shell without a node."""
-    shell = Shell(cast(Any, None), cast(Store, disk), cast(Clock, None), jobs.append, lambda event: None)
+    shell = Shell(cast(Any, None), cast(Store, disk), cast(Clock, None), jobs.append, observe)
     net = Net()
     shell.connect(cast(Any, net))
     return shell, net
@@ -175,6 +177,24 @@ def test_what_was_refused_is_promised_to_nobody_until_it_is_written() -> None:
         await disk.answer()
         shell.carry([FLUSH, reply(4)])
         assert (net.replies, shell.store_error) == ([3, 4], "")
+
+    asyncio.run(story())
+
+
+def test_what_a_node_notices_is_told_whatever_the_disk_does() -> None:
+    """A member that is shut out loses its streams at once, also while the disk refuses the record that says so; that
+    something is accepted is told once it is saved, and never where it is not."""
+
+    async def story() -> None:
+        disk, seen = SlowDisk(), list[Any]()
+        shell, _ = shell_on(disk, [], seen.append)
+        noticed, accepted = ClockAgreed(1), Submitted(1, True)
+        shell.carry([SAVE, Notify(accepted), Notify(noticed)])
+        assert seen == [noticed]
+        await disk.answer(refuses=True)
+        shell.carry([SAVE, Notify(accepted)])
+        await disk.answer()
+        assert seen == [noticed, accepted]
 
     asyncio.run(story())
 
