@@ -363,26 +363,25 @@ def test_a_relayed_request_ends_whatever_it_says(target: str, status: int) -> No
     assert answer[0].status == status
 
 
-async def endless(_request: Request) -> Response:
-    """A log that is followed: it says more as long as somebody reads."""
-
-    async def lines() -> AsyncIterator[bytes]:
-        while True:
-            yield b"line\n"
-
-    return StreamingResponse(lines())
-
-
 def test_whoever_stops_reading_a_relayed_answer_leaves_nothing_behind() -> None:
-    """What waits to be read then is dropped, and whoever wrote it ends."""
-    serve = serve_relayed(Starlette(routes=[Route("/log", endless)]))
+    """A log that is followed fills all the room there is: what waits to be read is dropped, and its writer ends."""
 
     async def stop_reading() -> None:
-        pieces = serve(PEER, RelayedRequest("GET", "/log", {}))
+        is_full = asyncio.Event()
+
+        async def lines() -> AsyncIterator[bytes]:
+            for _ in range(PIECES_WAITING_MAX):
+                yield b"line\n"
+            is_full.set()
+            yield b"one too many\n"
+
+        async def follow(_request: Request) -> Response:
+            return StreamingResponse(lines())
+
+        pieces = serve_relayed(Starlette(routes=[Route("/log", follow)]))(PEER, RelayedRequest("GET", "/log", {}))
         assert isinstance(pieces, AsyncGenerator)
         await anext(pieces)
-        for _ in range(10 * PIECES_WAITING_MAX):  # it fills all the room there is
-            await asyncio.sleep(0)
+        await asyncio.wait_for(is_full.wait(), 5)
         closing = asyncio.ensure_future(pieces.aclose())
         await asyncio.wait([closing], timeout=5)
         assert closing.done()
