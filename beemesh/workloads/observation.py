@@ -99,7 +99,8 @@ class ReplicaList(msgspec.Struct, frozen=True):
 class StopReplica(msgspec.Struct, frozen=True, omit_defaults=True):
     """A steward's order to stop one replica. The node checks that the sender holds the workload's steward lease
     (`proof`) and that its own newest record supports `reason`; of two equal replicas, that the other (`instead`, with
-    `instead_fence` and `instead_tentative`) comes first by `ReplicaReport.order`."""
+    `instead_fence` and `instead_tentative`) comes first by `ReplicaReport.order`, or that this one is not ready where
+    two may run: the steward saw the other one ready."""
 
     workload_id: str
     replica: int

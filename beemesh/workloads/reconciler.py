@@ -200,11 +200,6 @@ def backoff_s(failures: int) -> float:
     return min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** (min(max(failures, 1), 10) - 1))
 
 
-def precedes(one: ReplicaReport, other: ReplicaReport) -> bool:
-    """Of two equal replicas, whether `one` stays."""
-    return one.order > other.order
-
-
 class _Plan:
     """One look at one workload."""
 
@@ -247,14 +242,23 @@ class _Plan:
             self.active[slot] = [self._settle(reports)]
 
     def _settle(self, reports: list[ReplicaReport]) -> ReplicaReport:
-        """The one of equal replicas that counts. Those that it precedes stop, but none that runs stops for one that
+        """The one of equal replicas that counts. The others stop, but none that runs stops for one that
         does not yet: that one may never come so far, for it may be waiting for the lease of the very one that runs."""
+        running = [each for each in reports if each.phase == "Running"]
         stays = max(reports, key=lambda each: each.order)
-        losers = [each for each in reports if each is not stays]
-        if stays.phase != "Running" and any(each.phase == "Running" for each in losers):
-            return max((each for each in losers if each.phase == "Running"), key=lambda each: each.order)
-        self.stops += [StopReplicaAction(each, "duplicate", instead=stays) for each in losers]
+        if running and stays.phase != "Running":
+            return max(running, key=lambda each: each.order)
+        if not self.declared.exclusive:
+            stays = self._serving(stays, running)
+        self.stops += [StopReplicaAction(each, "duplicate", instead=stays) for each in reports if each is not stays]
         return stays
+
+    @staticmethod
+    def _serving(stays: ReplicaReport, running: list[ReplicaReport]) -> ReplicaReport:
+        """Nor does one that is ready stop for one that is not, and may never be: a move that was not done in its time
+        would end what served."""
+        peers = [each for each in running if each.ready and each.tentative == stays.tentative]
+        return stays if stays.ready or not peers else max(peers, key=lambda each: each.order)
 
     def _is_complete(self, report: ReplicaReport) -> bool:
         """Whether a pod that is not to run always has come to its end."""

@@ -72,9 +72,17 @@ def _unsupported(
         case "duplicate":
             if order.instead is None:
                 return "the order does not say which replica stays"
-            if (not order.instead_tentative, order.instead_fence, order.instead) <= report.order:
+            if not _gives_way(order, order.instead, report, workload):
                 return "the other replica does not come before this one"
     return ""
+
+
+def _gives_way(order: StopReplica, instead: NodeId, report: ReplicaReport, workload: Workload) -> bool:
+    """Whether this replica stops for the other one: a later one, or, where this one is not ready and both may run, one
+    that is. That it is ready is the steward's word."""
+    is_later = (not order.instead_tentative, order.instead_fence, instead) > report.order
+    may_yield = workload.duplicate_tolerant and not report.ready and instead != report.node_id
+    return is_later or (may_yield and order.instead_tentative == report.tentative)
 
 
 def _takes_back(to: int, workload: Workload) -> bool:

@@ -45,7 +45,9 @@ from tests.unit.scheduling.test_eligibility import task
 
 ONE, TWO = (NodeId(bytes([number]) * 32) for number in (1, 2))
 KEY = "steward/deployment/default/hello"
-REPORT = ReplicaReport("hello-1-2", "deployment/default/hello", "default", "Deployment", 1, 2, ONE, "Running", fence=3)
+REPORT = ReplicaReport(
+    "hello-1-2", "deployment/default/hello", "default", "Deployment", 1, 2, ONE, "Running", ready=True, fence=3
+)
 ORDER = StopReplica("deployment/default/hello", 2, 1, "", "surplus")
 
 
@@ -79,6 +81,20 @@ def test_a_proven_order_that_the_record_supports_is_obeyed() -> None:
     failed = msgspec.structs.replace(REPORT, phase="Failed")
     assert objection(msgspec.structs.replace(proven, reason="failed"), report=failed) == ""
     assert objection_to(msgspec.structs.replace(proven, reason="deleted"), TWO, REPORT, None, check, WALL_MS) == ""
+
+
+def test_what_is_not_ready_gives_way_to_an_earlier_one_that_is() -> None:
+    """Not where two must never run, not to one without a majority, nor for itself, and not once it is ready too."""
+    unready = msgspec.structs.replace(REPORT, ready=False)
+    earlier = msgspec.structs.replace(ORDER, proof=proof(), reason="duplicate", instead=TWO, instead_fence=1)
+    tentative = msgspec.structs.replace(earlier, instead_tentative=True)
+    itself = msgspec.structs.replace(earlier, instead=unready.node_id)
+
+    assert objection(earlier, report=unready) == ""
+    assert "does not come before" in objection(earlier)
+    assert "does not come before" in objection(tentative, report=unready)
+    assert "does not come before" in objection(itself, report=unready)
+    assert "does not come before" in objection(earlier, report=unready, duplicate_tolerant=False)
 
 
 @pytest.mark.parametrize(
