@@ -23,6 +23,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "scheduler_takeovers": ("workloads whose steward this node became after another", ()),
     "scheduler_tasks_published": ("tasks that this node published as a steward", ()),
     "scheduler_tasks_seen": ("tasks that this node heard of", ()),
+    "scheduler_tasks_dropped": ("tasks that were under way here and had to go, since too many came at once", ()),
     "scheduler_tasks_silent": ("tasks for which this node made no bid, by why not", ("reason",)),
 }
 """Counter, its help and its labels in order, without the prefix `beemesh_`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from beemesh.identity.signing import Signed
@@ -17,6 +18,9 @@ TASKS_MAX = 2_000
 
 BIDS_PER_TASK_MAX = 64
 """Bids kept of one task: many more than ever speak, since nodes that heard enough better ones keep silent."""
+
+LOOK_AT_OLDEST_MAX = 64
+"""How many of the oldest are looked at for one that can go."""
 
 EARLY_BIDS_MAX = 512
 """Bids kept that came before their task."""
@@ -101,17 +105,29 @@ class TaskBook:
             self._open.pop(workload_id, None)
         return found
 
-    def add(self, entry: Entry) -> None:
-        """Take a new task, with the bids that came before it."""
+    def add(self, entry: Entry) -> list[Entry]:
+        """Take a new task, with the bids that came before it. Returns those that had to go for it and may still lead to
+        something here: whoever writes the book has to end them."""
         task_id = entry.task.task_id
         self._entries[task_id] = entry
         self.reopen(entry)
         for key in [key for key in self._early if key[0] == task_id]:
             bid = self._early.pop(key)
             entry.bids.setdefault(bid.node_id, bid)
+        dropped: list[Entry] = []
         while len(self._entries) > self._tasks_max:
-            _, oldest = self._entries.popitem(last=False)
+            oldest = self._most_dispensable()
+            del self._entries[oldest.task.task_id]
             self.open_of(oldest.task.workload_id)  # forgets it there as well
+            if oldest.state in OPEN:
+                dropped.append(oldest)
+        return dropped
+
+    def _most_dispensable(self) -> Entry:
+        """The oldest of those that lead to nothing any more, if one is near the end; a burst of new ones takes the
+        place of what is over, not of what is under way."""
+        oldest = list(islice(self._entries.values(), LOOK_AT_OLDEST_MAX))
+        return next((entry for entry in oldest if entry.state not in OPEN), oldest[0])
 
     def reopen(self, entry: Entry) -> None:
         """A task that was only kept may lead to something here after all."""

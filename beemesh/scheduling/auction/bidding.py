@@ -157,8 +157,15 @@ class Bidder:
     def _begin(self, task: Task, signed: Signed, now: Now) -> tuple[Effects, Entry]:
         """A task that is new here."""
         entry = self._entry(task, signed, now)
-        self.book.add(entry)
-        return [count("tasks_seen"), Notify(TaskHeard(task, signed))], entry
+        return [count("tasks_seen"), Notify(TaskHeard(task, signed)), *self._keep(entry, now)], entry
+
+    def _keep(self, entry: Entry, now: Now) -> Effects:
+        """Into the book. What falls out of it for that ends properly: a claim that nobody remembers would be granted
+        and renewed for ever, and what it promised would count as taken."""
+        effects: Effects = []
+        for dropped in self.book.add(entry):
+            effects += [count("tasks_dropped"), *self._auctions.end(dropped, _CROWDED_OUT, now)]
+        return effects
 
     def _entry(self, task: Task, signed: Signed, now: Now) -> Entry:
         lifetime_s = (task.expires_ms - task.issued_ms) / 1000
@@ -207,7 +214,7 @@ class Bidder:
         if self._view.is_large and self.book.get(task.task_id) is None:
             entry = self._entry(task, signed, now)
             entry.state, entry.outcome = "over", CALLED
-            self.book.add(entry)
+            return self._keep(entry, now)
         return []
 
     def _note_offer(self, task_id: str, node_id: NodeId, bid: Bid | None, reasons: tuple[str, ...]) -> Effects:
@@ -318,4 +325,5 @@ class Bidder:
 
 
 CALLED = "this node asks others for it"
+_CROWDED_OUT = "too many tasks came at once"
 _WITHDRAWN = "the operator changed or deleted the workload"

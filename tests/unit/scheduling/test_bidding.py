@@ -23,7 +23,7 @@ from beemesh.events import (
     TaskHeard,
 )
 from beemesh.identity.signing import Signed, decode_body, sign_statement
-from beemesh.ids import Digest, NodeId
+from beemesh.ids import Digest, NodeId, ulid
 from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
@@ -45,6 +45,7 @@ from beemesh.scheduling.messages import (
     SilenceQuestion,
     Task,
 )
+from beemesh.scheduling.taskbook import TASKS_MAX, TaskBook
 from beemesh.scheduling.tasks import TASK_LIFETIME_MS, make_task
 from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Constraints, Requirements
@@ -67,7 +68,7 @@ PLENTY = ResourcesObserved(4000, 4096, 50_000, 0.1, 3500, 40_000)
 class Desk:
     """A bidder named `one` in a mesh with `two` and `three`, and somebody to hand it things."""
 
-    def __init__(self, **wanted: Any) -> None:
+    def __init__(self, tasks_max: int = TASKS_MAX, **wanted: Any) -> None:
         self.now = Now(100.0, WALL_MS)
         self.crypto = {name: FakeCrypto(name.encode()) for name in ("one", "two", "three")}
         self.ids = {name: NodeId(crypto.signer_id) for name, crypto in self.crypto.items()}
@@ -98,6 +99,7 @@ class Desk:
             settings(),
             judge,
             self.intents.get,
+            TaskBook(tasks_max),
         )
         self.wanted = workload(**wanted)
         self.record = record(self.wanted)
@@ -443,3 +445,51 @@ def test_a_withdrawn_workload_ends_the_auction() -> None:
 
     assert told(desk.hand(IntentChanged(intent, signed, None)), ReleaseLease)
     assert not told(desk.wait(30), Claim)
+
+
+def test_a_claim_that_a_burst_crowds_out_is_given_up() -> None:
+    """Nobody would remember what a grant was for: it would be renewed for ever, and its room stay promised."""
+    desk = Desk(tasks_max=20)
+    desk.know()
+    desk.hand(PLENTY)
+    task = desk.task()
+    desk.publish(task)
+    (claim,) = told(desk.wait(0.5), Claim)
+
+    effects = crowd(desk, task, 19)
+    assert not told(effects, ReleaseLease)
+    effects = crowd(desk, task, 20)
+    assert [each.key for each in told(effects, ReleaseLease)] == [claim.key]
+    assert desk.bidder.book.get(task.task_id) is None
+    again = desk.task(task_id=ulid(desk.now.wall_ms + 500, b"x" * 10))
+    desk.publish(again)
+    assert told(desk.wait(0.5), Claim), "what the first one promised is free again"
+
+
+def test_a_burst_takes_the_place_of_what_is_over() -> None:
+    """Not of a claim that is under way, however old."""
+    desk = Desk(tasks_max=20)
+    desk.know()
+    desk.hand(PLENTY)
+    task = desk.task()
+    desk.publish(task)
+    assert told(desk.wait(0.5), Claim)
+    for number in range(19):
+        other = crowd_task(desk, task, number)
+        desk.publish(other)
+        over = Event("E1", desk.ids["two"], "Failed", WALL_MS, other.task_id, other.workload_id)
+        desk.hand(EventHeard(over))
+
+    assert not told(crowd(desk, task, 15, first=100), ReleaseLease)
+    assert desk.bidder.book.get(task.task_id) is not None
+
+
+def crowd_task(desk: Desk, task: Task, number: int) -> Task:
+    """One of many later tasks, of a workload that nobody here knows."""
+    later = ulid(task.issued_ms + number + 1, number.to_bytes(10, "big"))
+    return msgspec.structs.replace(task, task_id=later, workload_id=f"deployment/default/x{number}")
+
+
+def crowd(desk: Desk, task: Task, count: int, first: int = 0) -> Effects:
+    """So many tasks come at once."""
+    return [each for n in range(first, first + count) for each in desk.publish(crowd_task(desk, task, n))]
