@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pytest
 
 from agent.pods import ENDPOINT_GRACE_S
+from tests.e2e.constant_requests import Watch, addresses, under_requests
 from tests.e2e.local_mesh import ROOT, LocalMesh, applied, eventually, why_not
 
 pytestmark = [
@@ -28,8 +21,6 @@ pytestmark = [
 ]
 
 REPLICAS = 3
-CLIENTS = 3
-REQUEST_PATIENCE_S = 5.0
 
 PROBES = """
           startupProbe:
@@ -88,70 +79,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
         yield mesh
 
 
-def addresses(shape: dict[str, Any], field: str = "addresses") -> dict[str, str]:
-    """Where to send requests, by pod."""
-    return {
-        address["targetRef"]["name"]: f"{address['ip']}:{port['port']}"
-        for subset in shape.get("subsets", [])
-        for address in subset.get(field, [])
-        for port in subset["ports"]
-    }
-
-
-class Watch(threading.Thread):
-    """`get endpoints -w` of the workload, and when each line came."""
-
-    def __init__(self, mesh: LocalMesh) -> None:
-        super().__init__(daemon=True)
-        words = ("get", "endpoints", "hello", "-o", "json", "-w")
-        command = [sys.executable, "-u", "-m", "beemeshctl.main", *words]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=mesh.environment, stdout=subprocess.PIPE)
-        self.seen: list[tuple[float, dict[str, str]]] = []
-
-    def run(self) -> None:
-        """Read until the end."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.seen.append((time.time(), addresses(json.loads(line)["object"])))
-
-    def ready(self) -> list[str]:
-        """The places that are ready now."""
-        return list(self.seen[-1][1].values()) if self.seen else []
-
-    def gone_s(self, pod: str, since_s: float) -> float | None:
-        """When a pod was first told not to be an endpoint any more."""
-        return next((at_s for at_s, places in self.seen if at_s >= since_s and pod not in places), None)
-
-    def end(self) -> None:
-        """Stop watching."""
-        self.process.kill()
-        self.process.wait()
-
-
-class Client(threading.Thread):
-    """Sends one request after the other to the ready places, in turn; a new connection each."""
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__(daemon=True)
-        self.watch = watch
-        self.stop = threading.Event()
-        self.sent = 0
-        self.failed: list[str] = []
-        self.pages: set[str] = set()
-
-    def run(self) -> None:
-        """Go on until told to stop."""
-        while not self.stop.is_set():
-            for place in self.watch.ready():
-                self.sent += 1
-                try:
-                    with urllib.request.urlopen(f"http://{place}/", timeout=REQUEST_PATIENCE_S) as answer:
-                        self.pages.add(answer.read().decode())
-                except (OSError, urllib.error.URLError) as error:
-                    self.failed.append(f"{time.time():.3f} {place}: {error}")
-            time.sleep(0.002)
-
-
 def test_endpoints_are_those_of_ready_pods(mesh: LocalMesh) -> None:
     """Each replica is an address with its node and the port's name, on every agent; the table shows the same."""
     shape = mesh.json("get", "endpoints", "hello")
@@ -162,49 +89,11 @@ def test_endpoints_are_those_of_ready_pods(mesh: LocalMesh) -> None:
     assert all(place in line for place in addresses(shape).values())
 
 
-@dataclass
-class Load:
-    """Requests without a pause, and what came of them."""
-
-    watch: Watch
-    clients: list[Client]
-
-    @property
-    def sent(self) -> int:
-        """All of them so far."""
-        return sum(client.sent for client in self.clients)
-
-    @property
-    def failed(self) -> list[str]:
-        """Those without an answer."""
-        return [failure for client in self.clients for failure in client.failed]
-
-
-@contextmanager
-def under_requests(mesh: LocalMesh) -> Iterator[Load]:
-    """All ready places are asked all the time, and for as long afterwards as it takes the last to go."""
-    load = Load(watch := Watch(mesh), [Client(watch) for _ in range(CLIENTS)])
-    watch.start()
-    try:
-        assert eventually(lambda: len(watch.ready()) == REPLICAS, 20)
-        for client in load.clients:
-            client.start()
-        yield load
-        time.sleep(ENDPOINT_GRACE_S + 1)
-    finally:
-        for client in load.clients:
-            client.stop.set()
-        for client in load.clients:
-            if client.is_alive():
-                client.join(REQUEST_PATIENCE_S + 1)
-        watch.end()
-
-
 def test_an_update_under_requests_loses_none(mesh: LocalMesh) -> None:
     """While a new revision replaces three replicas, every request to an endpoint that is listed as ready is answered,
     and whoever watches hears of each leaving pod long before its processes are asked to end."""
     begun_s = time.time()
-    with under_requests(mesh) as load:
+    with under_requests("hello", REPLICAS, mesh.environment) as load:
         watch, before = load.watch, dict(load.watch.seen[-1][1])
         applied = mesh.run("apply", "-", "--wait", "--timeout", "120s", stdin=manifest("second"))
         assert applied.returncode == 0, applied.stdout + applied.stderr
@@ -223,7 +112,7 @@ def test_a_drain_under_requests_loses_none(mesh: LocalMesh) -> None:
     """While a node is emptied, each of its replicas serves elsewhere first, and every request is answered."""
     where = {name: str(pod["spec"]["nodeName"]) for name, pod in mesh.pods().items()}
     node, moved = Counter(where.values()).most_common(1)[0]
-    with under_requests(mesh) as load:
+    with under_requests("hello", REPLICAS, mesh.environment) as load:
         drained = mesh.run("node", "drain", node, "--timeout", "120s")
         assert drained.returncode == 0, drained.stdout + drained.stderr
         assert eventually(lambda: len(load.watch.ready()) == REPLICAS, 30)

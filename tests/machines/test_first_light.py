@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.constant_requests import under_requests
 from tests.machines.harness import Machines
 from tests.machines.person import Operator, bootstrapped, eventually
 
@@ -42,6 +44,28 @@ spec:
           env:
             - name: GREETING_TOKEN
               valueFrom: {{secretKeyRef: {{name: hello, key: token}}}}
+"""
+
+REPLICAS = 3
+WEB = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  annotations: {beemesh.io/publish: auto}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: web
+          image: localhost/hello:1
+          imagePullPolicy: Never
+          ports: [{name: http, containerPort: 8080}]
+          readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
+          resources: {limits: {memory: 32Mi}}
 """
 
 
@@ -109,3 +133,27 @@ def test_no_machine_wrote_a_word_of_the_secret(mesh: tuple[Machines, Operator]) 
         assert "beemesh" in machines.run(number, "journalctl --no-pager -a -q").stdout
         seen.append(machines.run(number, f"cat /proc/[0-9]*/environ 2>/dev/null | grep -caF {MARKER} || true").stdout)
     assert any(int(count) for count in seen), seen
+
+
+def test_a_drain_moves_the_pods_of_a_machine_and_loses_no_request(mesh: tuple[Machines, Operator]) -> None:
+    """Each replica serves on another machine first, and every request is answered. (What ran before goes: of its
+    replicas no machine takes two.)"""
+    _, operator = mesh
+    (operator.folder / "web.yaml").write_text(WEB)
+    for words in (("delete", "deployment/hello"), ("apply", str(operator.folder / "web.yaml"))):
+        done = operator.run(*words, "--wait", "--timeout", "90s")
+        assert done.returncode == 0, done.stdout + done.stderr
+    where = operator.running()
+    node, moved = Counter(where.values()).most_common(1)[0]
+
+    with under_requests("web", REPLICAS, operator.environment) as load:
+        drained = operator.run("node", "drain", node, "--timeout", "120s")
+        assert drained.returncode == 0, drained.stdout + drained.stderr
+        assert eventually(lambda: len(load.watch.ready()) == REPLICAS, 30)
+
+    print(f"{moved} of {REPLICAS} left {node}; {load.sent} requests, {len(load.failed)} failed")
+    after = operator.running()
+    assert len(after) == REPLICAS
+    assert node not in after.values()
+    assert load.sent > 100
+    assert load.failed == []
