@@ -19,9 +19,9 @@ ROUND_TRIP_S_MAX = SwimSettings().probe_timeout_s
 
 
 class Touch:
-    """Two members are in touch while both run and are awake, their disks take what they write, what each sends reaches
-    the other soon enough for a probe, little of it is lost, and their clocks are near enough for them to hear each
-    other."""
+    """Two members are in touch while both run and are awake, their disks take what they write, each has the other's
+    card, what each sends reaches the other soon enough for a probe, little of it is lost, and their clocks are near
+    enough for them to hear each other."""
 
     def __init__(self) -> None:
         self._seen: Any = None
@@ -54,7 +54,9 @@ class Touch:
 def _seen(world: World) -> Any:
     """All that who is in touch with whom depends on."""
     faults, now_s = world.faults, world.now_s
-    machines = [(each.life, each.paused_until_s, _is_well(each, now_s), each.skew_ms) for each in world.machines]
+    machines = [
+        (each.life, each.paused_until_s, _is_well(each, now_s), each.skew_ms, _cards(each)) for each in world.machines
+    ]
     return machines, faults.loss <= CALM_LOSS, faults.delay_s, list(faults.cuts), sorted(faults.slow.items())
 
 
@@ -62,8 +64,21 @@ def _is_well(machine: Machine, now_s: float) -> bool:
     return machine.is_member and machine.is_up and machine.ailing is None and machine.paused_until_s <= now_s
 
 
+def _cards(machine: Machine) -> int:
+    """Changes whenever those do that the machine has."""
+    return machine.composition.roster.version if machine.composition is not None else 0
+
+
+def _knows(machine: Machine, other: Machine) -> bool:
+    """Whether it lets in what the other one sends: a joiner is a stranger to whoever has not got its card yet."""
+    composition = machine.composition
+    return composition is not None and composition.roster.member(other.membership.node_id) is not None
+
+
 def _hear_each_other(faults: Faults, one: Machine, other: Machine) -> bool:
     a, b = one.index, other.index
+    if not (_knows(one, other) and _knows(other, one)):
+        return False
     slowest_s = faults.delay_s[1] * faults.slow.get(a, 1.0) * faults.slow.get(b, 1.0)
     if 2 * slowest_s > ROUND_TRIP_S_MAX or abs(one.skew_ms - other.skew_ms) + slowest_s * 1000 > CLOCK_SKEW_MS:
         return False

@@ -244,6 +244,16 @@ def _set_right(world: World) -> None:
     world.machines[0].skew_ms = world.machines[2].skew_ms = 0
 
 
+def _make_stranger(world: World) -> None:
+    """n2 has the card of n0 no more."""
+    card = decode_body(world.machines[0].card, Intent)
+    world.node(2).roster.apply(msgspec.structs.replace(card, kind="tombstone", body=b""))
+
+
+def _introduce(world: World) -> None:
+    world.node(2).roster.apply(decode_body(world.machines[0].card, Intent))
+
+
 PARTINGS: dict[str, tuple[Callable[[World], object], Callable[[World], object]]] = {
     "cut": (lambda world: world.faults.cut({0, 1}, {2, 3}), lambda world: world.faults.heal()),
     "unheard": (lambda world: world.faults.cut_one_way({2}, {0}), lambda world: world.faults.heal()),
@@ -252,6 +262,7 @@ PARTINGS: dict[str, tuple[Callable[[World], object], Callable[[World], object]]]
     "skew": (_set_apart, _set_right),
     "pause": (lambda world: world.pause(2, 100.0), lambda world: world.wake(2)),
     "crash": (lambda world: world.kill(2), lambda world: world.start(2)),
+    "stranger": (_make_stranger, _introduce),
     "leave": (
         lambda world: setattr(world.machines[2], "is_member", False),
         lambda world: setattr(world.machines[2], "is_member", True),
