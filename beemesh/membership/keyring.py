@@ -16,6 +16,7 @@ from beemesh.crypto import Crypto
 from beemesh.effects import (
     Answered,
     Asked,
+    Effect,
     Effects,
     Notify,
     Now,
@@ -42,7 +43,8 @@ TABLE = "keyring"
 ROW = b"ring"
 
 USE_AFTER_S = 5.0
-"""From learning of a new key to sending with it: a record reaches a thousand nodes in less."""
+"""From the signing of a new key's record to sending with it: it reaches a thousand nodes in less. Who learns of it
+later was away, and uses it at once: others may not accept any more what it spoke under before."""
 USE_AFTER_URGENT_S = 2.0
 
 REMOVE_AFTER_S = 60.0
@@ -96,7 +98,8 @@ class Keyring:
         self._new_request_id = new_request_id
         self._wanted: Rotation | None = None
         """The newest rotation, as long as its key is not the only one."""
-        self._learned_s = 0.0
+        self._signed_s = self._learned_s = 0.0
+        """When that was, by our boot clock."""
         self._compared_s = float("-inf")
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
@@ -139,8 +142,9 @@ class Keyring:
             return []
         if wanted.epoch == self.ring.active and len(self.ring.keys) == 1:
             return []
-        self._wanted, self._learned_s = wanted, now.boot_s
-        if now.wall_ms - intent.issued_ms > SETTLED_MS:
+        age_ms = max(0, now.wall_ms - intent.issued_ms)
+        self._wanted, self._learned_s, self._signed_s = wanted, now.boot_s, now.boot_s - age_ms / 1000
+        if age_ms > SETTLED_MS:
             self._learned_s = now.boot_s - REMOVE_AFTER_S
         if self._has(wanted.epoch):
             return self._plan()
@@ -162,7 +166,7 @@ class Keyring:
     def _plan(self) -> Effects:
         urgent = self._wanted is not None and self._wanted.urgent
         use_s, remove_s = (USE_AFTER_URGENT_S, REMOVE_AFTER_URGENT_S) if urgent else (USE_AFTER_S, REMOVE_AFTER_S)
-        return [Schedule(_USE, self._learned_s + use_s), Schedule(_REMOVE, self._learned_s + remove_s)]
+        return [Schedule(_USE, self._signed_s + use_s), Schedule(_REMOVE, self._learned_s + remove_s)]
 
     def _timer(self, key: object, now: Now) -> Effects:
         wanted = self._wanted
@@ -214,8 +218,15 @@ class Keyring:
         return self._crypto.seal_to(card.open_key, key)
 
     def _foreign(self, node_id: NodeId, now: Now) -> Effects:
-        """A member speaks under a key that is not ours: one of us was away. Maps are compared over a stream."""
-        if now.boot_s - self._compared_s < COMPARE_EVERY_S or self._roster.member(node_id) is None:
+        """A member speaks under a key that is not ours: one of us was away. Maps are compared over a stream. Where both
+        know of a newer key, there is nothing to wait for. (A forged header may bring that about, too: whoever has not
+        heard of the key yet refuses us for a moment.)"""
+        if self._roster.member(node_id) is None:
             return []
+        wanted, effects = self._wanted, list[Effect]()
+        if wanted is not None and self._has(wanted.epoch):
+            effects += self._change(GossipRing(wanted.epoch, self.ring.keys))
+        if now.boot_s - self._compared_s < COMPARE_EVERY_S:
+            return effects
         self._compared_s = now.boot_s
-        return [Notify(CompareWanted(node_id))]
+        return [*effects, Notify(CompareWanted(node_id))]

@@ -7,9 +7,10 @@ import pytest
 
 from beemesh.events import MemberDown, Observed, PutIntent
 from beemesh.identity.grants import Revocation
-from beemesh.identity.key_rotation import RING_KEY, KeyBox, rotation
+from beemesh.identity.key_rotation import RING_KEY, KeyBox, commitment_of, epoch_of, rotation
 from beemesh.identity.signing import Signed
 from beemesh.intents.record import revoked_key
+from simulator.operator import change_key
 from simulator.world import MESH, World
 from tests.unit.simulator.test_whole_nodes import world_of
 
@@ -90,6 +91,30 @@ def test_a_partition_heals_over_a_change_of_keys() -> None:
 
     assert world.run_until(lambda: all(len(world.node(index).view.alive()) == 6 for index in range(6)), 30)
     assert world.run_until(lambda: all(_keys(world, index) == [NEW_KEY] for index in range(6)), 70)
+
+
+@pytest.mark.parametrize("before_s", [0.5, 3.0, 20.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_key_that_is_new_when_a_partition_heals_kills_nobody(seed: int, before_s: float) -> None:
+    """One side has changed the key, and changes it again just before the two meet, who share none until then: all speak
+    under it once it is five seconds old, and at once where it is, and whoever comes back to life for somebody stays so."""
+    world = world_of(6, seed)
+    world.faults.cut({0, 1, 2}, {3, 4, 5})
+    change_key(world, 0, NEW_KEY)
+    world.run_for(100)
+    change_key(world, 1, NEWER_KEY)
+    world.run_for(before_s)
+    seen = len(world.events)
+
+    world.faults.heal()
+
+    newest = epoch_of(commitment_of(NEWER_KEY))
+    assert world.run_until(
+        lambda: all(world.node(index).keyring.ring.active == newest for index in range(6)), max(2.0, 5.5 - before_s)
+    )
+    assert world.run_until(lambda: all(len(world.node(index).view.alive()) == 6 for index in range(6)), 10)
+    world.run_for(20)
+    assert not [event for _, _, event in world.events[seen:] if isinstance(event, MemberDown)]
 
 
 def test_two_changes_at_once_end_in_one_key() -> None:
