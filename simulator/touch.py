@@ -19,9 +19,9 @@ ROUND_TRIP_S_MAX = SwimSettings().probe_timeout_s
 
 
 class Touch:
-    """Two members are in touch while both run and are awake, their disks take what they write, each has the other's
-    card, what each sends reaches the other soon enough for a probe, little of it is lost, and their clocks are near
-    enough for them to hear each other."""
+    """Two members are in touch while both run, are awake and speak for themselves, their disks take what they write,
+    each has the other's card, what each sends reaches the other soon enough for a probe, little of it is lost, and
+    their clocks are near enough for them to hear each other."""
 
     def __init__(self) -> None:
         self._seen: Any = None
@@ -39,6 +39,7 @@ class Touch:
         self._lives = [(machine.life, machine.paused_until_s) for machine in world.machines]
         same = {index for index, (old, new) in enumerate(zip(before, self._lives, strict=False)) if old == new}
         well = [machine for machine in world.machines if _is_well(machine, world.now_s)]
+        well = [machine for machine in well if machine.index not in world.liars]
         self._since_s = {}
         for one, other in combinations(well if world.faults.loss <= CALM_LOSS else (), 2):
             if _hear_each_other(world.faults, one, other):
@@ -57,7 +58,8 @@ def _seen(world: World) -> Any:
     machines = [
         (each.life, each.paused_until_s, _is_well(each, now_s), each.skew_ms, _cards(each)) for each in world.machines
     ]
-    return machines, faults.loss <= CALM_LOSS, faults.delay_s, list(faults.cuts), sorted(faults.slow.items())
+    slow, liars = sorted(faults.slow.items()), sorted(world.liars)
+    return machines, faults.loss <= CALM_LOSS, faults.delay_s, list(faults.cuts), slow, liars
 
 
 def _is_well(machine: Machine, now_s: float) -> bool:

@@ -129,8 +129,8 @@ class Exchange:
         return pause_s * self._randomness.uniform(0.8, 1.2)
 
     def compare(self, now: Now) -> Effects:
-        """Ask one partner (soon after joining the one with which there is a stream already), or a few absent
-        ones while nobody is present."""
+        """Ask one partner (soon after joining the one with which there is a stream already), and one absent member that
+        may not know us; or a few absent ones while nobody is present."""
         partner = self.partners.one()
         chosen = [partner] if partner is not None else []
         settling = self._found_s is None or now.boot_s - self._found_s < SETTLING_S
@@ -147,7 +147,17 @@ class Exchange:
         else:
             question = PushPull((), claims, introduction, hashes=parts_of(known, without=partner))
             self._hashed = partner
-        return [Request(self._new_request_id(), peer, question, PUSH_PULL_PATIENCE_S) for peer in chosen]
+        asked = [(peer, question) for peer in chosen]
+        if partner is not None:
+            asked += [(peer, PushPull(known, claims, introduction)) for peer in self._unmet()]
+        return [Request(self._new_request_id(), peer, each, PUSH_PULL_PATIENCE_S) for peer, each in asked]
+
+    def _unmet(self) -> list[NodeId]:
+        """An absent member that never echoed us, if there is one. Where some machines joined while they reached nobody
+        but each other, all others refuse their datagrams, as those of strangers, until one is shown a card."""
+        absent = (self._members.get(node_id) for node_id in self._members.view.absent())
+        unmet = [row.node_id for row in absent if row is not None and not row.echoed]
+        return [self._randomness.choice(unmet)] if unmet else []
 
     def _known(self, parts: bytes = ALL_PARTS) -> tuple[Known, ...]:
         rows = (row for row in self._members.others() if part_of(row.node_id) in parts)

@@ -25,6 +25,7 @@ from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.pods import PodChecker
 from simulator.checkers.wire import WireChecker
 from simulator.hostile import Hostile
+from simulator.liar import Liar
 from simulator.world import World
 
 SIGNED = Signed("lease", b"", bytes(32), bytes(64))
@@ -263,6 +264,10 @@ PARTINGS: dict[str, tuple[Callable[[World], object], Callable[[World], object]]]
     "pause": (lambda world: world.pause(2, 100.0), lambda world: world.wake(2)),
     "crash": (lambda world: world.kill(2), lambda world: world.start(2)),
     "stranger": (_make_stranger, _introduce),
+    "lie": (
+        lambda world: world.liars.update({2: Liar(world.machines[2].crypto, world.ring, 1)}),
+        lambda world: world.liars.clear(),
+    ),
     "leave": (
         lambda world: setattr(world.machines[2], "is_member", False),
         lambda world: setattr(world.machines[2], "is_member", True),

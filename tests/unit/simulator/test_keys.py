@@ -97,7 +97,7 @@ def test_a_partition_heals_over_a_change_of_keys() -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_key_that_is_new_when_a_partition_heals_kills_nobody(seed: int, before_s: float) -> None:
     """One side has changed the key, and changes it again just before the two meet, who share none until then: all speak
-    under it once it is five seconds old, and at once where it is, and whoever comes back to life for somebody stays so."""
+    under it once it is five seconds old, or at once, and whoever comes back to life for somebody stays so."""
     world = world_of(6, seed)
     world.faults.cut({0, 1, 2}, {3, 4, 5})
     change_key(world, 0, NEW_KEY)

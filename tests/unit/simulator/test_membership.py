@@ -88,6 +88,23 @@ def test_a_joiner_may_come_through_whichever_member_it_knows(through: int) -> No
     assert world.run_until(lambda: _all_see(world, 6), 2)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_machines_that_joined_while_they_reached_only_each_other_join_all(seed: int) -> None:
+    """Two new machines see each other, and none of those that were there before: these do not know them, and let in
+    nothing that they send. When they reach them all are one mesh within the time between two comparisons."""
+    world = World(6, seed)
+    cards = [machine.card for machine in world.machines]
+    world.faults.cut({0, 1, 2, 3}, {4, 5})
+    for index in range(6):
+        world.start(index, knows=cards if index in (4, 5) else cards[:4])
+    world.run_for(60)
+    assert [len(world.node(index).view.alive()) for index in range(6)] == [4, 4, 4, 4, 2, 2]
+
+    world.faults.heal()
+
+    assert world.run_until(lambda: _all_see(world, 6), 40)
+
+
 def test_a_node_that_left_is_not_called_and_comes_back_when_it_likes() -> None:
     """Hours after its goodbye nobody suspects it; started again, it is there within three seconds."""
     world = _meshed(4, 3)
