@@ -44,6 +44,8 @@ class TaskLedger:
     def __init__(self) -> None:
         self._tasks: OrderedDict[Key, Outstanding] = OrderedDict()
         self._by_id: dict[str, Key] = {}
+        self._of: dict[str, dict[Key, Outstanding]] = {}
+        """Workload id → its own, oldest first: a steward asks for them several times in each of its steps."""
 
     def heard(self, task: Task, signed: Signed, boot_s: float) -> None:
         """A task was published."""
@@ -54,7 +56,9 @@ class TaskLedger:
         ends_s = boot_s + (task.expires_ms - task.issued_ms) / 1000 + MARGIN_S
         if known is not None:
             self.drop(known.task)
-        self._tasks[key] = Outstanding(task, signed, boot_s, ends_s)
+        outstanding = Outstanding(task, signed, boot_s, ends_s)
+        self._tasks[key] = outstanding
+        self._of.setdefault(task.workload_id, {})[key] = outstanding
         self._by_id[task.task_id] = key
         while len(self._tasks) > OUTSTANDING_MAX:
             self._make_room()
@@ -96,8 +100,13 @@ class TaskLedger:
     def drop(self, task: Task) -> None:
         """It is over."""
         key = self._by_id.pop(task.task_id, None)
-        if key is not None:
-            del self._tasks[key]
+        if key is None:
+            return
+        del self._tasks[key]
+        mine = self._of[task.workload_id]
+        del mine[key]
+        if not mine:
+            del self._of[task.workload_id]
 
     def find(self, task_id: str) -> Outstanding | None:
         """The outstanding task of that id."""
@@ -105,5 +114,5 @@ class TaskLedger:
         return self._tasks[key] if key else None
 
     def of(self, workload_id: str) -> Iterator[Outstanding]:
-        """The outstanding tasks of a workload."""
-        return iter([each for key, each in self._tasks.items() if key[0] == workload_id])
+        """The outstanding tasks of a workload, oldest first. Costs nothing for those of all others."""
+        return iter(tuple(self._of.get(workload_id, {}).values()))

@@ -204,6 +204,25 @@ def test_the_ledger_follows_a_task() -> None:
     assert list(ledger.of(first.workload_id)) == []
 
 
+def test_the_ledger_knows_whose_tasks_are_whose() -> None:
+    """Each workload has its own, oldest first, and forgets its own alone; one without any leaves nothing behind."""
+    ledger = TaskLedger()
+    signed = sign_statement(FakeCrypto(b"one"), TASK_KIND, task())
+    names = ("deployment/default/a", "deployment/default/b")
+    tasks = [task(task_id=f"{each:026}", replica=each, workload_id=names[each % 2]) for each in range(6)]
+    for each in tasks:
+        ledger.heard(each, signed, 0.0)
+    mine, other = ([each for each in tasks if each.workload_id == name] for name in names)
+
+    ledger.drop(mine[0])
+    assert [each.task for each in ledger.of(names[0])] == mine[1:]
+    ledger.drop_all(names[0])
+
+    assert list(ledger.of(names[0])) == []
+    assert [each.task for each in ledger.of(names[1])] == other
+    assert list(ledger._of) == [names[1]]
+
+
 def test_a_flood_of_tasks_costs_nobody_but_its_author() -> None:
     """Whoever signs many has its own oldest ones forgotten, and takes nobody's place."""
     ledger, mine = TaskLedger(), task(task_id="0" * 26)
