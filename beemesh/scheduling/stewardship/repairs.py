@@ -33,6 +33,9 @@ SMALL_MAX = 5
 """After each death a steward looks so long whether others follow, but not in so small a mesh, where one machine is a
 large part of it and half of them is no storm."""
 
+DEATHS_MAX = 10_000
+"""Deaths within `STORM_S` that are remembered: those of the largest mesh."""
+
 _SELF = NodeId(bytes(32))
 
 
@@ -41,11 +44,12 @@ class Repairs:
 
     def __init__(self) -> None:
         self._rates = Rates(REPAIRS_PER_S, REPAIRS_BURST)
-        self._deaths: deque[float] = deque()
+        self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._changed_s = float("-inf")
 
     def died(self, now_s: float) -> None:
         """A member was judged dead."""
+        self._forget(now_s)
         self._deaths.append(now_s)
         self._changed_s = now_s
 
@@ -58,10 +62,14 @@ class Repairs:
         """Whether replacements should wait; `members` counts all of the roster, dead ones too."""
         if members <= SMALL_MAX:
             return False
-        while self._deaths and now_s - self._deaths[0] > STORM_S:
-            self._deaths.popleft()
+        self._forget(now_s)
         many = len(self._deaths) >= max(STORM_MIN, STORM_PART * members)
         return bool(self._deaths) and now_s - self._changed_s < (CALM_S if many else HESITATE_S)
+
+    def _forget(self, now_s: float) -> None:
+        """Deaths of long ago say nothing of a storm. A small mesh never asks whether there is one."""
+        while self._deaths and now_s - self._deaths[0] > STORM_S:
+            self._deaths.popleft()
 
     def take(self, members: int, running: int, now_s: float) -> bool:
         """Whether one more replacement may begin, of a workload that has `running` of them under way."""

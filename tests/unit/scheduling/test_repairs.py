@@ -52,6 +52,16 @@ def test_a_storm_waits_until_it_is_calm() -> None:
     assert repairs.take(10, 0, 107.0 + CALM_S)
 
 
+@pytest.mark.parametrize("members", [3, 10])
+def test_deaths_of_long_ago_take_no_room(members: int) -> None:
+    """A node that dies time and again, in a mesh of any size, is remembered no longer than a storm lasts."""
+    repairs = Repairs()
+    for number in range(200):
+        repairs.died(number * STORM_S / 4)
+        repairs.take(members, 0, number * STORM_S / 4)
+    assert len(repairs._deaths) <= 5
+
+
 def test_a_storm_is_forgotten() -> None:
     """Deaths of long ago are no storm together with a new one."""
     repairs = Repairs()
