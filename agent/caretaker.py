@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.asking import Answer, Asker
 from agent.runtime.contract import LABEL_FENCE, LABEL_TASK, ContainerState, PodStatus, Runtime, RuntimeFailure
 from beemesh.events import Observed
-from beemesh.workloads.care import ContainerCare, PodCare, ProbeSpec
+from beemesh.workloads.care import Action, ContainerCare, PodCare, ProbeSpec
 from beemesh.workloads.probes import ContainerProbes, Verdict
 
 log = logging.getLogger("beemesh.caretaker")
@@ -64,6 +64,8 @@ class Caretaker:
         self._ended_for: dict[Key, str] = {}
         """Why a container's last run was ended here: its next one bears that until a probe says that all is well."""
         self._leaving: set[str] = set()
+        self._hooks: dict[str, asyncio.Task[None]] = {}
+        """The `preStop` hooks of pods that are being ended, begun or done: a second order does not begin them again."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what the others ask -----------------------------------------------------------------------------------------
@@ -94,6 +96,8 @@ class Caretaker:
         self._leaving &= pods.keys()
         for gone in self._cares.keys() - pods.keys():
             del self._cares[gone]
+        for gone in self._hooks.keys() - pods.keys():
+            self._hooks.pop(gone).cancel()
         self._ended_for = {key: why for key, why in self._ended_for.items() if key[0] in pods}
         running: set[Key] = set()
         for pod_id, pod in pods.items():
@@ -128,24 +132,43 @@ class Caretaker:
             self._drop(key)
 
     async def before_stop(self, pod_id: str, grace_s: float) -> float:
-        """Run the `preStop` hooks of all containers, within the grace; how much of it they left, at least a little."""
+        """Run the `preStop` hooks of all containers, within the grace; how much of it they left, at least a little.
+        They are run once: a later order with less time waits for those that are under way, as long as it says."""
         pod = self._pods.get(pod_id)
         hooks = [(name, each.pre_stop) for name, each in self.care(pod_id).containers.items() if each.pre_stop]
         if pod is None or not hooks:
             return grace_s
         begun_s = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*(self._asker.run_hook(pod, name, hook, grace_s) for name, hook in hooks))
-        for (name, _), answer in zip(hooks, answers, strict=True):
+        running = self._hooks.get(pod_id)
+        most_s = grace_s if running is not None else None  # to their own grace they keep by themselves
+        if running is None:
+            running = self._hooks[pod_id] = asyncio.create_task(self._run_hooks(pod, hooks, grace_s))
+        await asyncio.wait([running], timeout=most_s)
+        running.cancel()
+        return max(grace_s - (asyncio.get_running_loop().time() - begun_s), LEAST_GRACE_S)
+
+    def skip_hooks(self, pod_id: str) -> None:
+        """The pod ends at once: hooks that are under way, or wait for their turn, are given up."""
+        if pod_id in self._hooks:
+            self._hooks[pod_id].cancel()
+
+    async def _run_hooks(self, pod: PodStatus, hooks: Iterable[tuple[str, Action]], grace_s: float) -> None:
+        await asyncio.gather(*(self._run_hook(pod, name, hook, grace_s) for name, hook in hooks))
+
+    async def _run_hook(self, pod: PodStatus, name: str, hook: Action, grace_s: float) -> None:
+        answer = Answer(False, "its pod was to end sooner")
+        try:
+            answer = await self._asker.run_hook(pod, name, hook, grace_s)
+        finally:
             self._count(Observed("hooks_total", {"hook": "preStop", "result": "ok" if answer.ok else "failed"}))
             if not answer.ok:
-                log.warning("the preStop hook of container %s of pod %s failed: %s", name, pod_id, answer.why)
-        return max(grace_s - (asyncio.get_running_loop().time() - begun_s), LEAST_GRACE_S)
+                log.warning("the preStop hook of container %s of pod %s failed: %s", name, pod.pod_id, answer.why)
 
     def close(self) -> None:
         """Ask nothing any more."""
         for key in list(self._runs):
             self._drop(key)
-        for task in list(self._tasks):
+        for task in (*self._tasks, *self._hooks.values()):
             task.cancel()
 
     # --- asking -------------------------------------------------------------------------------------------------------

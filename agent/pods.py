@@ -297,7 +297,8 @@ class PodWatch:
         return self._report(status)
 
     async def leave(self, pod_id: str, grace_s: float) -> float:
-        """Take a pod out of the endpoints before it is stopped, let those who send requests see it, and run its hooks.
+        """Take a pod out of the endpoints before it is stopped, let those who send requests see it, and run its hooks,
+        unless an earlier order has begun them.
 
         The grace for its processes: what is left of the pod's own, unless another one than the usual was asked for.
         Asked for none at all, the pod is not waited for."""
@@ -306,6 +307,7 @@ class PodWatch:
         self._care.leave(pod_id)
         self._tell()
         if grace_s <= 0 or pod is None:
+            self._care.skip_hooks(pod_id)
             return 0.0
         if served:
             await asyncio.sleep(ENDPOINT_GRACE_S)

@@ -276,7 +276,10 @@ class Hooked:
     async def leave(self, pod_id: str, grace_s: float) -> float:
         """As `PodWatch.leave`."""
         self.left.set()
-        return await self.caretaker.before_stop(pod_id, grace_s) if grace_s else 0.0
+        if grace_s:
+            return await self.caretaker.before_stop(pod_id, grace_s)
+        self.caretaker.skip_hooks(pod_id)
+        return 0.0
 
     async def hold(self) -> None:
         """End as many pods as hooks may be under way at once."""
@@ -316,6 +319,7 @@ async def test_a_hook_ends_with_its_grace_even_where_the_engine_hangs() -> None:
             assert await made.caretaker.before_stop("stuck", 0.01) == LEAST_GRACE_S
             assert made.runtime.begun.qsize() == number + 1
             await made.runtime.remove("stuck")
+            made.caretaker.follow({})
     assert [each.labels["result"] for each in made.counted] == ["failed"] * (HOOK_COMMANDS_MAX + 1)
 
 
@@ -330,6 +334,28 @@ async def test_hooks_that_take_long_keep_no_probe_waiting() -> None:
         assert await made.runtime.begun.get() == ("live", "alive")
         await made.let_go()
     made.caretaker.close()
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_a_hook_runs_once_however_often_its_pods_end_is_ordered(*, in_time: bool) -> None:
+    """A later order with less time waits for the hook that is under way, as long as it says, and begins no other."""
+    made = Hooked()
+    async with asyncio.timeout(10):
+        await made.run("drained", ContainerCare(pre_stop=Exec(("drain",))))
+        both: Any = made
+        ending = Ending(made.runtime, both, "drained", 600.0)
+        assert await made.runtime.begun.get() == ("drained", "drain")
+        made.left.clear()
+
+        ending.hurry(60.0 if in_time else 0.05)
+
+        await made.left.wait()
+        assert [each.pod_id for each in await made.runtime.list()] == ["drained"]
+        if in_time:
+            made.runtime.ended.set()
+        await ending.gone()
+    assert made.runtime.begun.empty()
+    assert [each.labels["result"] for each in made.counted] == ["ok" if in_time else "failed"]
 
 
 async def test_a_pod_that_is_ended_sooner_waits_for_no_turn() -> None:
