@@ -6,6 +6,10 @@ counter's `_total` is added by its library, times are seconds.
 
 from __future__ import annotations
 
+from typing import get_args
+
+from beemesh.workloads.observation import StopReason
+
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "container_restarts": ("containers of this node that were started again", ()),
     "datagrams_refused": ("datagrams that did not pass a check, by the check", ("reason",)),
@@ -17,7 +21,10 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "probes": ("probes of containers by kind and result", ("probe", "result")),
     "scheduler_bids_sent": ("bids that this node made", ()),
     "scheduler_deployments": ("deployments on this node by result and, of failed ones, reason", ("reason", "result")),
+    "scheduler_duplicates": ("doubled replicas that this node, as their steward, had stopped", ()),
     "scheduler_leases": ("leases on tasks that this node won or lost", ("result",)),
+    "scheduler_preemptions": ("pods of this node that made room for more important ones", ()),
+    "scheduler_reconcile_kills": ("pods of this node that a steward had stopped, by reason", ("reason",)),
     "scheduler_stops": ("orders to stop a replica of this node, by what came of them", ("result",)),
     "scheduler_stops_ordered": ("replicas that this node, as their steward, had stopped, by reason", ("reason",)),
     "scheduler_takeovers": ("workloads whose steward this node became after another", ()),
@@ -27,6 +34,13 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "scheduler_tasks_silent": ("tasks for which this node made no bid, by why not", ("reason",)),
 }
 """Counter, its help and its labels in order, without the prefix `beemesh_`."""
+
+FROM_ZERO: dict[str, tuple[str, ...]] = {
+    "scheduler_reconcile_kills": get_args(StopReason),
+    "scheduler_stops_ordered": get_args(StopReason),
+}
+"""The values of a counter's one label that are shown from the first moment with 0: a series that begins with its first
+count has not increased by it, and these may count to one and no further."""
 
 HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "schedule_latency_seconds": (

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from agent.metric_names import COUNTERS, HISTOGRAMS
+from agent.metric_names import COUNTERS, FROM_ZERO, HISTOGRAMS
 from beemesh.events import Observed
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,6 +31,8 @@ class Metrics:
         self._refresh: list[Callable[[], None]] = []
         for name, (text, labels) in COUNTERS.items():
             self._counters[name, labels] = Counter(f"beemesh_{name}", text, labels, registry=self._registry)
+            for value in FROM_ZERO.get(name, ()):
+                self._counters[name, labels].labels(value)
         self._histograms = {
             name: Histogram(f"beemesh_{name}", text, buckets=buckets, registry=self._registry)
             for name, (text, buckets) in HISTOGRAMS.items()

@@ -58,6 +58,21 @@ def test_every_metric_that_is_drawn_or_alerted_on_exists() -> None:
     assert used <= known
 
 
+def test_what_may_happen_once_is_drawn_and_stands_at_zero_before() -> None:
+    """A series that begins with its first count has not increased by it: doubled replicas, what they were stopped for
+    and preemptions are there from the start."""
+    shown = page()
+    drawn = " ".join(queries())
+    for name, series in {
+        "beemesh_scheduler_duplicates_total": "",
+        "beemesh_scheduler_preemptions_total": "",
+        "beemesh_scheduler_reconcile_kills_total": '{reason="duplicate"}',
+        "beemesh_scheduler_stops_ordered_total": '{reason="duplicate"}',
+    }.items():
+        assert f"\n{name}{series} 0.0\n" in shown
+        assert f"increase({name}{{" in drawn
+
+
 @needs_promtool
 def test_prometheus_finds_no_fault_with_the_page_and_the_rules() -> None:
     """`promtool check metrics` and `check rules` are content."""
