@@ -117,6 +117,5 @@ def _key(pod: Pod) -> tuple[str, str, str]:
 
 def _where(layout: Layout, gone: Pod) -> str:
     """Where its successor runs, when it can be seen already."""
-    same = (gone.workload_id, gone.replica)
-    nodes = [pod.node for pod in layout.pods if (pod.workload_id, pod.replica) == same and pod.node != gone.node]
-    return f", it runs on {nodes[0]}" if nodes else ""
+    successor = layout.successor(gone)
+    return f", it runs on {successor.node}" if successor is not None else ""

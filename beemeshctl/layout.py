@@ -74,4 +74,5 @@ def _pod(item: dict[str, Any]) -> Pod | None:
         node=node,
         ready=any(each["type"] == "Ready" and each["status"] == "True" for each in conditions),
         leaving=status.get("reason") == "Terminating",
+        message=str(status.get("message", "")),
     )

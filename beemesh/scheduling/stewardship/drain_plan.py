@@ -117,13 +117,16 @@ def _against(layout: Layout, pod: Pod, workload: Workload, *, force: bool) -> li
     forbids = "" if force else _forbids(layout, pod, workload)
     if forbids:
         return [_blocker(pod, forbids, refuses=True, needs="--force")]
+    awaited = _awaited(layout, pod)
     if _waits_for_rollout(pod, workload):
-        current = workload.current.number
         text = f"revision {pod.revision} is not started again (beemesh.io/rollback: never)"
-        return [_blocker(pod, f"{text}: it leaves when its successor of revision {current} is ready", refuses=False)]
+        text += f": it leaves when its successor of revision {workload.current.number} is ready"
+        return [_blocker(pod, "; ".join(filter(None, (text, awaited))), refuses=False)]
     stranded, gentle = layout.fits_no_other(pod), _is_gentle(workload)
     found = []
-    if not stranded and not layout.candidates(pod):
+    if awaited:
+        found.append(_blocker(pod, awaited, refuses=False))
+    elif not stranded and not layout.candidates(pod):
         found.append(_blocker(pod, f"no node would take it now: {_reasons(layout, pod)}", refuses=False))
     terms = layout.allowance(workload, force=force)
     healthy = layout.healthy(pod.workload_id) + (1 if gentle and not stranded else 0)
@@ -131,6 +134,15 @@ def _against(layout: Layout, pod: Pod, workload: Workload, *, force: bool) -> li
         text = f"{terms.because} asks for {terms.healthy_least} ready, and {layout.healthy(pod.workload_id)} are"
         found.append(_blocker(pod, text, refuses=False))
     return found
+
+
+def _awaited(layout: Layout, pod: Pod) -> str:
+    """What is to be said of a successor that runs elsewhere and is not ready: until it is, the pod stays."""
+    successor = layout.successor(pod)
+    if successor is None or successor.ready:
+        return ""
+    text = f"its successor runs on {successor.node} and is not ready yet"
+    return f"{text}: {successor.message}" if successor.message else text
 
 
 def _waits_for_rollout(pod: Pod, workload: Workload) -> bool:

@@ -32,6 +32,8 @@ class Pod:
     ready: bool = True
     leaving: bool = False
     """Whether it is ending already."""
+    message: str = ""
+    """What its probes complain of, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,12 @@ class Layout:
     def on(self, node: str) -> list[Pod]:
         """The pods of a node, those that are ending included."""
         return [pod for pod in self.pods if pod.node == node]
+
+    def successor(self, pod: Pod) -> Pod | None:
+        """What runs in its stead on another node already; a ready one, where there are several."""
+        same = (pod.workload_id, pod.replica)
+        found = (each for each in self.pods if (each.workload_id, each.replica) == same and each.node != pod.node)
+        return max((each for each in found if not each.leaving), key=lambda each: each.ready, default=None)
 
     def healthy(self, workload_id: str) -> int:
         """How many of its replicas are ready."""

@@ -113,6 +113,31 @@ def test_a_budget_that_allows_nothing_is_named() -> None:
     assert reasons(stop) == [("", "PodDisruptionBudget tight asks for 2 ready, and 2 are")]
 
 
+@pytest.mark.parametrize(
+    ("ready", "message", "told"),
+    [
+        (False, "readiness probe failed: HTTP status 503", ": readiness probe failed: HTTP status 503"),
+        (False, "", ""),
+        (True, "", None),
+    ],
+)
+def test_a_successor_that_is_not_ready_is_named(*, ready: bool, message: str, told: str | None) -> None:
+    """It runs elsewhere already, so no other node need have room: the old replica stays until it is ready, and the plan
+    says where it is and what its probes complain of."""
+    wanted = workload(requirements=Requirements(mem_mb=2048))
+    shut = {name: host(name, cordoned=True) for name in ("two", "three")}
+    layout = picture(wanted, "one", **(shut if not ready else {}))
+    (old,) = layout.pods
+    layout.pods.append(replace(old, node="two", ready=ready, message=message))
+    layout.pods.append(replace(old, node="three", ready=False, leaving=True))
+
+    plan = plan_drain(layout, "one")
+
+    said = [("", f"its successor runs on two and is not ready yet{told}")] if told is not None else []
+    assert reasons(plan) == said
+    assert not plan.refused
+
+
 def test_what_only_its_rollout_replaces_is_told() -> None:
     """Where the record forbids going back, an old replica waits for its successor, which may never get ready: the plan
     says so. A paused one moves as it is, and so does one of the current revision."""
