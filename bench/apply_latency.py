@@ -40,7 +40,7 @@ from beemeshctl import applying  # noqa: E402
 from beemeshctl.client import BEEMESH, Client  # noqa: E402
 from beemeshctl.context import Home  # noqa: E402
 from beemeshctl.manifests import ManifestSet, read_manifests  # noqa: E402
-from bench.figures import quantile  # noqa: E402
+from bench.figures import judged, quantile  # noqa: E402
 
 POD = """\
 apiVersion: v1
@@ -56,10 +56,12 @@ spec:
       resources: {{limits: {{memory: 32Mi}}}}
 """
 PATIENCE_S = 30.0
+OVERHEAD_AIM_MS = 150
+"""Above a bare podman, for half of all applies."""
 
 
 def main() -> int:
-    """Measure, print a table, and JSON as the last line."""
+    """Measure, print a table, and JSON as the last line; fails when the aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=20, help="applies (default 20)")
     runs = parser.parse_args().n
@@ -77,8 +79,7 @@ def main() -> int:
                 bares.append(bare.play(f"bare-{index}"))
         finally:
             bare.close()
-    report(rows, bares, cli_start_ms())
-    return 0
+    return report(rows, bares, cli_start_ms())
 
 
 def one_apply(client: Client, folder: Path, name: str) -> dict[str, float]:
@@ -224,8 +225,8 @@ def cli_start_ms() -> float:
     return statistics.median(times)
 
 
-def report(rows: list[dict[str, float]], bares: list[float], start_ms: float) -> None:
-    """A table for people, JSON for scripts."""
+def report(rows: list[dict[str, float]], bares: list[float], start_ms: float) -> int:
+    """A table for people, JSON for scripts; the exit code."""
     print(f"{'stage':<12} {'p50 ms':>8} {'p99 ms':>8}")
     result: dict[str, Any] = {"applies": len(rows)}
     for stage in rows[0]:
@@ -241,7 +242,9 @@ def report(rows: list[dict[str, float]], bares: list[float], start_ms: float) ->
     result["cli_start_ms"] = round(start_ms, 1)
     print(f"bare podman  {bare_ms:>8.1f}   whole / bare: {result['ratio_to_bare_podman']}")
     print(f"overhead above bare podman, p50: {result['overhead_p50_ms']} ms; the CLI's own start: {start_ms:.0f} ms")
+    code = judged((f"overhead p50 at most {OVERHEAD_AIM_MS} ms", result["overhead_p50_ms"] <= OVERHEAD_AIM_MS))
     print(json.dumps(result))
+    return code
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.figures import judged  # noqa: E402
 from examples.local.hello_image import IMAGE, build  # noqa: E402
 
 Found = TypeVar("Found")
@@ -220,7 +221,7 @@ def wait_for(look: Callable[[], Found | None], what: str) -> Found:
 
 
 def main() -> int:
-    """Measure, print a table, and JSON as the last line."""
+    """Measure, print a table, and JSON as the last line; fails where the peer is ahead."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=10, help="rounds (default 10)")
     rounds = parser.parse_args().n
@@ -238,12 +239,12 @@ def main() -> int:
         for _ in range(rounds):
             for tool in tools:
                 rows[tool.name].append(one_round(tool))
-        report(rows)
-    return 0
+        return report(rows)
 
 
-def report(rows: dict[str, list[dict[str, float]]]) -> None:
-    """A table for people, JSON for scripts."""
+def report(rows: dict[str, list[dict[str, float]]]) -> int:
+    """A table for people, JSON for scripts; the exit code."""
+    aims: list[tuple[str, bool]] = []
     result: dict[str, object] = {"rounds": len(rows["beemesh"])}
     print(f"{'median (lowest - highest), ms':<32}" + "".join(f"{name:>26}" for name in rows) + "   ours / swarm")
     for what, title in (("start", "command to running container"), ("replace", "kill -9 to its replacement")):
@@ -255,8 +256,11 @@ def report(rows: dict[str, list[dict[str, float]]]) -> None:
             result[f"{what}_{name}_ms"] = {"median": round(medians[name]), "worst": round(values[-1])}
         ratio = medians["beemesh"] / medians["swarm"]
         result[f"{what}_ratio"] = round(ratio, 2)
+        aims.append((f"ahead of the peer in {title}", ratio < 1.0))
         print(f"{line}{ratio:>15.2f}")
+    code = judged(*aims)
     print(json.dumps(result))
+    return code
 
 
 if __name__ == "__main__":
