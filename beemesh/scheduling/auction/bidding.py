@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from beemesh.crypto import Crypto
-from beemesh.effects import Asked, Cancel, Effects, Notify, Now, Randomness, Received, Reply, TimerFired
+from beemesh.effects import Asked, Cancel, Effects, Notify, Now, Randomness, Received, Reply, Schedule, TimerFired
 from beemesh.events import (
     BidHeard,
     Delivered,
@@ -55,6 +55,10 @@ from beemesh.scheduling.taskbook import Entry, TaskBook
 from beemesh.scheduling.tasks import IntentLookup, names_record, record_of
 from beemesh.settings.model import NodeSettings
 
+LOOK_EVERY_S = 0.1
+"""What is pending is judged again at most so often: hundreds of tasks cost tens of milliseconds, of the loop that
+answers probes too, and a pod that starts or ends changes what is reserved several times."""
+
 
 class Bidder:
     """One node's part in every auction. List it after the executor, which keeps `local`."""
@@ -94,6 +98,8 @@ class Bidder:
         self._intent_for = intent_for
         self._belief = Belief(crypto, roster, settings.scheduler.clock_skew_ms, self.book)
         self._candidacy = Candidacy(self_id, roster, crypto, self._auctions, intent_for)
+        self._looked_s = float("-inf")
+        self._is_look_due = False
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept: an auction is over in less time than a restart takes."""
@@ -117,6 +123,8 @@ class Bidder:
                 return self._candidacy.hear_digest(message, now)
             case Delivered(message=SignedBid() as message) if event.topic == TOPIC_PROPOSALS:
                 return self._hear_bid(message, now)
+            case TimerFired(key=(_, "look", _)):
+                return self._look(now)
             case TimerFired(key=(_, str(what), str(task_id))):
                 return self._timer(what, task_id, now)
             case LeaseGranted(renewed=False):
@@ -128,7 +136,7 @@ class Bidder:
             case IntentChanged(intent=intent):
                 return self._intent_changed(intent.key, now)
             case ResourcesObserved() | ReservationsChanged():
-                return [*self._auctions.look_again(self.book.open(), now), *self._candidacy.room_appeared(now)]
+                return self._room_appeared(now)
             case PublishTask(task=task, signed=signed):
                 return self._keep_own(task, signed, now)
             case OfferHeard(task_id=task_id, node_id=node_id, bid=bid, reasons=reasons):
@@ -238,6 +246,22 @@ class Bidder:
             case "retry", "watching":
                 return self._auctions.claim_again(entry, now)
         return []
+
+    # --- room -------------------------------------------------------------------------------------------------------
+
+    def _room_appeared(self, now: Now) -> Effects:
+        """What is pending is judged again, at once if it was not a moment ago."""
+        if self._is_look_due:
+            return []
+        next_s = self._looked_s + LOOK_EVERY_S
+        if now.boot_s >= next_s:
+            return self._look(now)
+        self._is_look_due = True
+        return [Schedule((self.room, "look", ""), next_s)]
+
+    def _look(self, now: Now) -> Effects:
+        self._looked_s, self._is_look_due = now.boot_s, False
+        return [*self._auctions.look_again(self.book.open(), now), *self._candidacy.room_appeared(now)]
 
     # --- the lease --------------------------------------------------------------------------------------------------
 

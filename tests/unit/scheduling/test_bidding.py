@@ -19,6 +19,7 @@ from beemesh.events import (
     LeaseDenied,
     Observed,
     ReleaseLease,
+    ReservationsChanged,
     ResourcesObserved,
     TaskHeard,
 )
@@ -28,7 +29,7 @@ from beemesh.intents.record import Intent
 from beemesh.membership.roster import Roster
 from beemesh.membership.view import View
 from beemesh.scheduling.auction.belief import BIDS_BURST
-from beemesh.scheduling.auction.bidding import Bidder
+from beemesh.scheduling.auction.bidding import LOOK_EVERY_S, Bidder
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.judging import Judge
 from beemesh.scheduling.local_work import LocalWork
@@ -493,3 +494,29 @@ def crowd_task(desk: Desk, task: Task, number: int) -> Task:
 def crowd(desk: Desk, task: Task, count: int, first: int = 0) -> Effects:
     """So many tasks come at once."""
     return [each for n in range(first, first + count) for each in desk.publish(crowd_task(desk, task, n))]
+
+
+def test_a_crowd_of_changes_has_pending_tasks_judged_once() -> None:
+    """The first change has them judged at once; all others of the next moment together, at its end, so that room that
+    came with the last of them is seen."""
+    desk = Desk(requirements=Requirements(cpu_m=3000, mem_mb=64))
+    desk.know()
+    desk.local.observed = ResourcesObserved(50, 1024, 50_000, 0.1, 800, 40_000)
+    task = desk.task()
+    desk.publish(task)
+    changed = ReservationsChanged(0, 0, 0)
+
+    judged = [count_of(desk.hand(changed), "scheduler_tasks_silent_total") for _ in range(10)]
+    desk.local.observed = PLENTY
+    judged.append(count_of(desk.hand(changed), "scheduler_tasks_silent_total"))
+    assert judged == [1] + [0] * 10
+
+    said = desk.wait(LOOK_EVERY_S)
+    assert count_of(said, "scheduler_tasks_silent_total") == 0
+    assert len(told(said + desk.wait(0.3), Claim)) == 1
+    assert desk.hand(changed) == [], "nothing is pending any more"
+
+
+def count_of(effects: Effects, metric: str) -> int:
+    """How often something was counted."""
+    return sum(each.metric == metric for each in told(effects, Observed))

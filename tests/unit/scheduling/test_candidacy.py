@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from beemesh.effects import Broadcast, Effects, Notify
+from beemesh.effects import Broadcast, Effects, Notify, Now
 from beemesh.events import (
     Claim,
     Delivered,
@@ -22,7 +22,7 @@ from beemesh.events import (
     TaskWon,
 )
 from beemesh.identity.signing import sign_statement
-from beemesh.scheduling.auction.bidding import Bidder
+from beemesh.scheduling.auction.bidding import LOOK_EVERY_S, Bidder
 from beemesh.scheduling.auction.candidacy import DIGESTS_BURST, OFFER_S
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.judging import Judge
@@ -124,6 +124,7 @@ def test_a_called_node_without_room_says_why_and_offers_itself_when_there_is() -
     assert "CPU" in refusal.reasons[0]
     assert not offers(desk.hand(SCANT))
     desk.local.observed = PLENTY
+    desk.now = Now(desk.now.boot_s + LOOK_EVERY_S, desk.now.wall_ms)
     (offer,) = offers(desk.hand(PLENTY))
     assert offer.bid is not None
 
