@@ -103,10 +103,10 @@ class TaskLedger:
         if key is None:
             return
         del self._tasks[key]
-        mine = self._of[task.workload_id]
+        mine = self._of[key[0]]
         del mine[key]
         if not mine:
-            del self._of[task.workload_id]
+            del self._of[key[0]]
 
     def find(self, task_id: str) -> Outstanding | None:
         """The outstanding task of that id."""
