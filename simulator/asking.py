@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from beemesh.effects import Asked, Reply
 from beemesh.ids import NodeId
@@ -10,8 +10,14 @@ from beemesh.scheduling.explanation import explain
 from beemesh.scheduling.journal import pending_in
 from beemesh.scheduling.line import tellers_of
 from beemesh.scheduling.messages import Event, SilenceAnswer, SilenceQuestion
+from beemesh.scheduling.telling import FINAL, RETRYABLE
+from beemesh.workloads.reconciler import BACKOFF_MAX_S
 from simulator.machine import Machine
 from simulator.world import World
+
+STANDS_S = BACKOFF_MAX_S + 30.0
+"""So long a failure is the reason why a replica does not run: the longest pause after it, and what another try may take
+until something is heard of it, or two clocks differ by."""
 
 
 def words(world: World, machine: Machine, workload_id: str, revision: int, replica: int) -> tuple[Event, ...]:
@@ -44,10 +50,11 @@ def _asked(world: World, machine: Machine, workload_id: str) -> list[Machine]:
 
 
 def why_pending(world: World, machine: Machine, workload_id: str, revision: int, replica: int) -> str:
-    """Why a replica does not run, as `describe` and `explain` would say it; empty when nobody can tell."""
+    """Why a replica does not run, as `describe` and `explain` would say it; empty when nobody can tell. That an earlier
+    one of it ran, ended, was stopped or evicted says nothing of why no other does."""
     events = told(world, machine, workload_id)
     pending = pending_in(events, revision, replica)
-    if pending is not None and pending.reason:
+    if pending is not None and pending.reason and _stands(world, machine, pending, events):
         return f"{pending.status}: {pending.reason}"
     entries = [
         entry
@@ -65,9 +72,28 @@ def why_pending(world: World, machine: Machine, workload_id: str, revision: int,
         if other.composition is not None and (reasons := _why_silent(world, other, entry.task.task_id))
     } | entry.refusals
     story = explain(entry, events, entries, silences, lambda node_id: f"n{world.index_of(NodeId(node_id))}")
-    if story.state in ("Failed", "Cancelled", "Stopped", "Preempted"):
-        return f"{story.state}: {story.reason}"
+    if story.state != "Pending":
+        return ""
     return "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in story.silent.items())
+
+
+def _stands(world: World, machine: Machine, pending: Event, events: Sequence[Event]) -> bool:
+    """Whether an event still tells why: after a failure another try follows, unless it was the last one."""
+    if pending.status == "Pending" or world.wall_ms - pending.issued_ms <= STANDS_S * 1000:
+        return True
+    return is_given_up(machine, events, pending.revision, pending.replica)
+
+
+def is_given_up(machine: Machine, events: Sequence[Event], revision: int, replica: int) -> bool:
+    """Whether a replica failed as often as the mesh tries it before a pause of minutes, or its revision was taken
+    back, by what is told of its workload."""
+    assert machine.composition is not None, f"n{machine.index} is down"
+    if any(event.status == "RolledBack" and event.revision == revision for event in events):
+        return True
+    ours = [event for event in events if (event.revision, event.replica) == (revision, replica)]
+    failed = [event for event in ours if event.status == "Failed" and RETRYABLE not in event.details]
+    most = machine.spec.settings.scheduler.max_attempts
+    return len(failed) >= most or any(FINAL in event.details for event in failed)
 
 
 def _why_silent(world: World, machine: Machine, task_id: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from beemesh.scheduling.eligibility import node_labels
 from beemesh.workloads.daemons import ordinal_of
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.record import Workload
-from simulator.asking import why_pending
+from simulator.asking import is_given_up, told, why_pending
 from simulator.checkers import Blame
 from simulator.checkers.room import has_room
 from simulator.machine import Machine
@@ -26,7 +26,7 @@ def check_daemons(
 ) -> Counter[str]:
     """What became of each machine's one: running, pending, behind."""
     name, world, number = workload.workload_id, runtime.world, workload.current.number
-    conduct = conduct_of(seed, name, number, once=False)
+    events, fails = told(world, asked, name), conduct_of(seed, name, number, once=False).fails == 1.0
     here: dict[int, list[ReplicaReport]] = {}
     for machine, report in found:
         here.setdefault(machine.index, []).append(report)
@@ -45,13 +45,14 @@ def check_daemons(
         if any(report.is_of(workload.current) for report in reports):
             counts["running"] += 1
             continue
-        reason = why_pending(world, asked, name, number, ordinal_of(machine.membership.node_id))
+        ordinal = ordinal_of(machine.membership.node_id)
+        reason = why_pending(world, asked, name, number, ordinal)
         if reason or workload.strategy.paused:
             counts["pending"] += 1
         else:
             counts["behind"] += 1
             lagging.append(f"n{machine.index}")
-        steady = not (conduct.fails or conduct.lives_s or workload.strategy.paused)
+        steady = not (fails or workload.strategy.paused or is_given_up(asked, events, number, ordinal))
         if steady and not reports and has_room(runtime, machine, workload, also_cordoned=True):
             blame(f"{name} is not on n{machine.index} in the end, which has room; n{asked.index} says: {reason}")
     # A revision that cannot be had on one machine is not tried on the others.

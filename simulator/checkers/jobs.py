@@ -85,7 +85,7 @@ def check_job(
         blame(f"{name} is not over and nothing of it runs in the end; n{asked.index} cannot tell why")
     if "quota" in reason and is_over_quota(asked):
         return "pending"
-    open_to = [] if conduct_of(seed, name, number, once=True).fails else runtime.world.machines
+    open_to = [] if conduct_of(seed, name, number, once=True).fails == 1.0 else runtime.world.machines
     roomy = next((machine for machine in open_to if has_room(runtime, machine, workload)), None)
     if roomy is not None:
         blame(f"{name} is pending though n{roomy.index} has room; n{asked.index} says: {reason}")

@@ -15,7 +15,7 @@ from beemesh.scheduling.execution.pods import ENDED
 from beemesh.scheduling.telling import FINISHED
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.record import Workload
-from simulator.asking import why_pending, words
+from simulator.asking import is_given_up, told, why_pending, words
 from simulator.checkers import Blame
 from simulator.checkers.daemons import check_daemons
 from simulator.checkers.jobs import check_job
@@ -107,8 +107,10 @@ class OutcomeChecker:
         self.counts["pending"] += 1
         if "quota" in reason and is_over_quota(asked):
             return True
-        conduct = conduct_of(self._seed, workload.workload_id, revision, once=once)
-        open_to = [] if conduct.fails or conduct.lives_s else world.machines
+        # What may end by itself does so no more by now, and what fails at times starts in the end.
+        hopeless = conduct_of(self._seed, workload.workload_id, revision, once=once).fails == 1.0
+        hopeless |= is_given_up(asked, told(world, asked, workload.workload_id), revision, ordinal)
+        open_to = [] if hopeless else world.machines
         roomy = next((machine for machine in open_to if has_room(self._runtime, machine, workload)), None)
         if roomy is not None:
             blame(f"{place} is pending though n{roomy.index} has room; n{asked.index} says: {reason}")
@@ -125,8 +127,8 @@ class OutcomeChecker:
                 same = (report.workload_id, report.revision, report.replica) == (workload_id, revision, ordinal)
                 if same and report.phase in ENDED:
                     return True
-            told = words(world, machine, workload_id, revision, ordinal) if machine.is_up else ()
-            if any(FINISHED in event.details for event in told) or (told and told[-1].status == "Failed"):
+            said = words(world, machine, workload_id, revision, ordinal) if machine.is_up else ()
+            if any(FINISHED in event.details for event in said) or (said and said[-1].status == "Failed"):
                 return True
         return False
 
