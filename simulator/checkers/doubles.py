@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from beemesh.intents.record import Cordon, body_of, cordon_key
+from beemesh.intents.record import Cordon, body_of, cordon_key, workload_key
+from beemesh.scheduling.disruption import Disruption
+from beemesh.workloads.moves import STAYING_KINDS
+from beemesh.workloads.observation import ReplicaReport
+from beemesh.workloads.record import Workload
 from simulator.checkers import Blame
 from simulator.machine import Machine
 from simulator.mock_runtime import MockRuntime
@@ -15,6 +20,12 @@ from simulator.world import World
 GONE_S = 10.0
 """From the end of the last fault to the moment at which the last duplicate has been asked to end. A network that loses
 more than `CALM_LOSS` is not mended."""
+
+Slot = tuple[str, int, int]
+"""(workload id, revision, replica)"""
+
+Twins = Sequence[tuple[Machine, ReplicaReport]]
+"""What runs of one slot."""
 
 
 class DoubleChecker:
@@ -26,9 +37,11 @@ class DoubleChecker:
     def __init__(self, runtime: MockRuntime) -> None:
         self._runtime = runtime
         self._troubled_s = 0.0
-        self._blamed: set[tuple[str, int, int]] = set()
+        self._moved_s: dict[Slot, float] = {}
+        """When last an order to move allowed a slot to be doubled."""
+        self._blamed: set[Slot] = set()
         self.longest_s = 0.0
-        """Time from a heal to the end of its last duplicate, at worst."""
+        """Time from a heal, or the successor of what moves being ready, to the end of its last duplicate, at worst."""
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """Starts and stops show in what runs."""
@@ -37,28 +50,56 @@ class DoubleChecker:
         """No duplicate while all has been well for a while."""
         if is_troubled(world):
             self._troubled_s = world.now_s
-        for slot, where in self._doubled().items():
-            lasts_s = world.now_s - self._troubled_s
+        doubled = self._doubled()
+        self._moved_s = {slot: at_s for slot, at_s in self._moved_s.items() if slot in doubled}
+        for slot, twins in doubled.items():
+            if self._is_moving(twins):
+                self._moved_s[slot] = world.now_s
+            lasts_s = world.now_s - max(self._troubled_s, self._moved_s.get(slot, 0.0))
             self.longest_s = max(self.longest_s, lasts_s)
             if lasts_s > GONE_S and slot not in self._blamed:
                 self._blamed.add(slot)
-                text = " ".join(f"n{index}" for index in where)
-                blame(f"{slot[0]}/{slot[2]} still runs {len(where)} times {lasts_s:.1f} s after the last fault: {text}")
+                text = " ".join(f"n{machine.index}" for machine, _ in twins)
+                blame(f"{slot[0]}/{slot[2]} still runs {len(twins)} times {lasts_s:.1f} s after the last fault: {text}")
 
-    def _doubled(self) -> dict[tuple[str, int, int], list[int]]:
-        found: dict[tuple[str, int, int], list[int]] = {}
+    def _doubled(self) -> dict[Slot, Twins]:
+        found: dict[Slot, list[tuple[Machine, ReplicaReport]]] = {}
         for machine, report, task in self._runtime.running():
             if not self._runtime.is_ending(machine, report):
-                found.setdefault((task.workload_id, task.revision, task.replica), []).append(machine.index)
-        twice = {slot: where for slot, where in found.items() if len(where) > 1}
-        return {slot: where for slot, where in twice.items() if not any(map(self._is_left, where))}
+                found.setdefault((task.workload_id, task.revision, task.replica), []).append((machine, report))
+        return {slot: twins for slot, twins in found.items() if len(twins) > 1}
 
-    def _is_left(self, index: int) -> bool:
-        """Whether replicas leave a machine by order: they run there until they run elsewhere."""
-        machine = self._runtime.world.machines[index]
+    def _is_moving(self, twins: Twins) -> bool:
+        """Whether one leaves its machine by order, and has to stay for now: no other is ready, or a budget keeps it."""
+        leaving = [twin for twin in twins if self._leaves(*twin)]
+        staying = [report for _, report in twins if not any(report is other for _, other in leaving)]
+        if not leaving or not staying:
+            return False
+        return not any(report.ready for report in staying) or not any(self._may_go(*twin) for twin in leaving)
+
+    def _leaves(self, machine: Machine, report: ReplicaReport) -> bool:
+        """Whether an order that holds says that a replica is to leave its machine."""
         found = machine.composition.intents.get(cordon_key(machine.spec.name)) if machine.composition else None
         cordon = body_of(found[0] if found else None, "cordon", Cordon)
-        return cordon is not None and (cordon.drain is not None or bool(cordon.moves))
+        if cordon is None or report.kind in STAYING_KINDS:
+            return False
+        wall_ms = self._runtime.world.wall_ms
+        return cordon.drain is not None or cordon.move_of(report.workload_id, report.replica, wall_ms) is not None
+
+    def _may_go(self, machine: Machine, report: ReplicaReport) -> bool:
+        """Whether the budgets that its machine knows of let a replica go now, by what is ready everywhere."""
+        composition = machine.composition
+        found = composition.intents.get(workload_key(report.workload_id)) if composition is not None else None
+        workload = body_of(found[0] if found else None, "workload", Workload)
+        if composition is None or workload is None:
+            return True
+        disruption = Disruption(composition.intents.items)
+        disruption.load()
+        healthy = sum(
+            each.ready and each.workload_id == report.workload_id and not self._runtime.is_ending(where, each)
+            for where, each, _ in self._runtime.running()
+        )
+        return disruption.allowance(workload).allows(healthy, ready=report.ready)
 
     def at_end(self, world: World, blame: Blame) -> None:
         """The last look said it all."""
