@@ -36,6 +36,8 @@ ORDER_S = 2.0
 DUPLICATE_GRACE_S = 5
 """Seconds that a replica has to end when its twin stays: doubled ones are to be gone ten seconds after they meet."""
 
+TURN = "its turn has not come: its workload's replicas are placed one by one, and no node takes the one before it"
+
 POLL_BUSY_S = 0.5
 POLL_SETTLED_S = 10.0
 POLL_SILENT_S = 2.5
@@ -95,7 +97,9 @@ class Acting:
         steps = (*steps, *arranged.actions)  # what is missing goes before what only moves
         steps, refusals = self._within_quota(hosted, steps, observed, most, over_quota, now)
         effects += refusals
-        for action in in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id), observed):
+        chosen = in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id), observed)
+        effects += self._wait_their_turn(hosted, [each for each in steps if each not in chosen], observed, now)
+        for action in chosen:
             match action:
                 case StartReplica() if self._may_begin(hosted, action, now):
                     effects += self._publish(hosted, action, now)
@@ -251,6 +255,16 @@ class Acting:
         if not hosted.should_tell(slot, why, now.boot_s):
             return []
         return [hosted.tell(self._tell, "Pending", slot, now, why, {})]
+
+    def _wait_their_turn(self, hosted: Hosted, held: Iterable[Action], observed: Observation, now: Now) -> Effects:
+        """A word about each start that is held back while no node takes the one before: that may last for minutes."""
+        untaken = (each.task for each in self._ledger.of(hosted.workload_id) if each.holder is None)
+        if not any((task.revision, task.replica) in hosted.told for task in untaken):
+            return []
+        missing = [(each.revision, each.replica) for each in held if isinstance(each, StartReplica)]
+        slots = [slot for slot in missing if slot not in observed.existing]
+        news = [slot for slot in slots if hosted.should_tell(slot, TURN, now.boot_s)]
+        return [hosted.tell(self._tell, "Pending", slot, now, TURN, {}) for slot in news]
 
     def _waits(self, hosted: Hosted, wait: Wait, now: Now) -> Effects:
         slot = (wait.revision, wait.replica)

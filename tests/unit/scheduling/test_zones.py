@@ -67,6 +67,17 @@ def test_apart_by_zone_leaves_the_third_pending() -> None:
     assert any("pod anti-affinity wants no pods with app In (web)" in each.reason for each in world.events("Pending"))
 
 
+def test_each_replica_that_waits_its_turn_says_so() -> None:
+    """No node takes the third of seven, and a task lasts for half a minute: the others tell at once why they wait, and
+    once. Those that run tell nothing."""
+    world = zoned(1)
+    world.apply(web(PodTerm("anti-affinity", LABEL_ZONE, WEB), 7))
+    world.run(10)
+
+    told = [each.replica for each in world.events("Pending") if "its turn has not come" in each.reason]
+    assert sorted(told) == [3, 4, 5, 6]
+
+
 def test_together_in_one_zone() -> None:
     """With affinity between zones, the first chooses, and the others follow it."""
     world = zoned(2)
