@@ -37,6 +37,9 @@ class DoubleChecker:
     def __init__(self, runtime: MockRuntime) -> None:
         self._runtime = runtime
         self._troubled_s = 0.0
+        self._since_s: dict[Slot, float] = {}
+        """Since when a slot is doubled without a break: a claim may cross the release of the lease after a start, so
+        that two start although nothing is wrong."""
         self._moved_s: dict[Slot, float] = {}
         """When last an order to move allowed a slot to be doubled."""
         self._blamed: set[Slot] = set()
@@ -51,11 +54,12 @@ class DoubleChecker:
         if is_troubled(world):
             self._troubled_s = world.now_s
         doubled = self._doubled()
+        self._since_s = {slot: self._since_s.get(slot, world.now_s) for slot in doubled}
         self._moved_s = {slot: at_s for slot, at_s in self._moved_s.items() if slot in doubled}
         for slot, twins in doubled.items():
             if self._is_moving(twins):
                 self._moved_s[slot] = world.now_s
-            lasts_s = world.now_s - max(self._troubled_s, self._moved_s.get(slot, 0.0))
+            lasts_s = world.now_s - max(self._troubled_s, self._since_s[slot], self._moved_s.get(slot, 0.0))
             self.longest_s = max(self.longest_s, lasts_s)
             if lasts_s > GONE_S and slot not in self._blamed:
                 self._blamed.add(slot)

@@ -59,6 +59,22 @@ def test_a_move_excuses_a_duplicate_until_the_successor_is_ready(cordon: Cordon,
     assert bool(doubled(cordon, ready=ready)) is is_blamed
 
 
+def test_a_duplicate_that_begins_while_all_is_well_has_as_long() -> None:
+    """Two starts may cross; both at once is no fault, and that both stay is one."""
+    world, runtime = meshed()
+    checker, blamed = DoubleChecker(runtime), list[str]()
+    run(world, runtime, 0, task())
+    checker.look(world, blamed.append)
+    run(world, runtime, 1, task(number=2))
+    for _ in range(int(GONE_S)):
+        checker.look(world, blamed.append)
+        world.run_for(1)
+    assert not blamed
+    world.run_for(1)
+    checker.look(world, blamed.append)
+    assert len(blamed) == 1
+
+
 def test_a_budget_may_keep_what_moves() -> None:
     """As long as it does, both run; ten seconds later they do not."""
     world, runtime = meshed()
