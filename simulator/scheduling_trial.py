@@ -22,6 +22,7 @@ from simulator.checkers.membership import MembershipChecker
 from simulator.checkers.ordinals import OrdinalChecker
 from simulator.checkers.outcomes import OutcomeChecker
 from simulator.checkers.overlaps import OverlapChecker
+from simulator.checkers.placements import PlacementChecker
 from simulator.checkers.preemptions import PreemptionChecker
 from simulator.checkers.reservations import ReservationChecker
 from simulator.checkers.run_leases import RunLeaseChecker
@@ -123,6 +124,7 @@ class SchedulingTrial(Ordeal):
             FenceChecker(forgetful=forgetful),
             ReservationChecker(runtime),
             PreemptionChecker(),
+            PlacementChecker(runtime),
             self.doubles,
             StormChecker(),
             JobChecker(runtime),

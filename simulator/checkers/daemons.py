@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from beemesh.scheduling.eligibility import node_labels
 from beemesh.workloads.daemons import ordinal_of
 from beemesh.workloads.observation import ReplicaReport
-from beemesh.workloads.record import Workload
+from beemesh.workloads.record import Constraints, Workload
 from simulator.asking import is_given_up, told, why_pending
 from simulator.checkers import Blame
 from simulator.checkers.room import has_room
@@ -63,6 +63,11 @@ def check_daemons(
 
 def is_for(workload: Workload, machine: Machine) -> bool:
     """Whether a machine's card is what the record asks for; of constraints, those that trials draw."""
-    labels, asks = node_labels(machine.membership), workload.constraints
+    return is_chosen(workload.constraints, machine)
+
+
+def is_chosen(asks: Constraints, machine: Machine) -> bool:
+    """Whether a machine has the labels that are asked for, and no taint that is not tolerated."""
+    labels = node_labels(machine.membership)
     chosen = all(labels.get(key) == value for key, value in asks.node_selector.items())
     return chosen and all(any(each.tolerates(taint) for each in asks.tolerations) for taint in machine.spec.card.taints)
