@@ -13,6 +13,7 @@ from beemesh.intents.record import Intent
 from simulator.checkers import Checker
 from simulator.checkers.census import Census
 from simulator.checkers.custody import CustodyChecker
+from simulator.checkers.disruptions import DisruptionChecker
 from simulator.checkers.doubles import DoubleChecker
 from simulator.checkers.durability import DurabilityChecker
 from simulator.checkers.fences import FenceChecker
@@ -125,6 +126,7 @@ class SchedulingTrial(Ordeal):
             ReservationChecker(runtime),
             PreemptionChecker(),
             PlacementChecker(runtime),
+            DisruptionChecker(runtime),
             self.doubles,
             StormChecker(),
             JobChecker(runtime),
