@@ -48,6 +48,8 @@ class Machine:
 
     ailing: AilingDisk | None = None
     """What is wrong with its disk; `disk` is what it has for good."""
+    stuck_until_s: float = 0.0
+    """Until then its container engine fails to end pods."""
     is_listed: bool = False
     """Whether its agent has seen yet what its runtime runs."""
 

@@ -33,6 +33,14 @@ OWN_SHARE = 0.05
 GONE_S = 0.1
 """To end a pod takes so long at least, also where there is none."""
 
+STUCK_S = 2.0
+"""An engine that fails to end a pod says so after this time."""
+
+FLAPPING_PART = 0.15
+FLAPS_EVERY_S = 8.0
+FLAP_S = (0.3, 6.0)
+"""Revisions whose pods stop being ready from time to time, the mean time until they do, and how long they are not."""
+
 Place = tuple[int, str]
 """(machine, `<namespace>/<pod>`)"""
 
@@ -61,6 +69,8 @@ class Conduct:
     """Mean time until a pod ends by itself; 0 for those that never do."""
     ends: Phase
     """How it ends then; `Unknown`: it vanishes from its runtime."""
+    flaps: bool = False
+    """Whether it stops being ready from time to time, and is again a little later."""
 
 
 def conduct_of(seed: int, workload_id: str, revision: int, *, once: bool) -> Conduct:
@@ -77,6 +87,7 @@ def conduct_of(seed: int, workload_id: str, revision: int, *, once: bool) -> Con
         stop_s=chance.choice((0.1, 0.3, chance.uniform(0.5, 3.0), 12.0)),
         lives_s=chance.uniform(2.0, 10.0) if once else chance.choice((0.0, 0.0, 0.0, 0.0, 25.0)),
         ends=ends,
+        flaps=random.Random(f"flaps {seed} {workload_id} {revision}").random() < FLAPPING_PART,  # noqa: S311
     )
 
 
@@ -86,6 +97,8 @@ class Mishap:
 
     failed: int = 0
     ended: int = 0
+    flapped: int = 0
+    stuck: int = 0
 
 
 class MockRuntime:
@@ -95,6 +108,7 @@ class MockRuntime:
         self.world = world
         self._seed = seed
         self._chance = random.Random(f"runtime {seed}")  # noqa: S311
+        self._flaps = random.Random(f"flaps {seed}")  # noqa: S311
         self.tasks: dict[Place, Task] = {}
         """What each pod was started for; pods that are gone may still stand here."""
         self.stopping: set[tuple[int, str, str]] = set()
@@ -107,7 +121,7 @@ class MockRuntime:
         self._pulled: set[tuple[int, str, int]] = set()
         self._looking: set[int] = set()
         self.is_calm = False
-        """No pod ends by itself any more."""
+        """No pod ends by itself any more, nor stops being ready."""
         self.mishaps = Mishap()
         world.runtime = self.carry_out
         world.resources = self.resources
@@ -206,9 +220,28 @@ class MockRuntime:
         if conduct.lives_s:
             lives_s = self._chance.expovariate(1 / conduct.lives_s)
             self._later(machine, report, lives_s, partial(self._end, machine, job.pod, conduct.ends))
+        if conduct.flaps:
+            self._flap_later(machine, report, conduct.ready_s)
         if self.world.watch is not None:
             self.world.watch(machine.index, PodStarted(task, job.fence))
         return report
+
+    def _flap_later(self, machine: Machine, report: ReplicaReport, ready_s: float = 0.0) -> None:
+        """After a while it is not ready, and some time later it is again."""
+        from_s, lasts_s = self._flaps.expovariate(1 / FLAPS_EVERY_S) + ready_s, self._flaps.uniform(*FLAP_S)
+
+        def fail() -> None:
+            if self.is_calm:
+                return
+            self.mishaps.flapped += 1
+            machine.pods[report.pod] = msgspec.structs.replace(machine.pods[report.pod], ready=False)
+            self._later(machine, report, lasts_s, recover)
+
+        def recover() -> None:
+            self._ready(machine, report.pod)
+            self._flap_later(machine, report)
+
+        self._later(machine, report, from_s, fail)
 
     def _ready(self, machine: Machine, pod: str) -> None:
         machine.pods[pod] = msgspec.structs.replace(machine.pods[pod], ready=True)
@@ -225,7 +258,7 @@ class MockRuntime:
         else:
             machine.pods[pod] = msgspec.structs.replace(machine.pods[pod], phase=phase, ready=False, reason="it ended")
 
-    def _later(self, machine: Machine, report: ReplicaReport, in_s: float, act: partial[None]) -> None:
+    def _later(self, machine: Machine, report: ReplicaReport, in_s: float, act: Callable[[], None]) -> None:
         """Do something to a pod after a while, if it still is that very pod."""
 
         def then() -> None:
@@ -241,6 +274,9 @@ class MockRuntime:
     def _stop(self, machine: Machine, run: Run, job: StopPod) -> None:
         pods = machine.pods
         task = self.tasks.get((machine.index, f"{job.namespace}/{job.pod}"))
+        if job.pod in pods and task is not None and self._is_stuck(machine, task, job):
+            self._fail_to_stop(machine, run, task, job)
+            return
         takes_s = GONE_S
         key = (machine.index, id(pods), f"{job.namespace}/{job.pod}")
         jobs = self._stops.setdefault(key, [])
@@ -261,6 +297,23 @@ class MockRuntime:
 
         self._finish[key] = finish
         self.world.at(self.world.now_s + takes_s, finish, machine)
+
+    def _is_stuck(self, machine: Machine, task: Task, job: StopPod) -> bool:
+        """Whether the engine fails to end a pod now. What must not be doubled it kills all the same: where nobody can
+        do that, nothing on the machine keeps two from running."""
+        return machine.stuck_until_s > self.world.now_s and (task.duplicate_tolerant or job.grace_s > 0)
+
+    def _fail_to_stop(self, machine: Machine, run: Run, task: Task, job: StopPod) -> None:
+        """The pod runs on, and the agent that ordered its end is told."""
+        life, self.mishaps.stuck = machine.life, self.mishaps.stuck + 1
+        self.stopping.add((machine.index, job.pod, task.task_id))
+
+        def tell() -> None:
+            if machine.life == life and machine.composition is not None:
+                error = "StopFailed: the engine did not end it"
+                self.world.event(machine.index, JobFinished(run.job_id, None, error))
+
+        self.world.at(self.world.now_s + STUCK_S, tell, machine)
 
     # --- telling ----------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,7 @@ class Ordeal(ABC):
         world.lists_after_s = 0.0
         for machine in world.machines:
             machine.skew_ms = 0
+            machine.stuck_until_s = 0.0
             world.wake(machine.index)
             if machine.ailing is not None:
                 machine.ailing.mend()
@@ -155,6 +156,8 @@ class Ordeal(ABC):
                 world.ail(who[0]).refuse(step.amount)
             case "sluggish":
                 world.ail(who[0]).slow_down(world.random.uniform(*SLUGGISH_S), step.amount)
+            case "stuck":
+                world.machines[who[0]].stuck_until_s = world.now_s + step.amount
             case "skew":
                 world.machines[who[0]].skew_ms = int(step.amount)
 

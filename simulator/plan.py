@@ -24,12 +24,13 @@ Kind = Literal[
     "hostile",
     "full",
     "sluggish",
+    "stuck",
 ]
 """`crash`: the agent dies, its pods go on; `power`: the machine; `wipe`: the machine, and its disk is lost; `pause`: it
 stands still; `cut`, `one-way`: partitions; `swizzle`: machines are cut off one after the other, and joined again in
 another order; `roll`: all agents are started anew, one after the other; `slow`: its network; `skew`: its wall clock;
 `blackout`: all machines; `hostile`: somebody has a member's keys and uses them; `full`: its disk refuses
-all writes; `sluggish`: its disk takes long for each."""
+all writes; `sluggish`: its disk takes long for each; `stuck`: its container engine fails to end pods."""
 
 FORMING_S = 5.0
 HOSTILE_PART = 0.25
@@ -57,6 +58,8 @@ DISK_PART = 0.2
 """Trials with full disks, and with sluggish ones."""
 SLUGGISH_S = (0.02, 3.0)
 """The longest that one write of a sluggish disk takes."""
+STUCK_PART = 0.2
+"""Trials with engines that fail to end pods for a while."""
 LISTS_PART = 0.3
 LISTS_AFTER_S = (0.5, 3.0, 15.0)
 """Trials whose container engines do not tell at once what they run when an agent starts, and for how long at most."""
@@ -150,6 +153,21 @@ def with_ailments(plan: Plan, chance: random.Random, nodes: int, seconds: float)
         kinds=plan.kinds | frozenset(kinds),
         steps=tuple(sorted((*plan.steps, *steps), key=lambda step: step.at_s)),
         lists_after_s=chance.choice(LISTS_AFTER_S) if chance.random() < LISTS_PART else 0.0,
+    )
+
+
+def with_stuck_engines(plan: Plan, chance: random.Random, nodes: int, seconds: float) -> Plan:
+    """Engines that fail to end pods for a while, besides. Drawn by a stream of chance of its own, too."""
+    if chance.random() >= STUCK_PART:
+        return plan
+    steps = [
+        Step(chance.uniform(0.0, seconds), "stuck", (chance.randrange(nodes),), chance.uniform(1.0, seconds))
+        for _ in range(chance.randint(1, 3))
+    ]
+    return replace(
+        plan,
+        kinds=plan.kinds | {"stuck"},
+        steps=tuple(sorted((*plan.steps, *steps), key=lambda step: step.at_s)),
     )
 
 

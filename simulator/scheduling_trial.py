@@ -35,7 +35,7 @@ from simulator.mock_runtime import MockRuntime
 from simulator.operator import add_classes, grant_operator
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel
-from simulator.plan import FORMING_S, draw
+from simulator.plan import FORMING_S, draw, with_stuck_engines
 from simulator.script import ACTIONS, CHANGES, Action, Desk, draw_script
 from simulator.turnover import leave_out
 
@@ -79,6 +79,8 @@ class SchedulingTrial(Ordeal):
         drawn = draw(chance, len(fleet), seconds)
         in_time = tuple(step for step in drawn.steps if step.at_s < seconds)  # sixty nodes restart one after the other
         plan = replace(drawn, steps=in_time, applies=(), locks=(), rivals=())
+        engines = random.Random(f"engines {seed}")  # noqa: S311
+        plan = with_stuck_engines(plan, engines, len(fleet), seconds)
         super().__init__(seed, seconds, chance, plan, fleet, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
         self.script = draw_script(chance, seconds)

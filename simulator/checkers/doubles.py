@@ -121,4 +121,4 @@ def _is_amiss(world: World, machine: Machine) -> bool:
         return machine.is_up or bool(machine.pods)
     if not machine.is_up or machine.ailing is not None or not machine.is_listed:
         return True
-    return machine.paused_until_s > world.now_s or machine.skew_ms != 0
+    return max(machine.paused_until_s, machine.stuck_until_s) > world.now_s or machine.skew_ms != 0

@@ -58,7 +58,7 @@ def steady(seed: int = 0) -> int:
     """A seed by which the pods of `WORK` start and stay."""
     while True:
         conduct = conduct_of(seed, WORK, 1, once=False)
-        if not (conduct.fails or conduct.lives_s or conduct.ready_s or conduct.pull_s):
+        if not (conduct.fails or conduct.lives_s or conduct.ready_s or conduct.pull_s or conduct.flaps):
             return seed
         seed += 1
 
