@@ -74,7 +74,7 @@ class DoubleChecker:
         return {slot: twins for slot, twins in found.items() if len(twins) > 1}
 
     def _is_moving(self, twins: Twins) -> bool:
-        """Whether one leaves its machine by order, and has to stay for now: no other is ready, or a budget keeps it."""
+        """Whether one leaves its machine by order, and has to wait: no other is ready, or a budget keeps it."""
         leaving = [twin for twin in twins if self._leaves(*twin)]
         staying = [report for _, report in twins if not any(report is other for _, other in leaving)]
         if not leaving or not staying:
