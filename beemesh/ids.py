@@ -22,6 +22,7 @@ Digest = NewType("Digest", bytes)
 """SHA-256 of some exact bytes: 32 bytes."""
 
 NODE_ID_BYTES = 32
+DIGEST_BYTES = 32
 BOOT_ID_BYTES = 16
 ULID_TIME_BYTES = 6
 ULID_RANDOM_BYTES = 10

@@ -42,10 +42,11 @@ from beemesh.events import (
     SeedIntents,
 )
 from beemesh.identity.signing import Signed
-from beemesh.ids import NodeId, ulid
+from beemesh.ids import DIGEST_BYTES, NodeId, ulid
 from beemesh.intents.awaited import FETCH_AGAIN_S, Awaited, Fetch
 from beemesh.intents.denials import Denials
 from beemesh.intents.digests import MORE_DIFFERS, digests_of, spoken_for
+from beemesh.intents.entitlement import KEY_CHARS_MAX
 from beemesh.intents.forgeries import Forgeries
 from beemesh.intents.map import REMOVALS_TOLD_MAX, TABLE, TOMBSTONE_KEPT_MS, IntentMap, Merged
 from beemesh.intents.messages import (
@@ -240,6 +241,9 @@ class IntentSync:
         return IntentNews(entry, found[1] if small else None)
 
     def _news(self, news: IntentNews, relay: NodeId, now: Now) -> Effects:
+        """Nothing of it is signed, so what is kept and asked for has to be small."""
+        if len(news.entry.key) > KEY_CHARS_MAX or len(news.entry.version.digest) > DIGEST_BYTES:
+            return []
         if not self._is_newer(news.entry):
             return []
         if news.record is not None:

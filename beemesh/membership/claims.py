@@ -10,7 +10,7 @@ import msgspec
 
 from beemesh.crypto import Crypto
 from beemesh.effects import Now
-from beemesh.identity.signing import payload_of
+from beemesh.identity.signing import SIGNATURE_BYTES, payload_of
 from beemesh.ids import BOOT_ID_BYTES, NODE_ID_BYTES, NodeId
 from beemesh.membership.messages import Alive, Claim, ClaimKind, Leave, Suspect
 from beemesh.membership.roster import Roster
@@ -52,17 +52,17 @@ def size_of(claim: Claim) -> int:
 
 
 def decode(claim: Claim) -> Statement | None:
-    """What a claim says, unverified; None when it has no sensible shape."""
+    """What a claim says, unverified; None when it has no sensible shape. Whatever is kept of one is small then: over a
+    stream each of its fields may be as long as a frame."""
+    if claim.kind not in STATEMENTS or len(claim.signature) != SIGNATURE_BYTES:
+        return None
     return _decoded(claim.kind, claim.body) if len(claim.body) <= SUMMARY_BODY_BYTES_MAX else None
 
 
 @lru_cache(maxsize=DECODED_KEPT)
 def _decoded(kind: str, body: bytes) -> Statement | None:
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        return None
     try:
-        statement: Statement = decoder.decode(body)
+        statement: Statement = _decoders[kind].decode(body)
     except UNDECODABLE:
         return None
     return statement if _sane(statement) else None

@@ -230,7 +230,7 @@ class Swim:
         match message:  # what comes most often first
             case Claims(claims=claims, asks=asks):
                 effects += self._take(sender, claims, now) + self._answer(sender, asks, now)
-            case Ping(nonce=nonce, claims=claims, hello=hello):
+            case Ping(nonce=nonce, claims=claims, hello=hello) if len(nonce) == NONCE_BYTES:
                 effects += self._take(sender, claims, now)
                 own = self.members.own.claim
                 first = (own,) if hello and own is not None else ()

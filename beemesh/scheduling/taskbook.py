@@ -16,6 +16,9 @@ from beemesh.scheduling.score import better
 TASKS_MAX = 2_000
 """Tasks remembered for explanations: some megabytes, and hours of an ordinary mesh."""
 
+BODIES_BYTES_MAX = 8 * 1024 * 1024
+"""Of all bodies together: eight times what so many tasks take that honest nodes publish. One may be far larger."""
+
 BIDS_PER_TASK_MAX = 64
 """Bids kept of one task: many more than ever speak, since nodes that heard enough better ones keep silent."""
 
@@ -76,6 +79,7 @@ class TaskBook:
     def __init__(self, tasks_max: int = TASKS_MAX) -> None:
         self._tasks_max = tasks_max
         self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._body_bytes = 0
         self._early: OrderedDict[tuple[str, NodeId], Bid] = OrderedDict()
         self._told: OrderedDict[str, Event] = OrderedDict()
         self._open: dict[str, set[str]] = {}
@@ -110,14 +114,16 @@ class TaskBook:
         something here: whoever writes the book has to end them."""
         task_id = entry.task.task_id
         self._entries[task_id] = entry
+        self._body_bytes += len(entry.signed.body)
         self.reopen(entry)
         for key in [key for key in self._early if key[0] == task_id]:
             bid = self._early.pop(key)
             entry.bids.setdefault(bid.node_id, bid)
         dropped: list[Entry] = []
-        while len(self._entries) > self._tasks_max:
+        while len(self._entries) > self._tasks_max or self._body_bytes > BODIES_BYTES_MAX:
             oldest = self._most_dispensable()
             del self._entries[oldest.task.task_id]
+            self._body_bytes -= len(oldest.signed.body)
             self.open_of(oldest.task.workload_id)  # forgets it there as well
             if oldest.state in OPEN:
                 dropped.append(oldest)

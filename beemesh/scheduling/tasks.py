@@ -26,6 +26,16 @@ TASK_LIFETIME_MS = 30_000
 """How long a task may be bid for and claimed: several lease lifetimes, so that losers can step in for a dead winner."""
 
 NONCE_BYTES = 8
+
+TASK_BYTES_MAX = 32 * 1024
+"""Of a task's body: a hundred times the usual, as much as half of what a record may hold."""
+
+BID_BYTES_MAX = 2 * 1024
+"""Of a bid's: a few times the usual."""
+
+OFFER_BYTES_MAX = 16 * 1024
+"""Of an answer to a steward: a bid, or all reasons against the node."""
+
 FAILED_MAX = 8
 """Nodes in a task's `failed`: as many as attempts are made."""
 

@@ -200,7 +200,7 @@ class Topics:
             return [Notify(Observed("topic_refused", {"reason": "rate"}))]
         sound = (
             len(wrapped.body) <= BODY_BYTES_MAX
-            and len(wrapped.topic) <= TOPIC_BYTES_MAX
+            and len(wrapped.topic.encode(errors="replace")) <= TOPIC_BYTES_MAX
             and wrapped.id == message_id(wrapped.topic, wrapped.body)
         )
         message = self._decode(wrapped.body) if sound else None

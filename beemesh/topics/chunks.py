@@ -140,7 +140,7 @@ class Assembly:
 def _is_sound(chunk: Chunk) -> bool:
     return (
         len(chunk.id) == MESSAGE_ID_BYTES
-        and len(chunk.topic) <= TOPIC_BYTES_MAX
+        and len(chunk.topic.encode(errors="replace")) <= TOPIC_BYTES_MAX
         and 1 < chunk.count <= CHUNKS_MAX
         and 0 <= chunk.index < chunk.count
         and 0 < len(chunk.data) <= CHUNK_BYTES

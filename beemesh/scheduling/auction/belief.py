@@ -15,7 +15,7 @@ from beemesh.membership.roster import Roster
 from beemesh.rates import Rates
 from beemesh.scheduling.messages import BID_KIND, Bid, SignedBid, SignedTask, Task
 from beemesh.scheduling.taskbook import TaskBook
-from beemesh.scheduling.tasks import open_member_statement, open_task
+from beemesh.scheduling.tasks import BID_BYTES_MAX, TASK_BYTES_MAX, open_member_statement, open_task
 
 BIDS_PER_S = 50.0
 BIDS_BURST = 500.0
@@ -40,6 +40,8 @@ class Belief:
         """The task in a message, or what to count."""
         if self._task_rates.is_empty(message.task.signer, now.boot_s):
             return _refused("tasks", "rate")
+        if len(message.task.body) > TASK_BYTES_MAX:
+            return _refused("tasks", "size")
         try:
             task = open_task(self._crypto, self._roster, message, now.wall_ms, self._clock_skew_ms)
         except Untrusted:
@@ -53,6 +55,8 @@ class Belief:
         signer = NodeId(message.bid.signer)
         if self._bid_rates.is_empty(signer, now.boot_s):
             return _refused("bids", "rate")
+        if len(message.bid.body) > BID_BYTES_MAX:
+            return _refused("bids", "size")
         try:
             bid = open_member_statement(self._crypto, self._roster, message.bid, BID_KIND, Bid, now.wall_ms)
         except Untrusted:

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from beemesh.crypto import Crypto
 from beemesh.effects import Broadcast, Cancel, Effects, Notify, Now, Randomness, Received, Schedule, Send, TimerFired
 from beemesh.events import (
@@ -54,6 +56,7 @@ from beemesh.scheduling.messages import (
     TaskDigest,
     TaskLine,
 )
+from beemesh.scheduling.tasks import OFFER_BYTES_MAX
 from beemesh.settings.model import NodeSettings
 
 CALLS_MAX = 10_000
@@ -212,6 +215,8 @@ class Caller:
         bid = offer.bid
         if bid is not None and (bid.node_id != sender or bid.task_id != offer.task_id or not 0.0 <= bid.score <= 1.0):
             return [count("offers", result="malformed")]
+        if len(msgspec.msgpack.encode(offer)) > OFFER_BYTES_MAX:
+            return [count("offers", result="size")]
         effects: Effects = [
             Notify(OfferHeard(offer.task_id, sender, bid, offer.reasons)),
             count("offers", result="refusal" if bid is None else "bid"),

@@ -47,7 +47,7 @@ from beemesh.scheduling.messages import (
     Task,
 )
 from beemesh.scheduling.taskbook import TASKS_MAX, TaskBook
-from beemesh.scheduling.tasks import TASK_LIFETIME_MS, make_task
+from beemesh.scheduling.tasks import BID_BYTES_MAX, TASK_BYTES_MAX, TASK_LIFETIME_MS, make_task
 from beemesh.workloads.reconciler import StartReplica
 from beemesh.workloads.record import Constraints, Requirements
 from simulator.crypto import FakeCrypto
@@ -374,6 +374,25 @@ def test_forged_bids_change_nothing() -> None:
         flood = desk.bid(task, "two", 0.5)
     assert counted(flood, "bids_refused") == [{"reason": "rate"}]
     assert told(desk.wait(0.4), Claim)
+
+
+def test_a_bid_or_a_task_of_a_size_that_none_has_is_refused() -> None:
+    """Thousands of them are remembered."""
+    desk = Desk()
+    desk.know()
+    task = desk.task()
+    desk.publish(desk.task(hints={"near": "x" * TASK_BYTES_MAX}))
+    assert desk.bidder.book.get(task.task_id) is None
+    desk.publish(task)
+    bid = Bid(task.task_id, desk.ids["two"], 0.5, WALL_MS, WALL_MS + 1000, b"n", capabilities=("x" * BID_BYTES_MAX,))
+    signed = sign_statement(desk.crypto["two"], BID_KIND, bid)
+
+    said = desk.hand(Delivered(TOPIC_PROPOSALS, SignedBid(signed), desk.ids["two"]))
+
+    assert counted(said, "bids_refused") == [{"reason": "size"}]
+    entry = desk.bidder.book.get(task.task_id)
+    assert entry is not None
+    assert desk.ids["two"] not in entry.bids
 
 
 def test_nobody_is_silenced_in_its_own_name() -> None:
