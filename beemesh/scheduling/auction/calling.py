@@ -297,7 +297,8 @@ class Caller:
 
     def _unplaced(self, call: _Call) -> Effects:
         """Nobody takes it: tell whom it concerns, when there is more to say than before."""
-        if call.bids or len(call.refused) == call.reported:
+        asked_nobody = not call.asked and not call.refused
+        if call.bids or (len(call.refused) == call.reported and not asked_nobody):
             return []
         call.reported = len(call.refused)
         reasons = tuple(sorted(call.refused.items(), key=lambda each: each[0]))

@@ -14,6 +14,8 @@ from beemesh.scheduling.stewardship.ledger import Outstanding, TaskLedger
 from beemesh.scheduling.stewardship.pending import REASON_CHARS_MAX, Inquiry
 from beemesh.scheduling.telling import Teller
 
+UNFIT = "no live node has the name, the labels or the tolerated taints that it asks for"
+
 
 class Unplaced:
     """One node's inquiries. Part of the steward, whose table of hosted workloads it reads."""
@@ -48,21 +50,21 @@ class Unplaced:
             card.name if card else short(node_id): "; ".join(reasons)[:REASON_CHARS_MAX]
             for (node_id, reasons), card in zip(unplaced.reasons, names.values(), strict=True)
         }
-        return self._pending(unplaced.task_id, details, now)
+        return self._pending(unplaced.task_id, details, now, UNFIT if not details else "")
 
     def answered(self, request_id: int, answer: Answered, now: Now) -> Effects:
         """Take a silent node's reasons; the last one of a round tells why the replica is pending, if that is news."""
         done = self._inquiry.answered(request_id, answer)
         return self._pending(*done, now) if done else []
 
-    def _pending(self, task_id: str, details: dict[str, str], now: Now) -> Effects:
-        """Say why nobody takes it."""
+    def _pending(self, task_id: str, details: dict[str, str], now: Now, known: str = "") -> Effects:
+        """Say why nobody takes it; `known` where no node had to tell."""
         found = self._untaken(task_id)
         if found is None:
             return []
         hosted, each = found
         slot = (each.task.revision, each.task.replica)
-        text = "; ".join(f"{name}: {reason}" for name, reason in sorted(details.items()))
+        text = known or "; ".join(f"{name}: {reason}" for name, reason in sorted(details.items()))
         if not hosted.should_tell(slot, text, now.boot_s):
             return []
         reason = f"no node takes it: {text}" if text else "no node answered"

@@ -31,6 +31,7 @@ from beemesh.scheduling.messages import (
     Task,
     TaskDigest,
 )
+from beemesh.workloads.record import Constraints
 from tests.unit.scheduling.large import Large, notes, sends
 from tests.unit.scheduling.samples import settings, tombstone
 
@@ -178,6 +179,15 @@ def test_reasons_are_told_when_nobody_takes_it() -> None:
     assert {desk.names[node_id] for node_id, _ in told.reasons} == set(asked)
     assert dict(told.reasons)[desk.ids[asked[-1]]] == ("is cordoned",)
     assert not notes(desk.fire("close"), TaskUnplaced)
+
+
+def test_a_task_that_nobody_can_be_asked_about_is_told_of() -> None:
+    """No live node has the label that it asks for: nobody refuses it, and it is pending all the same."""
+    desk = Desk()
+    desk.called = desk.task(constraints=Constraints(node_selector={"disk": "none"}))
+    assert desk.publish() == []
+    (told,) = notes(desk.fire("close"), TaskUnplaced)
+    assert told == TaskUnplaced(desk.called.task_id, ())
 
 
 def test_what_nobody_takes_is_told_to_all_in_one_digest_with_a_growing_lot() -> None:

@@ -7,12 +7,15 @@ import pytest
 
 from beemesh.events import EmitEvent
 from beemesh.scheduling.messages import Event, EventStatus
+from beemesh.settings.model import Scheduler
+from beemesh.workloads.record import Constraints
 from simulator.asking import STANDS_S, why_pending
 from simulator.checkers.outcomes import OutcomeChecker
 from simulator.mock_runtime import MockRuntime, conduct_of
-from simulator.operator import deployment, submission
+from simulator.operator import deployment, grant_operator, submission
+from simulator.spec import machine
 from simulator.world import World
-from tests.unit.simulator.test_scheduling_checkers import AMPLE_S, WORK, meshed
+from tests.unit.simulator.test_scheduling_checkers import AMPLE_S, WORK, meshed, steady
 
 
 def mortal() -> int:
@@ -40,6 +43,23 @@ def end(world: World, *, phase: str) -> None:
         machine.pods[name] = msgspec.structs.replace(report, phase=phase, ready=False, reason="it ended")
     world.tell_pods(machine)
     world.run_for(2)
+
+
+@pytest.mark.parametrize("announce_up_to", [1, 100])
+def test_of_what_no_machine_is_fit_for_an_agent_can_tell_why(announce_up_to: int) -> None:
+    """Also where tasks go to a few candidates alone, and there is none."""
+    timing = Scheduler(announce_up_to=announce_up_to)
+    world = World([machine(f"n{index}", {"scheduler": timing}) for index in range(3)], 1)
+    MockRuntime(world, steady())
+    grant_operator(world)
+    world.start_all()
+    world.run_for(3)
+    draft = deployment("web", 1, constraints=Constraints(node_selector={"disk": "ssd"}))
+    _, command = submission(world, 0, draft, 1)
+    world.event(0, command)
+    world.run_for(10)
+    reasons = [why_pending(world, each, WORK, 1, 0) for each in world.machines]
+    assert all("labels" in reason or "wants disk=ssd" in reason for reason in reasons)
 
 
 def word(world: World, status: EventStatus, number: int) -> Event:
