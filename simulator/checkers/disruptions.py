@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Any
 
+from beemesh.composition import Composition
 from beemesh.events import IntentChanged, StopPod
 from beemesh.intents.record import Cordon, body_of, workload_id_of, workload_key
 from beemesh.scheduling.disruption import Disruption
@@ -106,23 +107,31 @@ class DisruptionChecker:
         what = f"{task.workload_id}/{task.replica} on n{machine.index} is stopped ({reason})"
         if reason == "drained":
             changed_s = max(self._changed_s.get("", 0.0), self._changed_s.get(task.workload_id, 0.0))
-            least = _budgeted(machine, task) if at_s - changed_s > KNOWN_S else 0
+            knows = [each.composition for each in self._runtime.world.machines if each.composition is not None]
+            leasts = (_budgeted(composition, task) for composition in knows)
+            least = min(leasts, default=0) if at_s - changed_s > KNOWN_S else 0
             self.counts[reason] += 1
             if len(others) < least:
                 blame(f"{what}, and {len(others)} others are ready: budgets want {least}")
         elif reason == "outdated" and all(each.replica != task.replica for each in others):
             least = self._least(task.workload_id, at_s)
+            bounded = any(map(_has_quota, self._runtime.world.machines))
             self.counts[reason] += 1
             ready = {each.replica for each in others}
-            if len(ready) < least and not _has_quota(machine):
+            if len(ready) < least and not bounded:
                 blame(f"{what}, and {sorted(ready)} are ready without it: its strategy wants {least}")
 
     def _least(self, workload_id: str, at_s: float) -> int:
-        """The least that any record of late asked for; 0 where there was one with no such promise."""
+        """The least that any record asks for that is known anywhere, or was of late; 0 where one promises nothing."""
         leasts = list(self._leasts.get(workload_id, ()))
         recent = [least for when_s, least in leasts if at_s - when_s <= KNOWN_S]
         before = [least for when_s, least in leasts if at_s - when_s > KNOWN_S]
-        return min([*recent, *before[-1:]], default=0)
+        stand = [
+            _least_available(_record(each.composition, workload_id))
+            for each in self._runtime.world.machines
+            if each.composition is not None
+        ]
+        return min([*recent, *before[-1:], *stand], default=0)
 
     def at_end(self, world: World, blame: Blame) -> None:
         """Each order was judged when it came."""
@@ -137,13 +146,15 @@ def _least_available(workload: Workload | None) -> int:
     return max(0, workload.replicas - missing)
 
 
-def _budgeted(machine: Machine, task: Task) -> int:
-    """How many replicas of a workload must stay ready, by the records of the machine that one of them leaves."""
-    composition = machine.composition
-    if composition is None:
-        return 0
-    found = composition.intents.get(workload_key(task.workload_id))
-    workload = body_of(found[0] if found else None, "workload", Workload)
+def _record(composition: Composition, workload_id: str) -> Workload | None:
+    """A workload as one agent knows it."""
+    found = composition.intents.get(workload_key(workload_id))
+    return body_of(found[0] if found else None, "workload", Workload)
+
+
+def _budgeted(composition: Composition, task: Task) -> int:
+    """How many replicas of a workload must stay ready, by the records of one agent: any may be the steward."""
+    workload = _record(composition, task.workload_id)
     if workload is None:
         return 0
     orders = (body_of(intent, "cordon", Cordon) for intent, _ in composition.intents.items("cordon/"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from beemesh.composition import Composition
 from beemesh.intents.record import Cordon, body_of, cordon_key, workload_key
 from beemesh.scheduling.disruption import Disruption
 from beemesh.workloads.moves import STAYING_KINDS
@@ -79,31 +80,42 @@ class DoubleChecker:
         staying = [report for _, report in twins if not any(report is other for _, other in leaving)]
         if not leaving or not staying:
             return False
-        return not any(report.ready for report in staying) or not any(self._may_go(*twin) for twin in leaving)
+        return not any(report.ready for report in staying) or not any(self._may_go(report) for _, report in leaving)
 
     def _leaves(self, machine: Machine, report: ReplicaReport) -> bool:
-        """Whether an order that holds says that a replica is to leave its machine."""
-        found = machine.composition.intents.get(cordon_key(machine.spec.name)) if machine.composition else None
-        cordon = body_of(found[0] if found else None, "cordon", Cordon)
-        if cordon is None or report.kind in STAYING_KINDS:
+        """Whether an order that some agent holds for standing says that a replica is to leave its machine."""
+        if report.kind in STAYING_KINDS:
             return False
         wall_ms = self._runtime.world.wall_ms
-        return cordon.drain is not None or cordon.move_of(report.workload_id, report.replica, wall_ms) is not None
+        for composition in self._agents():
+            found = composition.intents.get(cordon_key(machine.spec.name))
+            cordon = body_of(found[0] if found else None, "cordon", Cordon)
+            if cordon is not None and (
+                cordon.drain is not None or cordon.move_of(report.workload_id, report.replica, wall_ms) is not None
+            ):
+                return True
+        return False
 
-    def _may_go(self, machine: Machine, report: ReplicaReport) -> bool:
-        """Whether the budgets that its machine knows of let a replica go now, by what is ready everywhere."""
-        composition = machine.composition
-        found = composition.intents.get(workload_key(report.workload_id)) if composition is not None else None
-        workload = body_of(found[0] if found else None, "workload", Workload)
-        if composition is None or workload is None:
-            return True
-        disruption = Disruption(composition.intents.items)
-        disruption.load()
+    def _may_go(self, report: ReplicaReport) -> bool:
+        """Whether the budgets that any agent knows of let a replica go now, by what is ready everywhere."""
         healthy = sum(
             each.ready and each.workload_id == report.workload_id and not self._runtime.is_ending(where, each)
             for where, each, _ in self._runtime.running()
         )
-        return disruption.allowance(workload).allows(healthy, ready=report.ready)
+        for composition in self._agents():
+            found = composition.intents.get(workload_key(report.workload_id))
+            workload = body_of(found[0] if found else None, "workload", Workload)
+            if workload is None:
+                continue
+            disruption = Disruption(composition.intents.items)
+            disruption.load()
+            if not disruption.allowance(workload).allows(healthy, ready=report.ready):
+                return False
+        return True
+
+    def _agents(self) -> Iterator[Composition]:
+        """Any of them may be the steward, and a record comes to one some time after it came to another."""
+        return (each.composition for each in self._runtime.world.machines if each.composition is not None)
 
     def at_end(self, world: World, blame: Blame) -> None:
         """The last look said it all."""
