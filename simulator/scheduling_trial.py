@@ -25,6 +25,7 @@ from simulator.checkers.outcomes import OutcomeChecker
 from simulator.checkers.overlaps import OverlapChecker
 from simulator.checkers.placements import PlacementChecker
 from simulator.checkers.preemptions import PreemptionChecker
+from simulator.checkers.quotas import QuotaChecker
 from simulator.checkers.reservations import ReservationChecker
 from simulator.checkers.run_leases import RunLeaseChecker
 from simulator.checkers.storms import StormChecker
@@ -129,6 +130,7 @@ class SchedulingTrial(Ordeal):
             PreemptionChecker(),
             PlacementChecker(runtime),
             DisruptionChecker(runtime),
+            QuotaChecker(),
             self.doubles,
             StormChecker(),
             JobChecker(runtime),
