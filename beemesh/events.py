@@ -382,8 +382,7 @@ class OfferHeard:
 
 @dataclass(frozen=True, slots=True)
 class TaskUnplaced:
-    """From `calling`: nobody who was asked takes a task that this node called for; each one's reasons. None where there
-    was nobody to ask: no live node's card is what the task asks for."""
+    """From `calling`: nobody who was asked takes a called task; each one's reasons, none where no live node is fit."""
 
     task_id: str
     reasons: tuple[tuple[NodeId, tuple[str, ...]], ...]
