@@ -17,6 +17,9 @@ from beemesh.workloads.policies import (
 )
 from beemesh.workloads.record import Workload
 
+QUOTAS = "quota/resourcequota/"
+WORKLOADS = "workload/"
+
 
 class Policies:
     """Reads the intent map when it is asked; keeps nothing."""
@@ -44,11 +47,16 @@ class Policies:
         quotas = self._quotas(workload.namespace)
         return replicas_allowed(workload, self._others(workload), quotas) if quotas else (workload.replicas, "")
 
+    @staticmethod
+    def concerns(key: str, namespace: str) -> bool:
+        """Whether a changed record may leave the workloads of a namespace more or less room."""
+        return key.startswith((QUOTAS, WORKLOADS)) and key.split("/")[2:3] == [namespace]
+
     def _quotas(self, namespace: str) -> list[Quota]:
-        return list(self._bodies(f"quota/resourcequota/{namespace}/", "quota", Quota))
+        return list(self._bodies(f"{QUOTAS}{namespace}/", "quota", Quota))
 
     def _others(self, workload: Workload) -> Iterator[Workload]:
-        for found in self._records("workload/"):
+        for found in self._records(WORKLOADS):
             if found[0].key.split("/")[2:3] != [workload.namespace]:
                 continue
             other = workload_of(found)

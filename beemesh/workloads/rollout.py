@@ -122,6 +122,12 @@ class Rollout:
         self.verdict = Verdict(current.number, mark_of(current), reason, target, bool(attempts))
         return self.verdict
 
+    def ends_s(self, workload: Workload) -> float:
+        """When it will have failed if it does not get on; infinite where it will not by that."""
+        deadline_s = workload.strategy.progress_deadline_s
+        judged = self.verdict is None and not self.complete and self.begun and not workload.strategy.paused
+        return self.progress_s + deadline_s if deadline_s and judged else float("inf")
+
     def target(self, workload: Workload) -> int:
         """The revision to drive toward: the current one, or where a verdict says."""
         verdict = self.verdict

@@ -16,7 +16,7 @@ from beemesh.intents.record import Cordon, body_of, workload_id_of, workload_key
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.pods import name_of
 from beemesh.scheduling.messages import Task
-from beemesh.scheduling.stewardship.acting import POLL_SETTLED_S
+from beemesh.scheduling.stewardship.polling import POLL_SETTLED_S
 from beemesh.workloads.record import Workload
 from simulator.checkers import Blame
 from simulator.checkers.doubles import GONE_S, is_troubled

@@ -16,6 +16,7 @@ from beemesh.scheduling.messages import TASK_KIND, EventStatus, Occupancy
 from beemesh.scheduling.stewardship.daemons import daemon_nodes
 from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.stewardship.ledger import TaskLedger
+from beemesh.scheduling.stewardship.polling import POLL_BUSY_S, next_look_s, only_waits
 from beemesh.scheduling.stewardship.repairs import Repairs
 from beemesh.scheduling.stewardship.surroundings import in_turn, occupancy
 from beemesh.scheduling.stewardship.upkeep import Upkeep
@@ -37,12 +38,6 @@ DUPLICATE_GRACE_S = 5
 """Seconds that a replica has to end when its twin stays: doubled ones are to be gone ten seconds after they meet."""
 
 TURN = "its turn has not come: its workload's replicas are placed one by one, and no node takes the one before it"
-
-POLL_BUSY_S = 0.5
-POLL_SETTLED_S = 10.0
-POLL_SILENT_S = 2.5
-"""How often those that run a workload are asked again: while it changes, when it is as wanted, and when it seems so
-while a node does not say what it runs."""
 
 
 class Acting:
@@ -84,6 +79,7 @@ class Acting:
         starting = {(each.task.revision, each.task.replica) for each in self._ledger.of(hosted.workload_id)}
         observed = hosted.observed(starting, self._view.is_alive, now.boot_s)
         most, over_quota = self._upkeep.policies.allowed(hosted.workload) if hosted.workload else (0, "")
+        hosted.over_quota = bool(over_quota)
         effects = self._roll_on(hosted, observed, most if over_quota else None, now)
         declared = hosted.declared(observed)
         if over_quota:
@@ -91,23 +87,36 @@ class Acting:
         arranged = self._upkeep.arrange(hosted, declared, observed, now)
         settled = is_settled(declared, arranged.observed) and not arranged.moving
         settled |= declared.over and not starting
-        calm_s = POLL_SILENT_S if hosted.silent else POLL_SETTLED_S
-        wake_s = now.boot_s + (calm_s if settled else POLL_BUSY_S)
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*steps, *arranged.actions)  # what is missing goes before what only moves
         steps, refusals = self._within_quota(hosted, steps, observed, most, over_quota, now)
         effects += refusals
         chosen = in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id), observed)
         effects += self._wait_their_turn(hosted, [each for each in steps if each not in chosen], observed, now)
+        waits = not arranged.moving
         for action in chosen:
             match action:
                 case StartReplica() if self._may_begin(hosted, action, now):
                     effects += self._publish(hosted, action, now)
+                    waits &= (action.revision, action.replica) in hosted.in_vain
                 case StopReplicaAction():
                     effects += self._order_stop(hosted, action, now)
+                    waits = False
                 case Wait():
                     effects += self._waits(hosted, action, now)
+                case _:
+                    waits = False
+        outstanding = tuple(self._ledger.of(hosted.workload_id))
+        waits = waits and only_waits(observed, outstanding)
+        wake_s = next_look_s(hosted, steps, outstanding, now, settled=settled, waits=waits)
         return [*effects, Schedule((self._room, "step", hosted.workload_id), wake_s)]
+
+    def wake(self, hosted: Hosted, now: Now) -> Effects:
+        """Something was told that may end the waiting of a workload: look at it as soon as at any other."""
+        if hosted.waits_since_s is None or now.boot_s - hosted.waits_since_s <= POLL_BUSY_S:
+            return []
+        hosted.waits_since_s = None
+        return [Schedule((self._room, "step", hosted.workload_id), now.boot_s + POLL_BUSY_S)]
 
     def _daemons(self, hosted: Hosted) -> dict[int, str] | None:
         """The nodes that a DaemonSet is for, by what the revision asks that is driven toward; None for other kinds."""

@@ -99,6 +99,10 @@ class Hosted:
     """How a Job ended, by the status of the event that told it."""
     ran: set[Slot] = field(default_factory=set)
     """Slots that ran while we watched, or that did before we took over: another start of theirs is a repair."""
+    waits_since_s: float | None = None
+    """Since when it only waits (on our boot clock); None while something happens, or all is as wanted."""
+    over_quota: bool = False
+    """Whether a quota leaves no room for all of its replicas."""
     ready_s: dict[tuple[NodeId, str], float] = field(default_factory=dict)
     """(node, task id) → since when it is known to be ready without a break."""
 
@@ -146,6 +150,7 @@ class Hosted:
         self.stops.clear()
         self.ready_s.clear()
         self.gone_s.clear()
+        self.waits_since_s = None
 
     def tell(
         self,

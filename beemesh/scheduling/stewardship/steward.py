@@ -151,10 +151,12 @@ class Steward:
         match event:
             case IntentChanged(intent=intent, signed=signed, before=before):
                 self._upkeep.changed(intent)
+                waiting = [each for each in self._own() if each.over_quota and self._upkeep.frees(intent, each)]
+                woken = [effect for each in waiting for effect in self._acting.wake(each, now)]
                 if not workload_id_of(intent.key):
-                    return self._ordered(intent, now)
+                    return woken + self._ordered(intent, now)
                 new = before is None or before.kind == "tombstone"
-                return self._wanted(intent, signed, now, fresh=new and self._is_fresh(intent, now))
+                return woken + self._wanted(intent, signed, now, fresh=new and self._is_fresh(intent, now))
             case LeaseGranted() | LeaseDenied() | LeaseLost():
                 hosted = self._hosted.get(event.key.removeprefix("steward/"))
                 return self._lease(hosted, event, now) if hosted and event.key.startswith("steward/") else []
@@ -164,6 +166,7 @@ class Steward:
                 return self._unplaced.refused(event, now)
             case BidHeard(bid=bid):
                 self.ledger.bid(bid.task_id)
+                return self._woken(bid.task_id, now)
             case EventHeard(event=told):
                 return self._told(told, now)
             case MemberUp(node_id=node_id):
@@ -309,13 +312,19 @@ class Steward:
             self._witnesses.heard(hosted, event)
         elif believed:
             hosted.told_of(event, now.boot_s)
-        if hosted.hosting and event.status == "Scheduled" and hosted.takes_turns():
-            return self._acting.step(hosted, now)
+        if hosted.hosting and event.status == "Scheduled":
+            return self._acting.step(hosted, now) if hosted.takes_turns() else self._acting.wake(hosted, now)
         if not hosted.hosting or event.status not in LOOK_AGAIN:
             return []
         if event.status == "Deployed" and believed:
             hosted.deployed(event)
         return [*self._hearing.ask(hosted, event.node_id), *self._acting.step(hosted, now)]
+
+    def _woken(self, task_id: str, now: Now) -> Effects:
+        """Somebody bids for a task: what has waited for that may soon go on."""
+        outstanding = self.ledger.find(task_id)
+        hosted = self._hosted.get(outstanding.task.workload_id) if outstanding is not None else None
+        return self._acting.wake(hosted, now) if hosted is not None and hosted.hosting else []
 
     def _member_up(self, node_id: NodeId, now: Now) -> Effects:
         """It may run something, and it may have room for what is pending."""
@@ -335,6 +344,7 @@ class Steward:
             hosted.unknown.pop(node_id, None)
             hosted.asked.pop(node_id, None)
             hosted.silent.discard(node_id)
+            hosted.newcomers.discard(node_id)
             if hosted.hosting:
                 effects += self._acting.step(hosted, now)
             elif hosted.holder in (None, node_id):

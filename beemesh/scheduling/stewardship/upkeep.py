@@ -55,6 +55,10 @@ class Upkeep:
         card = self._roster.named(intent.key.removeprefix(CORDONS)) if intent.key.startswith(CORDONS) else None
         return card is not None and bool(hosted.reports.get(card.node_id))
 
+    def frees(self, intent: Intent, hosted: Hosted) -> bool:
+        """Whether a changed record may leave a workload more of its quotas, or less."""
+        return hosted.workload is not None and self.policies.concerns(intent.key, hosted.workload.namespace)
+
     def arrange(self, hosted: Hosted, declared: Declared, observed: Observed, now: Now) -> Arranged:
         """The moves of one workload. A steward that no majority chose moves nothing."""
         workload = hosted.workload

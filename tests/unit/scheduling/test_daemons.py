@@ -15,10 +15,10 @@ from beemesh.intents.record import Cordon
 from beemesh.scheduling.execution.orders import objection_to
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import LEASE_KIND, Event, EventStatus, Lease, LeaseProof
-from beemesh.scheduling.stewardship.acting import POLL_BUSY_S
 from beemesh.scheduling.stewardship.daemons import daemon_nodes
 from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.stewardship.ledger import MARGIN_S
+from beemesh.scheduling.stewardship.polling import POLL_BUSY_S
 from beemesh.scheduling.stewardship.repairs import PARALLEL_MAX
 from beemesh.scheduling.tasks import TASK_LIFETIME_MS, make_task, objection
 from beemesh.scheduling.telling import FINAL
