@@ -101,6 +101,8 @@ class Streams:
         self._outgoing: dict[NodeId, Connection] = {}
         self._opening: dict[NodeId, asyncio.Task[Connection]] = {}
         self._incoming: set[Connection] = set()
+        self._alone: set[Connection] = set()
+        """Opened for one answer in pieces, and used for nothing else by us; by the peer for whatever it asks."""
         self._tokens: dict[int, tuple[Connection, int]] = {}
         self._next_token = 1
         self._loads: weakref.WeakValueDictionary[NodeId, Load] = weakref.WeakValueDictionary()
@@ -213,6 +215,9 @@ class Streams:
             writer.close()
             text = f"{member.name} at {address[0]}:{address[1]} did not show that it is who it is: {error.message}"
             raise Unreachable(text, hint=error.hint) from error  # for whoever asks it is as good as away
+        if self._roster.member(peer) is None:  # it was shut out meanwhile
+            writer.close()
+            raise Unreachable(f"{short(peer)} is not a member of this mesh any more")
         connection = Connection(peer, reader, writer, self)
         self.spawn(connection.run())
         if self._card is not None:
@@ -268,6 +273,7 @@ class Streams:
         """Send a request and yield the pieces of its answer; each must come within `deadline_s` of the one before
         (0: however long it takes)."""
         connection = await self._open(peer, address)  # its own: a slow reader must not hold up anything else
+        self._alone.add(connection)
         try:
             async with connection.exchange(message, deadline_s) as answers:
                 while True:
@@ -305,10 +311,13 @@ class Streams:
 
     def close_strangers(self) -> None:
         """End every connection with a peer that is no member any more: it was revoked, or has new keys."""
-        for connection in [*self._outgoing.values(), *self._incoming]:
+        for connection in self._all():
             if self._roster.member(connection.peer) is None:
                 log.info("closed the stream with %s: it is no member any more", short(connection.peer))
                 connection.close()
+
+    def _all(self) -> list[Connection]:
+        return [*self._outgoing.values(), *self._incoming, *self._alone]
 
     def load(self, peer: NodeId) -> Load:
         """What a peer makes this agent hold: one for all its connections, kept as long as any of them is."""
@@ -335,6 +344,7 @@ class Streams:
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
         self._incoming.discard(connection)
+        self._alone.discard(connection)
         if self._outgoing.get(connection.peer) is connection:
             del self._outgoing[connection.peer]
         for token in [token for token, place in self._tokens.items() if place[0] is connection]:
@@ -375,7 +385,7 @@ class Streams:
             self._sweeper.cancel()
         if self._server is not None:
             self._server.close()
-        for connection in [*self._outgoing.values(), *self._incoming]:
+        for connection in self._all():
             connection.close()
         for task in list(self._tasks):
             task.cancel()

@@ -434,3 +434,20 @@ def test_followed_logs_leave_a_place_for_everything_else() -> None:
             await client.streams.close()
 
     asyncio.run(run())
+
+
+def test_a_followed_log_ends_when_its_node_is_shut_out() -> None:
+    """The stream was opened for it alone; the other end could ask over it whatever a member may."""
+
+    async def run() -> None:
+        server, client = Teller("n1", "n1", "n2"), Side("n2", "n1", "n2")
+        async with listening(server) as address:
+            pieces = followed(server, client, address)
+            await asyncio.wait_for(anext(pieces), 10)
+            revoke(client.roster, "n1", keys("n1"))
+            client.streams.close_strangers()
+            with pytest.raises(Unreachable):
+                await asyncio.wait_for(anext(pieces), 10)
+            await client.streams.close()
+
+    asyncio.run(run())
