@@ -192,7 +192,7 @@ def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:
     policies = Policies(shared.intents.items)
     return (
         Announcer(),
-        LeaseReplica(self_id, roster, crypto, intent_for),
+        LeaseReplica(self_id, roster, crypto, intent_for, view.is_alive),
         Claims(self_id, roster, crypto, randomness, new_request_id),
         Custodian(self_id, roster, view, crypto, randomness, check_intent, intent_for),
         Opener(self_id, roster, view, crypto, randomness, intent_for, new_request_id),

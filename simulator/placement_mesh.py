@@ -206,7 +206,7 @@ class PlacementMesh:
         bidder = Bidder(me, roster, view, crypto, chance, settings, judge, intents, TaskBook(ENTRIES_KEPT))
         parts: tuple[Any, ...] = (
             around,
-            LeaseReplica(me, roster, crypto, intents),
+            LeaseReplica(me, roster, crypto, intents, view.is_alive),
             Claims(me, roster, crypto, chance, number),
             Executor(me, view, chance, settings, local, judge, intents, LocalCopies(crypto), _nobody_orders, number),
             bidder,

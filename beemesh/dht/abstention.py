@@ -4,6 +4,11 @@ A replica **abstains for a key** while, within the last `ABSTAIN_S` seconds, it 
 k-set: by then every lease that was granted without it has ended. Rosters that were in force are saved; a replica with
 none saved has lost its disk or is new, and takes it that it was in no set until it started.
 
+Time alone does not tell a new keeper that the others know of it: added on one side of a partition, one after the other,
+new ones would make a majority of their own there, while the other side renews its leases under the roster of before. So
+a keeper **votes first once a majority of those that were there before it has been in touch with it for `ABSTAIN_S`**;
+from then on, and over restarts, it is one of them (ADR 0011). Keepers that are dead for good have to be removed.
+
 Adding one keeper needs no waiting (majorities of a set and of its neighbour always meet), adding two at once does:
 neither new one may help to outvote a lease that only the old ones know. Removing two of five at once does, too: the
 two may have made a majority with one that stays, and the other two that stay are a majority now, and know nothing of
@@ -18,7 +23,7 @@ later run adds bears a later moment, however soon it comes: the set before it ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -42,6 +47,11 @@ ROSTERS_MAX = 32
 
 TABLE = "lease-rosters"
 _KEY = b"keepers"
+_ACCEPTED = b"accepted"
+"""The row of a replica whom a majority of the keepers before it has known for long enough."""
+
+LOOK_EVERY_S = 1.0
+"""How often a replica that is not accepted yet counts whom it is in touch with, while nobody comes or goes."""
 
 
 @dataclass(slots=True)
@@ -57,9 +67,17 @@ class KeeperHistory:
 
     tables: tuple[str, ...] = (TABLE,)
 
-    def __init__(self, self_id: NodeId, roster: Roster) -> None:
+    def __init__(self, self_id: NodeId, roster: Roster, is_alive: Callable[[NodeId], bool]) -> None:
+        """`is_alive` tells whether a keeper counts as alive here."""
         self._self_id = self_id
         self._roster = roster
+        self._is_alive = is_alive
+        self._accepted = False
+        self._in_touch_s: float | None = None
+        """Since when a majority of the keepers before this one counts as alive; None while it does not."""
+        self._looked_s = float("-inf")
+        self._elders_known: tuple[int, tuple[NodeId, ...]] = (-1, ())
+        """With the version of the roster that they were found in."""
         self._roster_version = -1
         self._current: tuple[NodeId, ...] = ()
         self._former: list[_Former] = []
@@ -70,7 +88,9 @@ class KeeperHistory:
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Take back the saved rosters; all count as in force until this restart."""
-        for _, lists in decoded_rows(rows, list[list[bytes]]):
+        saved = list(rows)
+        self._accepted = any(key == _ACCEPTED for key, _ in saved)
+        for _, lists in decoded_rows([row for row in saved if row[0] != _ACCEPTED], list[list[bytes]]):
             if lists is None:
                 self.distrust()
             if lists is None or self._distrusted:
@@ -82,7 +102,7 @@ class KeeperHistory:
 
     def distrust(self) -> None:
         """The disk garbled what this replica granted, or under which roster: it abstains as if it had lost it all."""
-        self._distrusted, self._restored = True, False
+        self._distrusted, self._restored, self._accepted = True, False, False
         self._current, self._former = (), []
 
     def begin(self, now: Now) -> float:
@@ -96,13 +116,14 @@ class KeeperHistory:
 
     def observe(self, now: Now) -> Effects:
         """Look at the roster; what changed is saved before anything that depends on it leaves."""
+        accepted = self.look_around(now) if now.boot_s - self._looked_s >= LOOK_EVERY_S else []
         first_seen_s = self.begin(now)
         if self._roster.version == self._roster_version or self._roster.member(self._self_id) is None:
-            return []
+            return accepted
         self._roster_version = self._roster.version
         keepers = self._roster.keeper_ids()
         if keepers == self._current:
-            return []
+            return accepted
         seemed_newborn = self._newborn
         self._newborn = self._is_newborn(now)
         if self._newborn and not self._current:
@@ -114,7 +135,32 @@ class KeeperHistory:
             self._former.insert(0, _Former(self._current, now.boot_s))
         self._current = keepers
         self._forget(now)
-        return [Save(TABLE, _KEY, self._encoded())]
+        return [*accepted, Save(TABLE, _KEY, self._encoded())]
+
+    def look_around(self, now: Now) -> Effects:
+        """Look whether enough of those who were there before are in touch, and have been for long enough: whenever a
+        member comes or goes."""
+        if self._accepted:
+            return []
+        self._looked_s = now.boot_s
+        elders = self._elders()
+        if elders and sum(self._is_alive(each) for each in elders) < majority(len(elders)):
+            self._in_touch_s = None
+        elif self._in_touch_s is None:
+            self._in_touch_s = now.boot_s
+        elif now.boot_s - self._in_touch_s >= ABSTAIN_S:
+            self._accepted = True
+            return [Save(TABLE, _ACCEPTED, b"1")]
+        return []
+
+    def _elders(self) -> tuple[NodeId, ...]:
+        """The keepers whose cards were signed before this one's."""
+        if self._elders_known[0] != self._roster.version:
+            own = self._roster.member(self._self_id)
+            signed_at_ms = own.signed_at_ms if own is not None else 0
+            before = (card.node_id for card in self._roster.keepers() if card.signed_at_ms < signed_at_ms)
+            self._elders_known = self._roster.version, tuple(before)
+        return self._elders_known[1]
 
     def _is_newborn(self, now: Now) -> bool:
         """Whether all keepers that this replica ever heard of are of the first set that ever was."""
@@ -125,6 +171,8 @@ class KeeperHistory:
     def abstains(self, key: str, now: Now) -> bool:
         """Whether this replica must not grant anything at `key` yet."""
         self._forget(now)
+        if not self._accepted and self._elders():
+            return True
         if not self._former:
             return False
         today = nearest(self._current, key)

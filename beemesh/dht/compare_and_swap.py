@@ -26,7 +26,7 @@ from beemesh.dht.abstention import KeeperHistory
 from beemesh.dht.kset import k_set, kset_hash
 from beemesh.effects import Asked, Effects, Erase, Flush, Notify, Now, Received, Reply, Save, TimerFired
 from beemesh.errors import Untrusted
-from beemesh.events import IntentChanged, Observed
+from beemesh.events import IntentChanged, MemberDown, MemberLeft, MemberUp, Observed
 from beemesh.identity.signing import Signed, decode_body, sign_statement
 from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import Intent, node_key
@@ -105,16 +105,24 @@ class LeaseReplica:
 
     room = "leases"
     handles: tuple[type, ...] = (CompareAndSwap, GetLease)
-    listens: tuple[type, ...] = (IntentChanged,)
+    listens: tuple[type, ...] = (IntentChanged, MemberUp, MemberDown, MemberLeft)
     tables: tuple[str, ...] = (TABLE, ROSTERS_TABLE)
 
-    def __init__(self, self_id: NodeId, roster: Roster, crypto: Crypto, record_for: RecordFor) -> None:
-        """`record_for` gives the standing intent of a key: memberships that a claimant may lack."""
+    def __init__(
+        self,
+        self_id: NodeId,
+        roster: Roster,
+        crypto: Crypto,
+        record_for: RecordFor,
+        is_alive: Callable[[NodeId], bool],
+    ) -> None:
+        """`record_for` gives the standing intent of a key: memberships that a claimant may lack; `is_alive` tells
+        whether a member counts as alive."""
         self._self_id = self_id
         self._roster = roster
         self._crypto = crypto
         self._record_for = record_for
-        self._history = KeeperHistory(self_id, roster)
+        self._history = KeeperHistory(self_id, roster, is_alive)
         self._leases: OrderedDict[str, _Standing] = OrderedDict()
         self._rates = Rates(SWAPS_PER_S, SWAPS_BURST)
         self._asked_for: tuple[str, int, tuple[NodeId, ...]] = ("", -1, ())
@@ -154,6 +162,8 @@ class LeaseReplica:
                 return [Reply(token, self._look(key, now))]
             case IntentChanged():
                 return self._history.observe(now)
+            case MemberUp() | MemberDown() | MemberLeft():
+                return self._history.look_around(now)
             case TimerFired():
                 return []
         return []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
 from beemesh.dht.abstention import ABSTAIN_S, NEWBORN_MS, KeeperHistory
 from beemesh.dht.kset import K, nearest
-from beemesh.effects import Now
+from beemesh.effects import Now, Save
 from beemesh.identity.grants import Revocation
 from beemesh.identity.membership_card import ROLE_KEEPER
 from beemesh.ids import NodeId
@@ -45,9 +47,11 @@ def revocation_intent(name: str) -> Intent:
     return Intent(MESH, "revocation", revoked_key("node", id_of(name)), 1, CA.signer_id, WALL_MS, body)
 
 
-def history(name: str, roster: Roster, now: Now) -> KeeperHistory:
+def history(
+    name: str, roster: Roster, now: Now, is_alive: Callable[[NodeId], bool] = lambda _node_id: True
+) -> KeeperHistory:
     """A replica that starts for the first time."""
-    started = KeeperHistory(id_of(name), roster)
+    started = KeeperHistory(id_of(name), roster, is_alive)
     started.restore((), now)
     started.observe(now)
     return started
@@ -75,7 +79,38 @@ def test_who_comes_by_a_later_run_abstains_however_soon_it_comes(added: str) -> 
     joined = history("f", roster, at(2.0))
     assert joined.abstains(KEY, at(2.0))
     assert joined.abstains(KEY, at(1.9 + ABSTAIN_S))
+    joined.observe(at(2.1 + ABSTAIN_S))
     assert not joined.abstains(KEY, at(2.1 + ABSTAIN_S))
+
+
+def test_who_joined_on_one_side_of_a_partition_abstains_until_the_others_know_of_it() -> None:
+    """However long that lasts: the other side renews its leases under the roster of before. Once a majority of those
+    that were there before it is in touch for as long as any lease lasts it votes, over restarts as well."""
+    roster = roster_of("abc")
+    add(roster, "fg", WALL_MS + LATER_MS)
+    reached = {id_of(name) for name in "cg"}
+    joined = history("f", roster, at(2.0), reached.__contains__)
+    joined.observe(at(500.0))
+    assert joined.abstains(KEY, at(500.0))
+
+    reached.add(id_of("a"))
+    joined.observe(at(501.0))
+    joined.observe(at(500.0 + ABSTAIN_S))
+    assert joined.abstains(KEY, at(500.0 + ABSTAIN_S))
+    reached.discard(id_of("a"))
+    joined.observe(at(502.0 + ABSTAIN_S))
+    assert joined.abstains(KEY, at(502.0 + ABSTAIN_S)), "it was cut off again before its time was over"
+    reached.add(id_of("b"))
+    joined.observe(at(600.0))
+    (saved,) = joined.observe(at(600.0 + ABSTAIN_S))
+    assert isinstance(saved, Save)
+    assert not joined.abstains(KEY, at(600.0 + ABSTAIN_S))
+
+    again = KeeperHistory(id_of("f"), roster, lambda _node_id: False)
+    again.restore([(saved.key, saved.value)], at(700.0))
+    again.observe(at(700.0))
+    again.observe(at(700.1 + ABSTAIN_S))
+    assert not again.abstains(KEY, at(700.1 + ABSTAIN_S))
 
 
 def test_who_was_there_abstains_for_keys_of_sets_that_it_was_not_in() -> None:
@@ -104,6 +139,7 @@ def test_who_hears_of_the_cards_of_its_own_run_first_is_no_newborn() -> None:
     joined.observe(at(1.0))
     assert joined.abstains(KEY, at(1.1))
     assert joined.abstains(KEY, at(0.9 + ABSTAIN_S))
+    joined.observe(at(1.1 + ABSTAIN_S))
     assert not joined.abstains(KEY, at(1.1 + ABSTAIN_S))
 
 
