@@ -23,7 +23,7 @@ from beemesh.scheduling.stewardship.upkeep import Upkeep
 from beemesh.scheduling.tasks import make_task
 from beemesh.scheduling.telling import FINAL, MANIFEST, TARGET, Teller
 from beemesh.settings.model import NodeSettings
-from beemesh.workloads.daemons import DAEMON_SET
+from beemesh.workloads.daemons import DAEMON_SET, may_have
 from beemesh.workloads.jobs import state_of
 from beemesh.workloads.observation import StopReplica
 from beemesh.workloads.reconciler import Action, Declared, StartReplica, StopReplicaAction, Wait, is_settled, plan
@@ -74,13 +74,16 @@ class Acting:
             return []
         if hosted.unknown:
             return [Schedule((self._room, "step", hosted.workload_id), now.boot_s + POLL_BUSY_S)]
+        hosted.wait_for_words(now.boot_s)
         self._drop_expired(hosted, now)
         hosted.daemons = self._daemons(hosted)
         starting = {(each.task.revision, each.task.replica) for each in self._ledger.of(hosted.workload_id)}
         observed = hosted.observed(starting, self._view.is_alive, now.boot_s)
         most, over_quota = self._upkeep.policies.allowed(hosted.workload) if hosted.workload else (0, "")
         hosted.over_quota = bool(over_quota)
-        effects = self._roll_on(hosted, observed, most if over_quota else None, now)
+        effects: Effects = []
+        if not hosted.unheard:  # what a node that came runs, and has not told yet, is no failure of the rollout
+            effects += self._roll_on(hosted, observed, most if over_quota else None, now)
         declared = hosted.declared(observed)
         if over_quota:
             declared = replace(declared, held=_held_back(declared, observed, most))
@@ -89,6 +92,7 @@ class Acting:
         settled |= declared.over and not starting
         steps = plan(declared, arranged.observed, now.boot_s, self._settings.scheduler.max_attempts)
         steps = (*steps, *arranged.actions)  # what is missing goes before what only moves
+        steps = tuple(each for each in steps if not _waits_for_word(hosted, each, observed))
         steps, refusals = self._within_quota(hosted, steps, observed, most, over_quota, now)
         effects += refusals
         chosen = in_turn(steps, hosted.workload, self._ledger.of(hosted.workload_id), observed)
@@ -291,6 +295,20 @@ class Acting:
                 self._ledger.drop(each.task)
                 if each.holder is None:
                     hosted.in_vain[each.task.revision, each.task.replica] = each.heard_s
+
+
+def _waits_for_word(hosted: Hosted, step: Action, observed: Observation) -> bool:
+    """Whether it starts what a node that came may be running already, and has not said; or ends what would then be
+    missing, since its successor has to wait."""
+    if hosted.workload is None or isinstance(step, Wait):
+        return False
+    replica = step.replica if isinstance(step, StartReplica) else step.report.replica
+    if not any(may_have(hosted.workload, replica, node_id) for node_id in hosted.unheard):
+        return False
+    if isinstance(step, StartReplica):
+        return True
+    others = (each for each in observed.replicas if each.replica == replica and each is not step.report)
+    return step.reason in ("outdated", "drained") and not any(map(observed.is_available, others))
 
 
 def _held_back(declared: Declared, observed: Observation, most: int) -> int:

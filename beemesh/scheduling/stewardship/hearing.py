@@ -43,7 +43,7 @@ class Hearing:
         return [effect for node_id in drawn for effect in self.ask(hosted, node_id)]
 
     def mark_unknown(self, hosted: Hosted) -> None:
-        """Every live node has to say what it runs before anything is concluded."""
+        """Every node that is alive now has to say what it runs before anything is concluded."""
         hosted.unknown = dict.fromkeys(self._view.alive(), 0)
 
     def ask_unknown(self, hosted: Hosted) -> Effects:
@@ -71,7 +71,7 @@ class Hearing:
         """Ask again those that matter: who has not said, who runs something or is about to, and a few others."""
         effects = [*self.ask_unknown(hosted), *self.survey(hosted, POLL_SURVEY)]
         silent = self._randomness.sample(sorted(hosted.silent), min(SILENT_ASKED_MAX, len(hosted.silent)))
-        for node_id in sorted({*self._busy_nodes(hosted), *silent}):
+        for node_id in sorted({*self._busy_nodes(hosted), *silent, *hosted.unheard}):
             if self._view.is_alive(node_id):
                 effects += self.ask(hosted, node_id)
         return effects
@@ -89,7 +89,7 @@ class Hearing:
             if self._view.is_alive(node_id):
                 hosted.silent.add(node_id)
             return self.ask_unknown(hosted) if hosted.hosting else []
-        hosted.unknown.pop(node_id, None)
+        hosted.waits_no_more(node_id, now.boot_s)
         hosted.silent.discard(node_id)
         mine = tuple(
             each

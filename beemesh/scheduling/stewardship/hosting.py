@@ -51,6 +51,14 @@ CLOCKS_MS = 60_000
 PENDING_REPEAT_S = 60.0
 """Why a replica is pending is told again so often while it does not change."""
 
+NEWCOMER_S = 6.0
+"""So long at most what a node that came may be running is not started elsewhere before it has said what it runs: as
+long as one that is silent at a takeover is waited for."""
+
+FLAP_S = 60.0
+"""A node that comes again within so long has only what it left of that time: one that comes and goes holds nothing up
+for ever."""
+
 
 @dataclass(slots=True)
 class Hosted:
@@ -74,7 +82,12 @@ class Hosted:
     reports: dict[NodeId, tuple[ReplicaReport, ...]] = field(default_factory=dict)
     """What each node said that it runs of this workload."""
     unknown: dict[NodeId, int] = field(default_factory=dict)
-    """Nodes that have not said so since the lease was taken, and how often they were asked."""
+    """Of those that were alive when the lease was taken the ones that have not said so since, and how often they were
+    asked: before they have, or stay silent, nothing is concluded."""
+    unheard: dict[NodeId, float] = field(default_factory=dict)
+    """Nodes that came later and have not said so → until when their word is waited for (on our boot clock)."""
+    patience: dict[NodeId, tuple[float, float]] = field(default_factory=dict)
+    """Node → when it first came of late, and for how many seconds its word may still be waited for."""
     asked: dict[NodeId, int] = field(default_factory=dict)
     """Open questions: node → request id."""
     silent: set[NodeId] = field(default_factory=set)
@@ -144,6 +157,8 @@ class Hosted:
         self.fresh = False
         self.reports.clear()
         self.unknown.clear()
+        self.unheard.clear()
+        self.patience.clear()
         self.asked.clear()
         self.silent.clear()
         self.newcomers.clear()
@@ -345,6 +360,26 @@ class Hosted:
         self.reports[event.node_id] = (*others, report)
         # An answer that is under way may have been given before the pod was there.
         self.asked.pop(event.node_id, None)
+
+    def came(self, node_id: NodeId, boot_s: float) -> None:
+        """A node came, or came back; it may run what nobody here knows of."""
+        self.newcomers.add(node_id)
+        self.patience = {who: kept for who, kept in self.patience.items() if boot_s - kept[0] < FLAP_S}
+        _, left_s = self.patience.setdefault(node_id, (boot_s, NEWCOMER_S))
+        if left_s > 0 and node_id not in self.unknown and node_id not in self.unheard:
+            self.unheard[node_id] = boot_s + left_s
+
+    def waits_no_more(self, node_id: NodeId, boot_s: float) -> None:
+        """A node that came has said what it runs, or is gone again."""
+        self.unknown.pop(node_id, None)
+        until_s = self.unheard.pop(node_id, None)
+        if until_s is not None and node_id in self.patience:
+            self.patience[node_id] = (self.patience[node_id][0], max(0.0, until_s - boot_s))
+
+    def wait_for_words(self, boot_s: float) -> None:
+        """Whose word has been waited for long enough is not waited for any more."""
+        for node_id in [node_id for node_id, until_s in self.unheard.items() if boot_s >= until_s]:
+            self.waits_no_more(node_id, boot_s)
 
     def runners(self) -> set[NodeId]:
         """Nodes that run something of the workload."""

@@ -33,9 +33,9 @@ def next_look_s(
 ) -> float:
     """When to look again (on our boot clock); notes since when it waits."""
     calm_s = POLL_SILENT_S if hosted.silent else POLL_SETTLED_S
-    if settled or not waits or hosted.newcomers:
+    if settled or not waits or hosted.unheard:
         hosted.waits_since_s = None
-        return now.boot_s + (calm_s if settled else POLL_BUSY_S)
+        return now.boot_s + (calm_s if settled and not hosted.unheard else POLL_BUSY_S)
     if hosted.waits_since_s is None:
         hosted.waits_since_s = now.boot_s
     ends = [each.ends_s for each in outstanding]

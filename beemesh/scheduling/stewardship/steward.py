@@ -331,9 +331,8 @@ class Steward:
         self._acting.repairs.came(now.boot_s)
         effects: Effects = []
         for hosted in self._own():
-            hosted.newcomers.add(node_id)
+            hosted.came(node_id, now.boot_s)
             hosted.hope()
-            hosted.unknown.setdefault(node_id, 0)
             effects += self._hearing.ask(hosted, node_id)
         return effects
 
@@ -341,7 +340,7 @@ class Steward:
         effects: Effects = []
         for hosted in tuple(self._hosted.values()):
             hosted.reports.pop(node_id, None)
-            hosted.unknown.pop(node_id, None)
+            hosted.waits_no_more(node_id, now.boot_s)
             hosted.asked.pop(node_id, None)
             hosted.silent.discard(node_id)
             hosted.newcomers.discard(node_id)
