@@ -14,7 +14,7 @@ NEVER_OF_HONEST = frozenset({"oversized", "malformed", "undeciphered", "budget",
 """Reasons for which no datagram of an honest node is ever refused, whatever the network does to it."""
 
 WINDOW_S = 10.0
-DATAGRAMS_PER_S = (150.0, 25.0)
+DATAGRAMS_PER_S = (150.0, 30.0)
 """What one node sends in any ten seconds, on the average, at most: so many, and so many more for each member. That is a
 hundred times what a quiet mesh needs, and enough for a slow member that asks everybody for everything twice while works
 are handed in. Above it something answers itself."""
