@@ -17,6 +17,7 @@ from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import Intent
 from beemesh.scheduling.messages import Bid, Event, LeaseProof, Task
 from beemesh.secret import SecretBytes
+from beemesh.start_right import StartRight
 from beemesh.workloads.observation import ReplicaReport
 
 # --- membership -----------------------------------------------------------------------------------------------------
@@ -409,31 +410,14 @@ class TaskWon:
 # --- running --------------------------------------------------------------------------------------------------------
 
 
-class StartRight:
-    """Until when (our boot clock) the leases let a replica be started. The executor moves it with every renewal; the
-    runtime looks right before it starts anything, however long that took to prepare. Shared by both, never copied."""
+@dataclass(frozen=True, slots=True)
+class RunRight:
+    """From the executor: until when (our boot clock) a pod (`<namespace>/<pod>`) that must not be doubled may run here,
+    which only a later word moves; `None`: it is gone, or was never started. Whoever carries out what the executor
+    decides ends such a pod in time itself should the executor not be there to do it."""
 
-    __slots__ = ("_ends",)
-
-    def __init__(self) -> None:
-        self._ends: dict[str, float] = {}
-
-    def until(self, key: str, ends_s: float) -> None:
-        """The lease `key` lasts so long."""
-        self._ends[key] = ends_s
-
-    def revoke(self) -> None:
-        """Nothing may be started by it any more, whatever is renewed."""
-        self._ends[""] = float("-inf")
-
-    @property
-    def is_revoked(self) -> bool:
-        """Whether nothing will ever be started by it: what prepares a start had better end."""
-        return "" in self._ends
-
-    def has_ended(self, boot_s: float) -> bool:
-        """Whether one of the leases is over, or the right was revoked."""
-        return any(boot_s >= ends_s for ends_s in self._ends.values())
+    pod: str
+    until_boot_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

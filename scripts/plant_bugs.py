@@ -222,8 +222,8 @@ BUGS = (
         "late-stop",
         "a pod runs on for ten seconds after its run lease",
         "beemesh/scheduling/execution/run_leases.py",
-        'return Schedule((self._room, "run-end", key), ends_s - RUN_LEASE_MARGIN_S)',
-        'return Schedule((self._room, "run-end", key), ends_s + 10.0)',
+        "until_s = ends_s - RUN_LEASE_MARGIN_S",
+        "until_s = ends_s + 10.0",
         "scheduling",
     ),
     Bug(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from beemesh.composition import Composition
 from beemesh.crypto import Crypto
 from beemesh.effects import Now
-from beemesh.events import DeployPod, ResourcesObserved
+from beemesh.events import DeployPod, ResourcesObserved, RunRight
 from beemesh.identity.membership_card import Membership
 from beemesh.identity.signing import Signed
 from beemesh.membership.held_clock import HeldClock
@@ -28,6 +28,8 @@ class Machine:
     card: Signed
     disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     pods: dict[str, ReplicaReport] = field(default_factory=dict)
+    run_rights: dict[str, float] = field(default_factory=dict)
+    """Until when, by its boot clock, each pod of it may run that must not be doubled, as its agent last said."""
     composition: Composition | None = None
     life: int = 0
     timers: dict[Hashable, int] = field(default_factory=dict)
@@ -74,6 +76,28 @@ class Machine:
         spec = self.spec
         free = (spec.mem_mb * 3 // 4, spec.storage_mb * 4 // 5)
         return ResourcesObserved(spec.cpu_m, spec.mem_mb, spec.storage_mb, 0.1, *free)
+
+    def note_right(self, right: RunRight) -> None:
+        """Its agent says until when a pod may run."""
+        if right.until_boot_s is None:
+            self.run_rights.pop(right.pod, None)
+        else:
+            self.run_rights[right.pod] = right.until_boot_s
+
+    def agree_clock(self, agreed_ms: int, now_s: float, wall_ms: int) -> None:
+        """Its agent has heard what time it is."""
+        self.clock.move_on(agreed_ms, wall_ms + self.skew_ms, now_s + self.boot_offset_s)
+
+    def lose_disk(self) -> None:
+        """All that its agent kept is gone."""
+        self.disk.clear()
+        self.wipes += 1
+
+    def lose_power(self, now_s: float) -> None:
+        """Its pods end, what was being started starts nowhere, and its boot clock starts anew."""
+        self.pods = {}
+        self.run_rights.clear()
+        self.boot_offset_s = -now_s
 
     def begin(self, job: DeployPod, wall_ms: int, *, ready: bool = True) -> ReplicaReport:
         """A pod of it runs from now on."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from simulator.guard import attend
 from simulator.hostile import Hostile
 from simulator.machine import Machine
 from simulator.operator import unplug
@@ -141,6 +142,7 @@ class Ordeal(ABC):
             case "crash" | "power" | "wipe" | "blackout":
                 for index in who:
                     world.kill(index, power=step.kind != "crash", disk=step.kind != "wipe")
+                    attend(world, world.machines[index])
                     world.at(world.now_s + step.amount, lambda index=index: self._revive(index))  # type: ignore[misc]
             case "pause":
                 world.pause(who[0], step.amount)

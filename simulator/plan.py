@@ -48,8 +48,10 @@ BLIND_PART = 0.5
 RESTART_S = (0.05, 1.0)
 """How long an agent is away that is started anew on purpose, and how long until the next one is."""
 CRASH_S_MAX = 5.0
-"""An agent is started again by its supervisor. One that stayed away for longer than a run lease could not stop a pod
-whose lease is over, and nobody else can."""
+"""An agent is started again by its supervisor."""
+ABSENT_PART = 0.25
+ABSENT_S = (5.0, 40.0)
+"""Crashes after which nothing starts it for longer, and how long: past the end of each lease that it held."""
 LOCK_S = (2.0, 15.0)
 """From shorter than any lease in use to the longest that is granted."""
 SKEW_MS_MAX = 20_000
@@ -169,6 +171,17 @@ def with_stuck_engines(plan: Plan, chance: random.Random, nodes: int, seconds: f
         kinds=plan.kinds | {"stuck"},
         steps=tuple(sorted((*plan.steps, *steps), key=lambda step: step.at_s)),
     )
+
+
+def with_absences(plan: Plan, chance: random.Random) -> Plan:
+    """Agents that stay away for longer than their leases last, besides. Drawn by a stream of chance of its own, too."""
+    steps = tuple(
+        replace(step, amount=chance.uniform(*ABSENT_S))
+        if step.kind == "crash" and chance.random() < ABSENT_PART
+        else step
+        for step in plan.steps
+    )
+    return replace(plan, steps=steps)
 
 
 def _lock(chance: random.Random) -> tuple[float, float]:

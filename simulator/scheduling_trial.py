@@ -36,7 +36,7 @@ from simulator.mock_runtime import MockRuntime
 from simulator.operator import add_classes, grant_operator
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel
-from simulator.plan import FORMING_S, draw, with_stuck_engines
+from simulator.plan import FORMING_S, draw, with_absences, with_stuck_engines
 from simulator.script import ACTIONS, CHANGES, Action, Desk, draw_script
 from simulator.turnover import leave_out
 
@@ -82,6 +82,7 @@ class SchedulingTrial(Ordeal):
         plan = replace(drawn, steps=in_time, applies=(), locks=(), rivals=())
         engines = random.Random(f"engines {seed}")  # noqa: S311
         plan = with_stuck_engines(plan, engines, len(fleet), seconds)
+        plan = with_absences(plan, random.Random(f"absences {seed}"))  # noqa: S311
         super().__init__(seed, seconds, chance, plan, fleet, until_first=until_first)
         self._submitted: dict[int, Intent] = {}
         self.script = draw_script(chance, seconds)

@@ -16,6 +16,7 @@ from beemesh.intents.record import Cordon, Drain
 from beemesh.workloads.record import Workload
 from simulator.cast import DYNAMIC, Cast, Role
 from simulator.crypto import FakeCrypto, Keys
+from simulator.guard import attend
 from simulator.job_pods import JobPods
 from simulator.layers import Layers
 from simulator.machine import Machine
@@ -222,6 +223,7 @@ class Stage:
     def _kill(self, step: Step, who: Sequence[int]) -> None:
         for index in who:
             self.world.kill(index, power=step.action != "crash", disk=step.action != "wipe")
+            attend(self.world, self.world.machines[index])
         numbers = {index: self._down[index].begin() for index in who}
         if step.lasts_s:
             self._later(step.lasts_s, f"start {step.who}", partial(self._revive, numbers))

@@ -18,7 +18,16 @@ import msgspec
 from beemesh.composition import Composition, compose
 from beemesh.crypto import Crypto
 from beemesh.effects import Cancel, Erase, Flush, JobFinished, Notify, Now, Reply, Run, Save, Schedule
-from beemesh.events import ClockAgreed, DeployPod, Observed, PodsObserved, ResourcesObserved, SeedIntents, StopPod
+from beemesh.events import (
+    ClockAgreed,
+    DeployPod,
+    Observed,
+    PodsObserved,
+    ResourcesObserved,
+    RunRight,
+    SeedIntents,
+    StopPod,
+)
 from beemesh.identity.membership_card import GossipKey, GossipRing
 from beemesh.identity.signing import Signed
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
@@ -232,11 +241,9 @@ class World(Agenda):
             machine.ailing.crash()
         self.wake(index)
         if power:
-            machine.pods = {}  # what was being started then starts nowhere
-            machine.boot_offset_s -= self.now_s + machine.boot_offset_s  # its boot clock starts anew
+            machine.lose_power(self.now_s)
         if not disk:
-            machine.disk.clear()
-            machine.wipes += 1
+            machine.lose_disk()
 
     def node(self, index: int) -> Composition:
         """What runs on a machine; an error when it is down."""
@@ -307,9 +314,10 @@ class World(Agenda):
         self._stream(machine, effect.peer, partial(self._told, machine, effect.peer, effect.message))
 
     def _notify(self, machine: Machine, effect: Notify) -> None:
-        if type(effect.event) is ClockAgreed:
-            now_s = self.now_s + machine.boot_offset_s
-            machine.clock.move_on(effect.event.wall_ms, self.wall_ms + machine.skew_ms, now_s)
+        if type(effect.event) is RunRight:
+            machine.note_right(effect.event)
+        elif type(effect.event) is ClockAgreed:
+            machine.agree_clock(effect.event.wall_ms, self.now_s, self.wall_ms)
         elif self.watch is not None:
             self.watch(machine.index, effect.event)
         else:

@@ -36,15 +36,15 @@ class RunLeaseChecker:
                 self._check(index, run_key(task.workload_id, task.replica), at_s, "starts", blame)
 
     def look(self, world: World, blame: Blame) -> None:
-        """Nothing runs on after its lease, as long as there is an agent to stop it."""
+        """Nothing runs on after its lease, whether there is an agent to stop it or not."""
         for machine in world.machines:
             life = machine.life if machine.is_up else -1
             if self._up.get(machine.index, (None, 0.0))[0] != life:
                 self._up[machine.index] = (life, world.now_s)
         for machine, _, task in self._runtime.running():
             life, since_s = self._up[machine.index]
-            attended = life >= 0 and since_s < world.now_s - WAKING_S and is_awake(world, machine)
-            if attended and not task.duplicate_tolerant:
+            is_attended = life < 0 or since_s < world.now_s - WAKING_S
+            if is_attended and is_awake(world, machine) and not task.duplicate_tolerant:
                 key = run_key(task.workload_id, task.replica)
                 self._check(machine.index, key, world.now_s, "runs on", blame)
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 import msgspec
 
-from beemesh.events import StartRight
 from beemesh.ids import NodeId
 from beemesh.scheduling.messages import LeaseProof, Task
 from beemesh.scheduling.tasks import pod_key
 from beemesh.secret import SecretBytes
+from beemesh.start_right import StartRight
 from beemesh.workloads.observation import MANIFEST_MARK_BYTES, PODS_LISTED_MAX, Phase, ReplicaReport
 
 TABLE = "placements"

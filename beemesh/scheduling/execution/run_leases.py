@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from beemesh.effects import Cancel, Effects, Erase, Notify, Now, Save, Schedule
-from beemesh.events import Claim, ReleaseLease
+from beemesh.events import Claim, ReleaseLease, RunRight
 from beemesh.scheduling.execution.pods import Placement
 from beemesh.scheduling.leases import RUN_LEASE_MARGIN_S, run_key
 from beemesh.undecodable import decoded_rows
@@ -55,7 +55,7 @@ class RunLeases:
         self._fences[key] = fence
         return [
             Save(TABLE, key.encode(), msgspec.msgpack.encode(_Saved(ends_s, fence))),
-            self._stop_before(key, ends_s),
+            *self._stop_before(key, ends_s),
         ]
 
     def is_overtaken(self, key: str, fence: int) -> bool:
@@ -82,10 +82,15 @@ class RunLeases:
         latest_s = now.boot_s + RUN_LEASE_TTL_MS / 1000  # what a former boot's clock said means nothing now
         saved = self._saved.pop(key, _Saved(now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S, 0))
         self._fences[key] = saved.fence
-        return [self.claim(placement), self._stop_before(key, min(saved.ends_s, latest_s))]
+        return [self.claim(placement), *self._stop_before(key, min(saved.ends_s, latest_s))]
 
-    def _stop_before(self, key: str, ends_s: float) -> Schedule:
-        return Schedule((self._room, "run-end", key), ends_s - RUN_LEASE_MARGIN_S)
+    def _stop_before(self, key: str, ends_s: float) -> Effects:
+        """Set the timer by which the pod stops, and say so to whoever sees to it should this agent not be there."""
+        until_s = ends_s - RUN_LEASE_MARGIN_S
+        return [
+            Notify(RunRight(self._pods[key], until_s)),
+            Schedule((self._room, "run-end", key), until_s),
+        ]
 
     def pod(self, key: str) -> str | None:
         """The pod (`<namespace>/<pod name>`) that a run lease is for."""
@@ -129,6 +134,7 @@ class RunLeases:
                 Cancel((self._room, "run-end", key)),
                 Cancel((self._room, "run-again", key)),
                 Erase(TABLE, key.encode()),
+                Notify(RunRight(name, None)),
                 Notify(ReleaseLease(key)),
             ]
         return effects

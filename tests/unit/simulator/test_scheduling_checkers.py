@@ -23,7 +23,7 @@ from beemesh.events import (
     TaskWon,
 )
 from beemesh.identity.signing import Signed
-from beemesh.ids import Digest
+from beemesh.ids import Digest, NodeId
 from beemesh.intents.record import quota_key
 from beemesh.scheduling.leases import run_key
 from beemesh.scheduling.messages import Event, LeaseProof, Task
@@ -258,11 +258,18 @@ def test_each_side_of_a_partition_may_publish_a_task_of_its_own() -> None:
     assert len(blamed) == 1
 
 
+def left_out(world: World, apart: int) -> set[NodeId]:
+    """The first so many keepers."""
+    return {card.node_id for card in world.node(0).roster.keepers()[:apart]}
+
+
 def test_overlapping_leases_are_blamed_while_rosters_agree() -> None:
-    """Give or take one keeper; further apart they are counted."""
+    """Give or take one keeper that was removed, and all that are new; further apart they are counted."""
     world, _ = meshed(4)
     ends_s = world.now_s + 10
-    for apart, expected in ((0, 1), (1, 1), (2, 0)):
+    for apart, are_new, expected in ((0, False, 1), (1, False, 1), (2, False, 0), (2, True, 1)):
+        for machine in world.machines:
+            machine.is_member = are_new or machine.membership.node_id not in left_out(world, apart)
         checker, blamed = OverlapChecker(forgetful=False), list[str]()
         roster = world.node(0).roster
         keepers = roster.keepers()
