@@ -1,8 +1,8 @@
 """Moving replicas off nodes on an operator's order: a drain of everything there, or moves of single replicas. Pure.
 
 A replica that may be doubled starts elsewhere first, and the old one goes once the new one is ready. What may not be
-doubled has to stop before it starts again. Neither goes further than the disruption budgets allow. All of it follows
-from the records and from what runs, so the next steward goes on where one was lost.
+doubled has to stop before it starts again, as far as the disruption budgets allow. All of it follows from the records
+and from what runs, so the next steward goes on where one was lost.
 
 It stands before the reconciler: of a replica and its successor it shows the reconciler the one that counts.
 """
@@ -76,6 +76,10 @@ def arrange(declared: Declared, observed: Observed, terms: Terms, now_s: float) 
     return _Arrangement(declared, observed, terms, now_s).arranged()
 
 
+def _serves(report: ReplicaReport) -> bool:
+    return report.ready and report.phase == "Running"
+
+
 class _Arrangement:
     """One look at one workload of which something is to move."""
 
@@ -87,11 +91,9 @@ class _Arrangement:
         self.hidden: set[int] = set()
         """Reports (by `id`) that the reconciler is not to see."""
         self.moving = 0
-        self.healthy = sum(
-            1
-            for each in observed.replicas
-            if each.ready and each.phase == "Running" and each.task_id not in terms.ordered
-        )
+        serving = [each for each in observed.replicas if _serves(each)]
+        self.healthy = len({each.replica for each in serving if each.task_id not in terms.ordered})
+        """Ordinals, so that a replica and its successor are one: budgets are about what the record wants."""
 
     def arranged(self) -> Arranged:
         """All of it."""
@@ -101,7 +103,8 @@ class _Arrangement:
             leavers = [(each, leave) for each in reports if (leave := self.terms.leaves(each)) is not None]
             if leavers:
                 self._sort(slot, reports, leavers, replaced, waiting)
-        actions = [*self._stops(replaced), *self._next(waiting)]
+        stops = [StopReplicaAction(report, "drained", grace_s=leave.grace_s) for report, leave in replaced]
+        actions = [*stops, *self._next(waiting)]
         seen = tuple(each for each in self.observed.replicas if id(each) not in self.hidden)
         return Arranged(replace(self.observed, replicas=seen), tuple(actions), self.moving > 0 or bool(actions))
 
@@ -124,10 +127,11 @@ class _Arrangement:
         replaced: list[tuple[ReplicaReport, Leave]],
         waiting: list[tuple[ReplicaReport, Leave]],
     ) -> None:
-        """How far the move of one slot has come."""
+        """How far the move of one slot has come. One with a successor that is ready goes whatever the budget says: it
+        is one too many, and may take the very room that others of its workload wait for."""
         leaving = {id(each) for each, _ in leavers}
         successors = [each for each in reports if id(each) not in leaving]
-        if any(each.ready for each in successors):
+        if any(_serves(each) for each in successors):
             self.hidden |= leaving
             replaced += leavers
         elif successors:
@@ -137,12 +141,6 @@ class _Arrangement:
             self.moving += 1
         else:
             waiting.append(max(leavers, key=lambda pair: pair[0].order))
-
-    def _stops(self, replaced: Iterable[tuple[ReplicaReport, Leave]]) -> Iterator[Action]:
-        """Those whose successors are ready, as far as the budget allows."""
-        for report, leave in replaced:
-            if self._may_go(report):
-                yield StopReplicaAction(report, "drained", grace_s=leave.grace_s)
 
     def _next(self, waiting: Iterable[tuple[ReplicaReport, Leave]]) -> Iterator[Action]:
         """Those with whom nothing was begun."""
@@ -161,10 +159,9 @@ class _Arrangement:
         """Whether the budget allows this one to stop; it counts as stopped from then on."""
         if report.task_id in self.terms.ordered:
             return True
-        ready = report.ready and report.phase == "Running"
-        if not self.terms.allowance.allows(self.healthy, ready=ready):
+        if not self.terms.allowance.allows(self.healthy, ready=_serves(report)):
             return False
-        self.healthy -= 1 if ready else 0
+        self.healthy -= 1 if _serves(report) else 0
         return True
 
     def _turn_of(self, report: ReplicaReport) -> float:

@@ -111,8 +111,9 @@ class DisruptionChecker:
             leasts = (_budgeted(composition, task) for composition in knows)
             least = min(leasts, default=0) if at_s - changed_s > KNOWN_S else 0
             self.counts[reason] += 1
-            if len(others) < least:
-                blame(f"{what}, and {len(others)} others are ready: budgets want {least}")
+            ready = {each.replica for each in others}
+            if task.replica not in ready and len(ready) < least:
+                blame(f"{what}, and {sorted(ready)} are ready without it: budgets want {least}")
         elif reason == "outdated" and all(each.replica != task.replica for each in others):
             least = self._least(task.workload_id, at_s)
             bounded = any(map(_has_quota, self._runtime.world.machines))

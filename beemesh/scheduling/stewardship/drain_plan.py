@@ -128,10 +128,9 @@ def _against(layout: Layout, pod: Pod, workload: Workload, *, force: bool) -> li
         found.append(_blocker(pod, awaited, refuses=False))
     elif not stranded and not layout.candidates(pod):
         found.append(_blocker(pod, f"no node would take it now: {_reasons(layout, pod)}", refuses=False))
-    terms = layout.allowance(workload, force=force)
-    healthy = layout.healthy(pod.workload_id) + (1 if gentle and not stranded else 0)
-    if not terms.allows(healthy, ready=pod.ready):
-        text = f"{terms.because} asks for {terms.healthy_least} ready, and {layout.healthy(pod.workload_id)} are"
+    terms, healthy = layout.allowance(workload, force=force), layout.healthy(pod.workload_id)
+    if (stranded or not gentle) and not terms.allows(healthy, ready=pod.ready):
+        text = f"{terms.because} asks for {terms.healthy_least} ready, and {healthy} are"
         found.append(_blocker(pod, text, refuses=False))
     return found
 

@@ -75,8 +75,9 @@ class Layout:
         return max((each for each in found if not each.leaving), key=lambda each: each.ready, default=None)
 
     def healthy(self, workload_id: str) -> int:
-        """How many of its replicas are ready."""
-        return sum(1 for pod in self.pods if pod.workload_id == workload_id and pod.ready and not pod.leaving)
+        """How many of its replicas are ready; one and its successor are one."""
+        pods = (pod for pod in self.pods if pod.workload_id == workload_id and pod.ready and not pod.leaving)
+        return len({pod.replica for pod in pods})
 
     def requirements(self, pod: Pod) -> Requirements:
         """What its revision asks for; nothing where the record is gone."""

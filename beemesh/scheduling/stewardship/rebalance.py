@@ -92,14 +92,13 @@ def _moves(layout: Layout, moved: set[tuple[str, int]]) -> Iterator[tuple[float,
 
 
 def _may_move(layout: Layout, pod: Pod) -> bool:
-    """Whether it runs well, may be doubled, and its workload is as its budgets want it."""
+    """Whether it runs well, may be doubled, and its workload lacks nothing."""
     workload = layout.workloads.get(pod.workload_id)
     if workload is None or not pod.ready or pod.leaving or pod.revision != workload.current.number:
         return False
     if not starts_first(Declared.of(workload), tolerant=workload.duplicate_tolerant):
         return False
-    healthy = layout.healthy(pod.workload_id)
-    return healthy >= workload.replicas and layout.allowance(workload).allows(healthy + 1, ready=True)
+    return layout.healthy(pod.workload_id) >= workload.replicas
 
 
 def _change(layout: Layout, pod: Pod, target: str) -> tuple[float, float]:

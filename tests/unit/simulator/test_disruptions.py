@@ -129,4 +129,4 @@ def test_a_budget_is_judged_once_everybody_may_know_of_it() -> None:
         machine.composition.steward._hosted.clear()  # type: ignore[union-attr] # nobody looks after it
     watched.lose(2)
     watched.wait(KNOWN_S + 2)
-    assert "1 others are ready" in watched.stop(1, "drained")[0]
+    assert "[1] are ready without it" in watched.stop(1, "drained")[0]
