@@ -41,6 +41,7 @@ from beemesh.node import Node, is_cold
 from beemesh.scheduling.auction.bidding import Bidder
 from beemesh.scheduling.auction.calling import Caller
 from beemesh.scheduling.audience import Audience
+from beemesh.scheduling.catching_up import CatchUp
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.executor import Executor
 from beemesh.scheduling.journal import Journal
@@ -155,7 +156,7 @@ def compose(
         *_leases_and_custody(shared),
         *placing,
         Caller(shared.self_id, roster, view, crypto, randomness, settings),
-        journal,
+        *_diary(shared, journal),
     )
     node = Node(
         shared.self_id,
@@ -180,6 +181,11 @@ def _summary(shared: _Shared, swim: Swim, membership: Membership) -> SelfSummary
 def _journal(shared: _Shared) -> Journal:
     audience = Audience(shared.self_id, shared.roster, shared.view, shared.book.get)
     return Journal(shared.self_id, shared.roster, shared.crypto, audience, shared.new_request_id, shared.intents.get)
+
+
+def _diary(shared: _Shared, journal: Journal) -> tuple[Participant, ...]:
+    """What this node has heard, and how it hears what it missed."""
+    return journal, CatchUp(shared.self_id, shared.roster, shared.view, shared.randomness, shared.new_request_id)
 
 
 def _leases_and_custody(shared: _Shared) -> tuple[Participant, ...]:

@@ -397,6 +397,13 @@ class EventHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class EventRecalled:
+    """From `journal`: an event whose signature holds, that others heard long ago and kept; no news to anybody."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
 class TaskWon:
     """From `bidding`: this node holds the lease of the task's replica and should run it."""
 

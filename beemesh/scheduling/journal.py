@@ -31,7 +31,7 @@ from beemesh.effects import (
     TimerFired,
 )
 from beemesh.errors import Untrusted
-from beemesh.events import Delivered, EmitEvent, EventHeard, IntentChanged, Observed
+from beemesh.events import Delivered, EmitEvent, EventHeard, EventRecalled, IntentChanged, Observed
 from beemesh.identity.signing import Signed, sign_statement
 from beemesh.ids import NodeId, is_ulid
 from beemesh.intents.record import workload_id_of
@@ -141,7 +141,7 @@ class Journal:
             case Asked(message=ListEvents(workload_ids=wanted), token=token):
                 return [Reply(token, EventList(self._listed(frozenset(wanted))))]
             case EventsTold(events=events):
-                return [effect for signed in events[:LISTED_MAX] for effect in self._take(signed, now)[1]]
+                return [effect for signed in events[:LISTED_MAX] for effect in self._recall(signed, now)]
             case Delivered(message=SignedEventWatch() as message) if event.topic == TOPIC_EVENTS:
                 return self._watched(message, now)
             case EventsWatched():
@@ -196,6 +196,10 @@ class Journal:
         self._rates.take(signed.signer, now.boot_s)  # what others say in its name, or say again, costs it nothing
         return [Notify(EventHeard(event)), *effects]
 
+    def _recall(self, signed: Signed, now: Now) -> Effects:
+        event, effects = self._take(signed, now)
+        return effects if event is None else [Notify(EventRecalled(event)), *effects]
+
     def _take(self, signed: Signed, now: Now) -> tuple[Event | None, Effects]:
         """Keep an event once it was checked; None where it is known, or refused."""
         if len(signed.body) > EVENT_BYTES_MAX:
@@ -209,8 +213,9 @@ class Journal:
         return (None, []) if event.event_id in self._events else (event, self._keep(event, signed, now))
 
     def _listed(self, workload_ids: frozenset[str]) -> tuple[Signed, ...]:
-        """The newest of these workloads, oldest first; what the journal spares is not left out for newer ones."""
-        fitting = [event for event in self.events() if event.workload_id in workload_ids]
+        """The newest of these workloads, or of all where none is named, oldest first; what the journal spares is not
+        left out for newer ones."""
+        fitting = [event for event in self.events() if not workload_ids or event.workload_id in workload_ids]
         chosen = {event.event_id for event in sorted(fitting, key=self._verdicts.spares)[-LISTED_MAX:]}
         return tuple(self._originals[event.event_id] for event in fitting if event.event_id in chosen)
 

@@ -274,8 +274,8 @@ class EventTaken(msgspec.Struct, frozen=True):
 
 
 class ListEvents(msgspec.Struct, frozen=True):
-    """In a large mesh: what was told of these workloads lately (request). Stewards, and the keepers that would follow
-    them, have heard it."""
+    """What was told of these workloads lately, or of all where none is named (request). In a large mesh stewards, and
+    the keepers that would follow them, have heard it."""
 
     workload_ids: tuple[str, ...]
 

@@ -17,7 +17,7 @@ class EventsWatched:
 
 @dataclass(frozen=True, slots=True)
 class EventsTold:
-    """From the shell: events that another node kept, as they were signed. They are checked as if they were heard, and
-    are no news to anybody."""
+    """Events that another node kept, as they were signed. They are checked as if they were heard, and are no news to
+    anybody."""
 
     events: tuple[Signed, ...]

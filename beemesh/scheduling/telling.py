@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from beemesh.effects import Notify, Now, Randomness
 from beemesh.events import EmitEvent
 from beemesh.ids import ULID_RANDOM_BYTES, NodeId, ulid
@@ -53,6 +55,13 @@ class Teller:
     def __init__(self, self_id: NodeId, randomness: Randomness) -> None:
         self._self_id = self_id
         self._randomness = randomness
+
+    def again(self, event: Event, now: Now) -> Notify:
+        """What another node told, in this one's name."""
+        event_id = ulid(now.wall_ms, self._randomness.randbytes(ULID_RANDOM_BYTES))
+        return Notify(
+            EmitEvent(msgspec.structs.replace(event, event_id=event_id, node_id=self._self_id, issued_ms=now.wall_ms))
+        )
 
     def about_task(
         self, status: EventStatus, task: Task, now: Now, reason: str = "", details: dict[str, str] | None = None

@@ -27,6 +27,7 @@ from beemesh.events import (
     BidHeard,
     Claim,
     EventHeard,
+    EventRecalled,
     IntentChanged,
     LeaseDenied,
     LeaseGranted,
@@ -73,7 +74,7 @@ SETTLE_S = 3.0
 """Time for membership to find who is there, before anybody counts itself the nearest to an older record."""
 
 FRESH_RECORD_MS = 30_000
-"""A record that was signed so lately, and came while this node was running, is run by nobody yet: no need to ask."""
+"""A record that was signed so lately, and since the last member came, is run by nobody yet: no need to ask."""
 
 LOOK_AGAIN = frozenset({"Deployed", "Failed", "Cancelled", "Stopped", "Preempted", "Ready", "NotReady"})
 """What a node tells of a replica and a steward asks it about at once."""
@@ -94,6 +95,7 @@ class Steward:
         TaskUnplaced,
         BidHeard,
         EventHeard,
+        EventRecalled,
         MemberUp,
         MemberDown,
         MemberLeft,
@@ -125,13 +127,15 @@ class Steward:
         self._upkeep = upkeep
         self._told_before = told_before
         self._hosted: dict[str, Hosted] = {}
-        tell = Teller(self_id, randomness)
+        self._tell = tell = Teller(self_id, randomness)
         self._hearing = Hearing(view, randomness, self.ledger, new_request_id)
         self._acting = Acting(
             self.room, roster, view, crypto, randomness, settings, self.ledger, tell, upkeep, new_request_id
         )
         self._unplaced = Unplaced(self_id, roster, view, self.ledger, self._hosted, tell, new_request_id)
         self._started = False
+        self._met_ms = 0
+        """When a member came last: what was signed before that, others may have known for long."""
 
     def restore(self, table: str, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Nothing is kept: losing a steward loses nothing."""
@@ -143,7 +147,7 @@ class Steward:
         for intent, signed in tuple(self._workloads()):
             effects += self._wanted(intent, signed, now, fresh=False)
         self._remember(self._told_before(""), now)
-        self._started = True
+        self._started, self._met_ms = True, now.wall_ms
         return effects
 
     def handle(self, event: Any, now: Now) -> Effects:
@@ -169,7 +173,10 @@ class Steward:
                 return self._woken(bid.task_id, now)
             case EventHeard(event=told):
                 return self._told(told, now)
+            case EventRecalled(event=told):
+                self._remember((told,), now)
             case MemberUp(node_id=node_id):
+                self._met_ms = now.wall_ms
                 return self._member_up(node_id, now)
             case MemberDown(node_id=node_id):
                 self._acting.repairs.died(now.boot_s)
@@ -187,7 +194,8 @@ class Steward:
     # --- who hosts what ---------------------------------------------------------------------------------------------
 
     def _is_fresh(self, intent: Intent, now: Now) -> bool:
-        return self._started and abs(now.wall_ms - intent.issued_ms) <= FRESH_RECORD_MS
+        is_late = abs(now.wall_ms - intent.issued_ms) > FRESH_RECORD_MS
+        return self._started and not is_late and intent.issued_ms >= self._met_ms
 
     def _own(self) -> Iterator[Hosted]:
         return iter([each for each in self._hosted.values() if each.hosting])
@@ -286,8 +294,16 @@ class Steward:
         if not fresh:
             hosted.take_over()
             self._hearing.mark_unknown(hosted)
-            return [count("takeovers"), *self._hearing.ask_unknown(hosted), *self._acting.step(hosted, now)]
+            asked = [*self._told_again(hosted, now), *self._hearing.ask_unknown(hosted)]
+            return [count("takeovers"), *asked, *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
+
+    def _told_again(self, hosted: Hosted, now: Now) -> Effects:
+        """The last word on the workload, if a steward told it that was removed since: whoever joins believes nothing
+        of that one, and has to know."""
+        words = [event for event in self._told_before(hosted.workload_id) if MANIFEST in event.details]
+        gone = [event for event in words[-1:] if self._roster.member(event.node_id) is None]
+        return [self._tell.again(event, now) for event in gone]
 
     def _counts(self, task: Task, signed: Signed) -> bool:
         """Whether a task may stand for a start of its replica. Any member can publish one: it has to name the very
@@ -345,6 +361,8 @@ class Steward:
             hosted.silent.discard(node_id)
             hosted.newcomers.discard(node_id)
             if hosted.hosting:
+                is_removed = self._roster.member(node_id) is None
+                effects += self._told_again(hosted, now) if is_removed else []
                 effects += self._acting.step(hosted, now)
             elif hosted.holder in (None, node_id):
                 hosted.holder = None
