@@ -10,7 +10,7 @@ import pytest
 
 from beemesh.custody.custodians import TABLE_SERVED, TABLE_SHARES
 from beemesh.effects import Save
-from beemesh.events import DeployPod, LeaseGranted, MemberDown, Observed, Submitted
+from beemesh.events import DeployPod, LeaseGranted, MemberDown, Observed, Submitted, TaskWon
 from beemesh.identity.signing import Signed, decode_body
 from beemesh.ids import Digest
 from beemesh.intents.record import Cordon, Intent, cordon_key
@@ -27,6 +27,7 @@ from simulator.checkers.wire import WireChecker
 from simulator.hostile import Hostile
 from simulator.liar import Liar
 from simulator.world import World
+from tests.unit.simulator.test_scheduling_checkers import task
 
 SIGNED = Signed("lease", b"", bytes(32), bytes(64))
 
@@ -65,15 +66,19 @@ def test_a_refused_honest_datagram_is_told_unless_somebody_is_hostile() -> None:
     assert told == ["n0 refused an honest datagram: signature"]
 
 
-def test_too_much_traffic_is_told_once() -> None:
-    """The rate of each machine is watched over ten seconds."""
+@pytest.mark.parametrize(("tasks", "lives", "is_told"), [(0, 0, True), (1, 0, False), (0, 2, False)])
+def test_too_much_traffic_is_told_once(tasks: int, lives: int, is_told: bool) -> None:
+    """The rate of each machine is watched over ten seconds, beside the tasks that are won and the agents that start."""
     world, checker, told = _world(), WireChecker(hostile=False), list[str]()
+    won = TaskWon(task(), "lease/x", LeaseProof(SIGNED, ()), 1, 0.0)
     for _ in range(60):
         checker.look(world, told.append)
         world.machines[2].sent += 100
+        for _ in range(tasks):
+            checker.saw(world, world.now_s, 0, won, told.append)
+        world.machines[1].life += lives
         world.run_for(0.25)
-    assert len(told) == 1
-    assert "n2 sends" in told[0]
+    assert ["n2 sends" in text for text in told] == [True] * is_told
 
 
 def test_a_death_without_evidence_is_told() -> None:
