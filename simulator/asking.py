@@ -19,6 +19,9 @@ STANDS_S = BACKOFF_MAX_S + 30.0
 """So long a failure is the reason why a replica does not run: the longest pause after it, and what another try may take
 until something is heard of it, or two clocks differ by."""
 
+TRY_S = 30.0
+"""So long a try may take: until what it evicts is gone, its image is there, and it has started."""
+
 
 def words(world: World, machine: Machine, workload_id: str, revision: int, replica: int) -> tuple[Event, ...]:
     """What the machine's agent can tell of a replica, oldest first."""
@@ -94,6 +97,13 @@ def is_given_up(machine: Machine, events: Sequence[Event], revision: int, replic
     failed = [event for event in ours if event.status == "Failed" and RETRYABLE not in event.details]
     most = machine.spec.settings.scheduler.max_attempts
     return len(failed) >= most or any(FINAL in event.details for event in failed)
+
+
+def is_tried(world: World, machine: Machine, workload_id: str, revision: int, replica: int) -> bool:
+    """Whether somebody has won a replica that failed before a short while ago, and has not said yet how it went."""
+    said = words(world, machine, workload_id, revision, replica)
+    under_way = bool(said) and said[-1].status == "Scheduled"
+    return under_way and world.wall_ms - said[-1].issued_ms <= TRY_S * 1000
 
 
 def _why_silent(world: World, machine: Machine, task_id: str) -> tuple[str, ...]:

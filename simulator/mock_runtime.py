@@ -304,13 +304,15 @@ class MockRuntime:
         return machine.stuck_until_s > self.world.now_s and (task.duplicate_tolerant or job.grace_s > 0)
 
     def _fail_to_stop(self, machine: Machine, run: Run, task: Task, job: StopPod) -> None:
-        """The pod runs on, and the agent that ordered its end is told."""
+        """The pod runs on, and the agent that ordered its end is told, unless a later order has ended it by then."""
         life, self.mishaps.stuck = machine.life, self.mishaps.stuck + 1
         self.stopping.add((machine.index, job.pod, task.task_id))
 
         def tell() -> None:
             if machine.life == life and machine.composition is not None:
-                error = "StopFailed: the engine did not end it"
+                found = machine.pods.get(job.pod)
+                is_there = found is not None and found.task_id == task.task_id
+                error = "StopFailed: the engine did not end it" if is_there else ""
                 self.world.event(machine.index, JobFinished(run.job_id, None, error))
 
         self.world.at(self.world.now_s + STUCK_S, tell, machine)

@@ -179,6 +179,12 @@ def is_alone(world: World, index: int) -> bool:
     return composition is not None and len(composition.view.alive()) == 1
 
 
+def may_be_lost(world: World, index: int, *, forgetful: bool) -> bool:
+    """Whether what a node accepts now may rightly be lost: with its disk, where disks are lost in this trial
+    (`forgetful`), or with itself, when it was removed already."""
+    return is_alone(world, index) and (forgetful or not world.machines[index].is_member)
+
+
 def _asked(world: World, index: int) -> Composition:
     machine = world.machines[index]
     if machine.composition is None or machine.paused_until_s > world.now_s:

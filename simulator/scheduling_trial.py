@@ -51,9 +51,10 @@ much of what they change has not begun to run."""
 SETTLED_S = 12.0
 """Until then most of it runs."""
 
-HEAL_S = 150.0
+HEAL_S = 300.0
 """After the last fault everything must be as it should within this time: leases run out, whoever lost its disk abstains
-for twice the longest of them, and what failed waits for its next try."""
+for twice the longest of them, what failed waits for its next try, and a rollout of ten replicas goes on where each
+takes half a minute, for its victim and its predecessor to end."""
 
 WELL_S = 6.0
 """A trial ends when all has been well for so long, and `DOUBLES_S` have passed."""

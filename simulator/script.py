@@ -24,7 +24,7 @@ from beemesh.workloads.record import Constraints, HostPort, JobTerms, Strategy, 
 from beemesh.workloads.revising import restarted, undone, with_paused
 from simulator.demand import Demand
 from simulator.fleet import DEDICATED, ZONES
-from simulator.operator import deployment, is_alone, revise, submission, withdraw
+from simulator.operator import deployment, may_be_lost, revise, submission, withdraw
 from simulator.turnover import Removal, draw_lingering_s, join, rotate, take_out
 from simulator.world import World
 
@@ -109,7 +109,7 @@ class Desk:
     def hand_in(self, draft: Workload, chance: random.Random, note: str = "") -> None:
         """Seal a workload for some node and hand it in there."""
         index, token = self.node(chance), len(self._submitted) + 1
-        if self._forgetful and is_alone(self.world, index):
+        if may_be_lost(self.world, index, forgetful=self._forgetful):
             return
         try:
             self._submitted[token], command = submission(self.world, index, draft, token)
@@ -151,7 +151,7 @@ class Desk:
     def revise(self, work: Workload, name: str, change: Callable[[Workload], Workload], chance: random.Random) -> None:
         """Change what stands of a workload, as some node knows it."""
         index, token = self.node(chance), len(self._submitted) + 1
-        if self._forgetful and is_alone(self.world, index):
+        if may_be_lost(self.world, index, forgetful=self._forgetful):
             return
         try:
             self._submitted[token], command = revise(self.world, index, work.workload_id, change, token)

@@ -22,7 +22,7 @@ from simulator.checkers.membership import MembershipChecker
 from simulator.liar import Liar
 from simulator.locks import Locks
 from simulator.machine import Machine
-from simulator.operator import deployment, grant_operator, is_alone, submission
+from simulator.operator import deployment, grant_operator, may_be_lost, submission
 from simulator.ordeal import Ordeal
 from simulator.panel import Panel, always
 from simulator.plan import FORMING_S, draw
@@ -163,7 +163,7 @@ class Trial(Ordeal):
     # --- loads ----------------------------------------------------------------------------------------------------
 
     def _apply(self, number: int, index: int, replicas: int, tolerant: bool) -> None:
-        if "wipe" in self.plan.kinds and is_alone(self.world, index):
+        if may_be_lost(self.world, index, forgetful="wipe" in self.plan.kinds):
             return
         draft, token = deployment(f"work{number}", replicas, tolerant=tolerant), number + 1
         doubled = "" if tolerant else ", never doubled"

@@ -15,7 +15,7 @@ from beemesh.errors import BeemeshError
 from simulator.fleet import KEEPERS_MIN
 from simulator.machine import Machine
 from simulator.observer import Tell
-from simulator.operator import change_key, remove, unplug
+from simulator.operator import change_key, is_alone, remove, unplug
 from simulator.world import World
 
 PART = 0.4
@@ -99,9 +99,10 @@ def join(world: World, machine: Machine, tell: Tell) -> None:
 
 def take_out(world: World, removal: Removal, tell: Tell) -> bool:
     """Remove a machine that belongs to the mesh; it goes on for a while by itself, until somebody unplugs it. False
-    when that could not be: it does not belong to it, or who was asked does not answer."""
+    when that could not be: it does not belong to it, or who was asked does not answer. Nor is one taken out that sees
+    nobody else: what it accepted is on its own disk alone, and rightly goes with that."""
     machine = world.machines[removal.machine]
-    if not machine.is_member or removal.by == removal.machine:
+    if not machine.is_member or removal.by == removal.machine or is_alone(world, removal.machine):
         return False
     try:
         remove(world, removal.by, machine, removal.key)

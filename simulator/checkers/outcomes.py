@@ -15,7 +15,7 @@ from beemesh.scheduling.execution.pods import ENDED
 from beemesh.scheduling.telling import FINISHED
 from beemesh.workloads.observation import ReplicaReport
 from beemesh.workloads.record import Workload
-from simulator.asking import is_given_up, told, why_pending, words
+from simulator.asking import is_given_up, is_tried, told, why_pending, words
 from simulator.checkers import Blame
 from simulator.checkers.daemons import check_daemons
 from simulator.checkers.jobs import check_job
@@ -108,7 +108,8 @@ class OutcomeChecker:
         if "quota" in reason and is_over_quota(asked):
             return True
         # What may end by itself does so no more by now, and what fails at times starts in the end.
-        hopeless = conduct_of(self._seed, workload.workload_id, revision, once=once).fails == 1.0
+        fails = conduct_of(self._seed, workload.workload_id, revision, once=once).fails
+        hopeless = fails == 1.0 or (fails > 0.0 and is_tried(world, asked, workload.workload_id, revision, ordinal))
         hopeless |= is_given_up(asked, told(world, asked, workload.workload_id), revision, ordinal)
         open_to = [] if hopeless else world.machines
         roomy = next((machine for machine in open_to if has_room(self._runtime, machine, workload)), None)

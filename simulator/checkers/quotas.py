@@ -64,7 +64,10 @@ class QuotaChecker:
         if len(left) < len(bounds):
             return
         self.counts["bounded"] += 1
-        if task.replica >= max(left):
+        if task.replica < max(left):
+            return
+        just_now = _allowed(world).get(task.workload_id)  # a record may have changed since the last look
+        if just_now is not None and task.replica >= just_now:
             text = f"quotas have left it {max(left)} at most for {KNOWN_S:.0f} s"
             blame(f"{task.workload_id}/{task.replica} is won by n{index}, and {text}")
 

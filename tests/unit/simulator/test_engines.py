@@ -46,6 +46,20 @@ def test_an_engine_that_is_stuck_ends_no_pod_and_says_so(
     assert not is_troubled(world)
 
 
+def test_an_order_that_a_later_one_outdid_finishes_with_it() -> None:
+    """The engine would have failed to end the pod gently, and it was killed meanwhile: both orders were carried out."""
+    world, runtime = meshed(1)
+    run(world, runtime, 0, task(tolerant=False))
+    machine, told = world.machines[0], list[JobFinished]()
+    world.event = lambda _index, event: told.append(event)  # type: ignore[method-assign]
+    machine.stuck_until_s = world.now_s + 5
+    runtime.carry_out(machine, Run("gently", StopPod("web-1-0", 30, "", "default")))
+    runtime.carry_out(machine, Run("at once", StopPod("web-1-0", 0, "", "default")))
+    world.run_for(STUCK_S + 0.1)
+    finished = [each for each in told if isinstance(each, JobFinished)]
+    assert {each.job_id: each.error for each in finished} == {"gently": "", "at once": ""}
+
+
 def test_a_stop_that_failed_is_tried_until_the_pod_is_gone() -> None:
     """An agent that was told so goes on."""
     world, _ = meshed()

@@ -110,7 +110,7 @@ def test_a_key_that_is_new_when_a_partition_heals_kills_nobody(seed: int, before
 
     newest = epoch_of(commitment_of(NEWER_KEY))
     assert world.run_until(
-        lambda: all(world.node(index).keyring.ring.active == newest for index in range(6)), max(2.0, 5.5 - before_s)
+        lambda: all(world.node(index).keyring.ring.active == newest for index in range(6)), max(3.0, 5.5 - before_s)
     )
     assert world.run_until(lambda: all(len(world.node(index).view.alive()) == 6 for index in range(6)), 10)
     world.run_for(20)

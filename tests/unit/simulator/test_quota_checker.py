@@ -55,6 +55,18 @@ def test_a_replica_beyond_a_quota_is_blamed(stands_s: float, replica: int, kind:
     assert bool(blamed) is is_blamed
 
 
+def test_a_quota_that_was_raised_a_moment_ago_is_known() -> None:
+    """A replica is won before the checker has looked again."""
+    world, checker = lowered(stands_s=KNOWN_S + 3)
+    body = Quota("default", "most", {"pods": 3})
+    world.event(0, PutIntent(world.sign(world.operator, "quota", quota_key("default", "most"), body, 2)))
+    world.run_for(0.5)
+    blamed: list[str] = []
+    won = TaskWon(msgspec.structs.replace(task(), replica=2), "lease/x", LeaseProof(SIGNED, ()), 1, 0.0)
+    checker.saw(world, world.now_s, 0, won, blamed.append)
+    assert not blamed
+
+
 def test_while_something_is_wrong_nobody_is_blamed() -> None:
     """A steward on the other side of a partition may know nothing of a quota."""
     world, checker = lowered(stands_s=KNOWN_S + 3)

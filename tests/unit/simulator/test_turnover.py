@@ -11,7 +11,7 @@ from beemesh.intents.record import Intent
 from simulator.checkers.run_leases import WAKING_S
 from simulator.demand import Demand
 from simulator.fleet import KEEPERS_MIN
-from simulator.operator import deployment, grant_operator, is_alone, submission
+from simulator.operator import deployment, grant_operator, is_alone, may_be_lost, submission
 from simulator.script import Desk
 from simulator.trial import Trial
 from simulator.turnover import Removal, Turnover, draw_turnover, join, leave_out, rotate, take_out
@@ -89,6 +89,23 @@ def test_what_one_disk_alone_would_have_is_not_handed_in_where_disks_are_lost(fo
     for _ in range(8):  # some of them at the machine that is down
         desk.hand_in(deployment("web", 1), chance)
     assert bool(submitted) is taken
+
+
+def test_who_sees_nobody_else_is_not_removed_and_takes_nothing_once_it_is() -> None:
+    """What it accepts is on its own disk alone, and goes with that."""
+    world = world_of(3)
+    world.faults.cut({0}, {1, 2})
+    assert world.run_until(lambda: is_alone(world, 0), 60)
+    assert not may_be_lost(world, 0, forgetful=False)
+    assert may_be_lost(world, 0, forgetful=True)
+    removal = Removal(0, 1, 100.0, b"k" * KEY_BYTES)
+    assert not take_out(world, removal, told)
+    world.faults.heal()
+    assert world.run_until(lambda: not is_alone(world, 0), 30)
+    assert take_out(world, removal, told)
+    world.faults.cut({0}, {1, 2})
+    assert world.run_until(lambda: is_alone(world, 0), 60)
+    assert may_be_lost(world, 0, forgetful=False)
 
 
 def test_a_trial_loses_nothing_that_one_disk_alone_had() -> None:
