@@ -393,14 +393,15 @@ class Claims:
         return known.version >= current.lease.version or known.fence_seen >= current.lease.fence
 
     def _deny(self, claim: _Claim, why: str, holder: NodeId | None, retry_s: float, now: Now) -> Effects:
-        """Give up, and take back what some replicas granted meanwhile; or keep it, for what runs already."""
+        """Give up, and take back what some replicas granted meanwhile, or are about to: it would keep others away for a
+        lease's lifetime. Or keep it, for what runs already."""
         told = Notify(LeaseDenied(claim.wish.key, why, holder, retry_s))
         if claim.wish.follows and claim.current is not None and not _is_held(claim.current):
             effects = self._forget(claim)
             claim.phase, claim.current = "denied", None
             self._claims[claim.wish.key] = claim
             return [*effects, told]
-        if claim.current is not None and claim.current.grants:
+        if claim.current is not None and (claim.current.grants or claim.current.waiting):
             if claim.wish.key.startswith(PLACEMENT_PREFIX):
                 return [told, *self._let_go(claim)]
             claim.phase = "releasing"

@@ -506,6 +506,29 @@ def test_what_is_not_run_any_more_gives_back_what_its_failed_tries_were_granted(
     assert runners.holder == 4
 
 
+@pytest.mark.parametrize("prefix", ["lease/", "steward/"])
+@pytest.mark.parametrize("seed", range(4))
+def test_who_is_denied_keeps_nobody_away(seed: int, prefix: str) -> None:
+    """One of three replicas is dead, the claimant's own still holds the dead one's lease, and it is denied before the
+    third one has answered: what that one grants is taken back, and it gets the key itself once the old lease is over."""
+    key, ttl_ms = f"{prefix}deployment/default/db/0", 15_000
+    world = world_of(3, seed)
+    world.event(1, Claim(key, ttl_ms, 5_000, workload_id="w"))
+    world.run_for(1)
+    world.kill(0, power=True)
+    world.kill(1, power=True)
+    world.run_for(60)
+    world.start(0)
+    world.run_for(3)
+    world.event(0, Claim(key, ttl_ms, 5_000, workload_id="w"))
+    world.run_for(ttl_ms / 1000 - 2)
+    assert not any(isinstance(event, LeaseGranted) for _, index, event in world.events if index != 1)
+    world.event(2, Claim(key, ttl_ms, 5_000, workload_id="w"))
+    world.run_for(1)
+
+    assert any(isinstance(event, LeaseGranted) for _, index, event in world.events if index == 2)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_nobody_goes_on_by_the_next_fence_past_another_holder(seed: int) -> None:
     """The key goes from one to another and back while tries of both fail, with restarts in between."""
