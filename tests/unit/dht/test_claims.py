@@ -510,7 +510,7 @@ def test_what_is_not_run_any_more_gives_back_what_its_failed_tries_were_granted(
 @pytest.mark.parametrize("seed", range(4))
 def test_who_is_denied_keeps_nobody_away(seed: int, prefix: str) -> None:
     """One of three replicas is dead, the claimant's own still holds the dead one's lease, and it is denied before the
-    third one has answered: what that one grants is taken back, and it gets the key itself once the old lease is over."""
+    third one has answered. What that one grants is taken back, and it gets the key once the old lease is over."""
     key, ttl_ms = f"{prefix}deployment/default/db/0", 15_000
     world = world_of(3, seed)
     world.event(1, Claim(key, ttl_ms, 5_000, workload_id="w"))
