@@ -7,6 +7,7 @@ from collections.abc import Callable
 from beemesh.effects import Answered, Effects, Now, Randomness, Request
 from beemesh.ids import NodeId
 from beemesh.membership.view import View
+from beemesh.scheduling.messages import ListEvents
 from beemesh.scheduling.stewardship.hosting import Hosted
 from beemesh.scheduling.stewardship.ledger import TaskLedger
 from beemesh.workloads.observation import ListReplicas, ReplicaList, ReplicaReport
@@ -75,6 +76,11 @@ class Hearing:
             if self._view.is_alive(node_id):
                 effects += self.ask(hosted, node_id)
         return effects
+
+    def ask_words(self, hosted: Hosted, nodes: list[NodeId]) -> Effects:
+        """Ask what was told of the workload so far."""
+        words = ListEvents((hosted.workload_id,))
+        return [Request(self._new_request_id(), node_id, words, LIST_S) for node_id in nodes]
 
     def question(self, request_id: int) -> tuple[str, NodeId] | None:
         """The workload and the node that a question was about; None when it is none of these. Told once."""

@@ -48,7 +48,8 @@ from beemesh.membership.view import View
 from beemesh.scheduling.counting import count
 from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.line import stewards_in_line
-from beemesh.scheduling.messages import Event, SignedTask, Task
+from beemesh.scheduling.messages import Event, EventList, SignedTask, Task
+from beemesh.scheduling.reading import EventsTold
 from beemesh.scheduling.stewardship.acting import Acting
 from beemesh.scheduling.stewardship.hearing import FRESH_SURVEY, Hearing
 from beemesh.scheduling.stewardship.hosting import Hosted
@@ -183,6 +184,8 @@ class Steward:
                 return self._member_down(node_id, now)
             case MemberLeft(node_id=node_id):
                 return self._member_down(node_id, now)
+            case Answered(message=EventList(events=events)):
+                return [Notify(EventsTold(events))]
             case Answered(request_id=request_id):
                 return self._answered(request_id, event, now)
             case TimerFired(key=(_, str(what), str(subject))):
@@ -295,8 +298,15 @@ class Steward:
             hosted.take_over()
             self._hearing.mark_unknown(hosted)
             asked = [*self._told_again(hosted, now), *self._hearing.ask_unknown(hosted)]
+            asked += self._hearing.ask_words(hosted, self._neighbours(hosted)) if self._view.is_large else []
             return [count("takeovers"), *asked, *self._acting.step(hosted, now)]
         return [*self._acting.step(hosted, now), *self._hearing.survey(hosted, FRESH_SURVEY)]
+
+    def _neighbours(self, hosted: Hosted) -> list[NodeId]:
+        """The others that would host it: in a large mesh they have heard what was told of it, and this node may have
+        come since."""
+        line = stewards_in_line(hosted.workload_id, self._roster, self._view)
+        return [node_id for node_id in line if node_id != self._self_id]
 
     def _told_again(self, hosted: Hosted, now: Now) -> Effects:
         """The last word on the workload, if a steward told it that was removed since: whoever joins believes nothing

@@ -9,17 +9,22 @@ import pytest
 
 from beemesh.composition import Composition
 from beemesh.crypto import KEY_BYTES
+from beemesh.dht.kset import nearest
 from beemesh.effects import Answered, Effects, Notify, Now, Request, Schedule, TimerFired
 from beemesh.events import MemberDown, MemberUp
 from beemesh.ids import NodeId
 from beemesh.scheduling.catching_up import AFTER_S, AGAIN_S, ASKED, CatchUp
+from beemesh.scheduling.leases import steward_key
 from beemesh.scheduling.messages import EventList, ListEvents
 from beemesh.scheduling.reading import EventsTold
 from beemesh.scheduling.telling import MANIFEST
-from simulator.operator import deployment, submission
+from beemesh.settings.model import Scheduler
+from simulator.mock_runtime import MockRuntime
+from simulator.operator import deployment, grant_operator, submission
+from simulator.spec import machine
 from simulator.turnover import Removal, join, leave_out, take_out
 from simulator.world import World
-from tests.unit.simulator.test_scheduling_checkers import AMPLE_S, WORK, meshed
+from tests.unit.simulator.test_scheduling_checkers import AMPLE_S, WORK, meshed, steady
 
 NOW = Now(100.0, 1_800_000_000_000)
 
@@ -83,6 +88,52 @@ def test_whoever_joins_takes_no_older_record_for_a_new_one(joined: World) -> Non
     hosted = [joined.node(index).steward._hosted["deployment/default/new"] for index in (0, 3)]
 
     assert [each.saw_all for each in hosted] == [True, False]
+
+
+def test_in_a_large_mesh_a_steward_that_came_later_asks_those_next_in_line() -> None:
+    """There nothing comes by itself, and nobody but they has heard it."""
+    timing = Scheduler(announce_up_to=1)
+    world = World([machine(f"n{index}", {"scheduler": timing}) for index in range(5)], 1)
+    MockRuntime(world, steady())
+    grant_operator(world)
+    world.start_all()
+    world.run_for(3)
+    last, keepers = world.machines[4].membership.node_id, world.node(0).roster.keeper_ids()
+    names = (f"web{number}" for number in range(999))
+    name = next(name for name in names if nearest(keepers, steward_key(f"deployment/default/{name}"), 1) == (last,))
+    workload_id = f"deployment/default/{name}"
+    world.kill(4, power=True, disk=False)
+    leave_out(world, [4])
+    world.run_for(60)
+    _, command = submission(world, 0, deployment(name, 1), 1)
+    world.event(0, command)
+    world.run_for(AMPLE_S)
+    join(world, world.machines[4], lambda _text: None)
+    world.run_for(10)
+    steward = host_of(world, workload_id)
+    before = {event.event_id for event in world.node(steward).journal.events(workload_id=workload_id)}
+    assert not world.node(4).journal.events(workload_id=workload_id)
+    for _ in range(9):  # whoever claims first after the end of a lease has it
+        world.kill(steward)
+        world.run_for(30)
+        world.start(steward)
+        steward = host_of(world, workload_id)
+        if steward == 4:
+            break
+    after = {event.event_id for event in world.node(4).journal.events(workload_id=workload_id)}
+
+    assert before
+    assert before <= after
+
+
+def host_of(world: World, workload_id: str) -> int:
+    """The machine that hosts a workload."""
+    assert world.run_until(lambda: any(_hosts(world, index, workload_id) for index in range(5)), 60)
+    return next(index for index in range(5) if _hosts(world, index, workload_id))
+
+
+def _hosts(world: World, index: int, workload_id: str) -> bool:
+    return world.machines[index].is_up and world.node(index).steward._hosted[workload_id].hosting
 
 
 def test_whoever_was_cut_off_hears_what_the_others_were_told() -> None:
