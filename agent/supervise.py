@@ -21,7 +21,9 @@ from pathlib import Path
 from beemesh.errors import BeemeshError
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 8.0
+"""An agent that ends soon after each start is back before a run lease (15 s) ends, where it can: it renews the lease or
+ends the pod itself."""
 HEALTHY_AFTER_S = 60.0
 """An agent that ran for so long starts again at once: whatever ended it is not what ended it before."""
 
