@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import random
 import signal
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,9 @@ from agent.api.server import ApiServer
 from agent.clock import Clock
 from agent.door import Door
 from agent.gauges import refresh
+from agent.guarding import guarding_for
 from agent.lasting import start_lasting
+from agent.logs import set_up_logging
 from agent.metrics import Metrics
 from agent.network import AgentNetwork
 from agent.pods import PodJobs, PodWatch
@@ -40,12 +39,11 @@ from agent.transport.streams import Streams
 from agent.transport.tls import TlsIdentity
 from agent.transport.udp import UdpSocket
 from beemesh.composition import Composition, compose
-from beemesh.events import ClockAgreed, ClockTestimony, IntentChanged, LeaveMesh, PutIntent, SeedIntents
+from beemesh.events import ClockAgreed, ClockTestimony, IntentChanged, LeaveMesh, PutIntent, RunRight, SeedIntents
 from beemesh.ids import BOOT_ID_BYTES, BootId, NodeId
 from beemesh.membership.swim import ROSTER_KINDS
 from beemesh.scheduling.reading import EventsTold, EventsWatched
 from beemesh.settings import parse_endpoint
-from beemesh.settings.model import Log
 from beemesh.wire.relay import RelayedRequest
 
 log = logging.getLogger("beemesh.daemon")
@@ -96,6 +94,7 @@ class Agent:
             is_warm=self._is_warm,
         )
         self._runtime = runtime_for(settings)
+        self._guarding = guarding_for(loaded)
         self._shell = Shell(self._composition.node, self._store, self._clock, self._start_job, self._observe)
         self._tls = TlsIdentity(
             mesh=settings.mesh,
@@ -159,6 +158,8 @@ class Agent:
         self._stop.set()
 
     def _observe(self, event: Any) -> None:
+        if isinstance(event, RunRight) and self._guarding is not None:
+            self._guarding.hear(event)
         self._door.observe(event)
         for observer in self.observers:
             observer(event)
@@ -182,6 +183,8 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        if self._guarding is not None:
+            self._guarding.take_over()
         self._restore()
         gossip = parse_endpoint(self._settings.listen.gossip)
         udp = UdpSocket(gossip.host, gossip.port, self._shell.datagram, self._composition.node.is_likely)
@@ -275,29 +278,3 @@ class Agent:
         await self._streams.close()
         udp.close()
         await self._store.close()
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter.format`."""
-        content = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            content["error"] = self.formatException(record.exc_info)
-        return json.dumps(content, ensure_ascii=False)
-
-
-def set_up_logging(settings: Log) -> None:
-    """Log to standard error, which systemd or the supervisor keeps."""
-    handler = logging.StreamHandler(sys.stderr)
-    text = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else logging.Formatter(text))
-    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    for noisy in ("uvicorn", "uvicorn.error", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

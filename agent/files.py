@@ -49,6 +49,8 @@ class NodeFiles:
     crypto: NativeCrypto
     seeds: tuple[Signed, ...]
     config_signed_ms: int
+    directory: Path
+    """Where they were read."""
 
 
 def data_directory(config_directory: Path) -> Path:
@@ -99,6 +101,7 @@ def load(config_directory: Path) -> NodeFiles:
         crypto=crypto,
         seeds=_seeds(config_directory / "intents.seed"),
         config_signed_ms=statement.signed_at_ms,
+        directory=config_directory.absolute(),
     )
 
 

@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     teardown = commands.add_parser("teardown", help="remove every pod, network and mount of this agent")
     _add_config(teardown)
     teardown.set_defaults(run=_teardown)
+
+    end_pods = commands.add_parser("end-pods")  # without help: the guard runs it, and nobody else needs to
+    _add_config(end_pods)
+    end_pods.set_defaults(run=_end_pods)
     return parser
 
 
@@ -148,12 +152,19 @@ def _images(options: argparse.Namespace) -> int:
 def _teardown(options: argparse.Namespace) -> int:
     import asyncio
 
-    from agent import files
+    from agent import files, guarding
     from agent.runtime.factory import runtime_for
 
     settings = files.read_settings(options.config_dir)
+    guarding.forget(guarding.paths_of(settings))
     asyncio.run(runtime_for(settings).teardown())
     return 0
+
+
+def _end_pods(options: argparse.Namespace) -> int:
+    from agent.end_pods import end_overdue_pods
+
+    return end_overdue_pods(options.config_dir)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import msgspec
 
 from agent import files as node_files
 from agent import heap
-from agent.daemon import Agent, set_up_logging
+from agent.daemon import Agent
+from agent.logs import set_up_logging
 from agent.privacy import keep_memory_private
 from beemesh.events import EmitEvent, EventHeard, MemberDown, MemberUp, PutIntent
 from beemesh.identity.signing import Signed

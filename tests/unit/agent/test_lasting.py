@@ -101,6 +101,7 @@ async def test_nobody_is_answered_before_the_node_has_started(monkeypatch: pytes
     place: Any = agent
     place._settings = SimpleNamespace(listen=SimpleNamespace(gossip="127.0.0.1:7946"))
     place._files = SimpleNamespace(seeds=(), membership=SimpleNamespace(name="n1"))
+    place._guarding = SimpleNamespace(take_over=does("take over"))
     place._composition = SimpleNamespace(node=SimpleNamespace(is_likely=None))
     place._shell = SimpleNamespace(datagram=None, start=does("start"), event=does("seeds"))
     place._metrics = SimpleNamespace(before_reading=lambda _: None)
@@ -118,7 +119,7 @@ async def test_nobody_is_answered_before_the_node_has_started(monkeypatch: pytes
 
     await agent.run()
 
-    assert steps == ["restore", "streams", "start", "seeds", "resources", "udp", "api", "close"]
+    assert steps == ["take over", "restore", "streams", "start", "seeds", "resources", "udp", "api", "close"]
 
 
 async def test_who_looks_whether_a_supervisor_runs_keeps_none_from_starting(
