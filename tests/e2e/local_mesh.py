@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,12 @@ def eventually(condition: Callable[[], bool], patience_s: float) -> bool:
 
 
 @contextmanager
-def applied(folder: Path, manifest: str, patience: str = "60s", **changes: Any) -> Iterator[LocalMesh]:
-    """A mesh of three agents that runs what the manifest asks for, and is gone afterwards; `changes` are variables of
-    all hosts."""
-    mesh = LocalMesh(folder)
+def applied(
+    folder: Path, manifest: str, patience: str = "60s", names: Sequence[str] = NAMES, **changes: Any
+) -> Iterator[LocalMesh]:
+    """A mesh of agents that runs what the manifest asks for, and is gone afterwards; `changes` are variables of all
+    hosts."""
+    mesh = LocalMesh(folder, names=names)
     mesh.write_inventory(**changes)
     try:
         made = mesh.bootstrap()
@@ -63,10 +65,11 @@ def applied(folder: Path, manifest: str, patience: str = "60s", **changes: Any) 
 
 
 class LocalMesh:
-    """A mesh of three supervised agents below `folder`; their data may lie elsewhere (`data`)."""
+    """A mesh of three supervised agents below `folder`, or of those `names`; their data may lie elsewhere (`data`)."""
 
-    def __init__(self, folder: Path, data: Path | None = None) -> None:
+    def __init__(self, folder: Path, data: Path | None = None, names: Sequence[str] = NAMES) -> None:
         self.folder = folder
+        self.names = names
         self.data = data or folder / "nodes"
         self.state = Path(f"/run/bt-{os.getpid()}")
         self.environment = {**os.environ, "BEEMESH_HOME": str(folder / "home")}
@@ -78,7 +81,7 @@ class LocalMesh:
     def write_inventory(self, **changes: Any) -> None:
         """Write the inventory; `changes` are variables of all hosts."""
         if not hasattr(self, "ports"):
-            self.ports = {name: (free_port(), free_port()) for name in NAMES}
+            self.ports = {name: (free_port(), free_port()) for name in self.names}
         variables = {
             "ansible_connection": "local",
             "beemesh_mesh": "e2e",
@@ -121,7 +124,7 @@ class LocalMesh:
         return json.loads(result.stdout)
 
     def bootstrap(self) -> subprocess.CompletedProcess[str]:
-        """Bootstrap all three."""
+        """Bootstrap all of them."""
         return self.run("bootstrap", str(self.inventory), "--no-passphrase")
 
     def agent(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -153,7 +156,7 @@ class LocalMesh:
     def containers(self, word: str) -> list[str]:
         """Names of this mesh's pods in podman's own stores that hold the word."""
         found = []
-        for name in NAMES:
+        for name in self.names:
             graph, run = self.state / name / "graph", self.state / name / "run"
             command = ["podman", "--root", str(graph), "--runroot", str(run), "pod", "ps", "--format", "{{.Name}}"]
             listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
@@ -168,7 +171,7 @@ class LocalMesh:
 
     def down(self) -> None:
         """End it all."""
-        for name in NAMES:
+        for name in self.names:
             if (self.data / name / "config" / "node.yaml").exists():
                 self.agent(name, "service", "stop")
                 self.agent(name, "teardown")
