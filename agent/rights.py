@@ -86,12 +86,12 @@ def encode(boot: str, rights: Mapping[str, float]) -> bytes:
 def decode(content: bytes, boot: str) -> Rights:
     """What the content says; nothing where it is of another boot. One odd line, and nobody goes by any of it."""
     try:
-        first, *lines = content.decode("ascii").splitlines()
+        first, *lines, end = content.decode("ascii").split("\n")
     except ValueError:
         raise RightsRefused("is no list of pods") from None
     if first != boot:
         return {}
-    if len(lines) > ENTRIES_MAX or not content.endswith(b"\n"):
+    if len(lines) > ENTRIES_MAX or end:
         raise RightsRefused("is too long, or was cut off")
     rights: Rights = {}
     for number, line in enumerate(lines, start=2):
