@@ -384,12 +384,15 @@ def test_a_guard_of_another_release_is_replaced_and_one_of_this_is_not(
         os.close(held)
 
     monkeypatch.setattr(guard.os, "kill", kill)
-    guard.stop_others(paths)
     paths.lock.write_text(f"{os.getpid()} /opt/beemesh/releases/old/lib/agent/guard.py")
     guard.stop_others(paths)
     assert killed == []
 
     monkeypatch.setattr(guard, "Path", lambda _: SimpleNamespace(read_bytes=lambda: b"python\0-m\0agent.guard"))
+    paths.lock.write_text(f"{os.getpid()} {guard.__file__}")
+    guard.stop_others(paths)
+    assert killed == []
+    paths.lock.write_text(f"{os.getpid()} /opt/beemesh/releases/old/lib/agent/guard.py")
     guard.stop_others(paths)
     assert killed == [(os.getpid(), signal.SIGTERM)]
 
