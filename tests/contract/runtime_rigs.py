@@ -54,6 +54,10 @@ class Rig:
         """Whether something runs."""
         return self.engine != "mock"
 
+    def beside(self) -> Runtime:
+        """Another one on the same directories, not prepared: in another process, while the agent's own goes on."""
+        return self.make()
+
     async def restart(self) -> Runtime:
         """End the runtime, as an agent's end does, and start another on the same directories."""
         await self.runtime.close()

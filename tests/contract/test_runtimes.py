@@ -160,6 +160,23 @@ async def test_labels_and_pods_survive_a_restart_of_the_agent(rig: Rig) -> None:
         assert abs(after.started_at_ms - before.started_at_ms) < 1000
 
 
+async def test_another_process_ends_a_pod_at_once(rig: Rig) -> None:
+    """It makes nothing ready, which would disturb the agent, lists what is there, and ends what it is told and that
+    alone; the agent sees that it is gone."""
+    for pod_id in ("default.web", "default.other"):
+        await rig.runtime.deploy(pod(pod_id, command=("/bin/sleep", "60")))
+    another = rig.beside()
+    assert {each.pod_id for each in await another.list()} == {"default.web", "default.other"}
+    for _ in range(2):
+        await another.remove("default.web")
+    await another.close()
+
+    async with asyncio.timeout(DEADLINE_S):
+        while {each.pod_id for each in await rig.runtime.list()} != {"default.other"}:
+            await asyncio.sleep(0.1)
+    assert (await rig.runtime.status("default.other")).phase is PodPhase.RUNNING
+
+
 async def test_unknown_image_leaves_nothing(rig: Rig) -> None:
     """An image that is not there is `ImageNotFound`, named, and nothing of the pod is left."""
     spec = pod("bad-1-0", image="localhost/nope:9", command=(), imagePullPolicy="Never")
