@@ -284,7 +284,8 @@ def test_an_interrupted_run_is_finished_by_the_next(play: Playground, monkeypatc
     original = host_module.HostRun.configure
 
     async def cut_off(self: Any, signed: Any) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
 
     monkeypatch.setattr(host_module.HostRun, "configure", cut_off)
     with pytest.raises(KeyboardInterrupt):
