@@ -32,12 +32,14 @@ LINES_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The mesh at one moment: machines whose agent runs, replicas wanted and running, bytes that agents sent so far."""
+    """The mesh at one moment: machines whose agent runs, replicas wanted and running, what agents sent so far."""
 
     at_s: float
     machines: int
     wanted: int
     running: int
+    sent: int
+    """Datagrams."""
     sent_bytes: int
 
 
@@ -165,6 +167,7 @@ class Observer:
                 sum(1 for each in machines if self._is_live(each)),
                 sum(story.wanted for story in self.stories.values()),
                 sum(story.running for story in self.stories.values()),
+                sum(each.sent for each in machines),
                 sum(each.sent_bytes for each in machines),
             )
         )

@@ -49,6 +49,19 @@ class Report:
     trace: str = ""
     events: int = 0
 
+    @property
+    def noticed_s(self) -> float | None:
+        """How long after the first fault all others held the last of the lost machines dead; None when none did."""
+        if self.fault_s is None or not self.detections:
+            return None
+        return max(each.last_s for each in self.detections) - self.fault_s
+
+    def missing_s(self, story: WorkStory) -> float | None:
+        """For how long after the first fault replicas of a workload were missing; None when none was."""
+        if self.fault_s is None or story.short_until_s is None:
+            return None
+        return story.short_until_s - self.fault_s
+
     def transcript(self) -> str:
         """The story as text, a line for each moment."""
         return "".join(f"{at_s:8.1f}  {text}\n" for at_s, text in self.story)

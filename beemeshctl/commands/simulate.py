@@ -235,7 +235,8 @@ def _document(report: Report, scenario: Scenario) -> dict[str, Any]:
         "seconds": scenario.end_s,
         "recovered": not _is_failed(report),
         "workloads": [
-            dataclasses.asdict(story) | {"missing_s": _missing_s(report, story), "pending": report.pending.get(key)}
+            dataclasses.asdict(story)
+            | {"missing_s": _tenths(report.missing_s(story)), "pending": report.pending.get(key)}
             for key, story in sorted(report.works.items())
         ],
         "refused": report.refused,
@@ -247,11 +248,8 @@ def _document(report: Report, scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _missing_s(report: Report, story: Any) -> float | None:
-    """For how long after the first fault replicas were missing; None when none was."""
-    if report.fault_s is None or story.short_until_s is None:
-        return None
-    return round(float(story.short_until_s - report.fault_s), 1)
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _print_verdict(report: Report, machines: int) -> None:
@@ -260,7 +258,7 @@ def _print_verdict(report: Report, machines: int) -> None:
     click.echo()
     rows = []
     for key, story in sorted(report.works.items()):
-        missing_s = _missing_s(report, story)
+        missing_s = report.missing_s(story)
         missing = "for good" if key in report.pending else "-" if missing_s is None else f"{missing_s:.1f} s"
         cells = (story.wanted, story.before, story.lowest, story.running, missing, story.doubled)
         rows.append([key, *(str(cell) for cell in cells)])
@@ -273,14 +271,15 @@ def _print_verdict(report: Report, machines: int) -> None:
 def _findings(report: Report, machines: int) -> list[str]:
     lines = [f"{key} was refused: {reason}" for key, reason in sorted(report.refused.items())]
     lines += [f"{key} stays short: {reason or 'no node told why'}" for key, reason in sorted(report.pending.items())]
-    if report.detections and report.fault_s is not None:
-        last_s = max(each.last_s for each in report.detections) - report.fault_s
-        lines.append(f"noticed by all others {last_s:.1f} s after the first fault")
+    if report.noticed_s is not None:
+        lines.append(f"noticed by all others {report.noticed_s:.1f} s after the first fault")
     if report.false_deaths:
         lines.append(f"{report.false_deaths} times a node held another dead that it could reach")
     if report.samples:
-        rate = report.samples[-1].sent_bytes / max(report.samples[-1].at_s, 1.0) / machines / 1024
-        lines.append(f"each agent sent {rate:.1f} KiB/s on average")
+        last = report.samples[-1]
+        agent_s = max(last.at_s, 1.0) * machines
+        rates = f"{last.sent_bytes / agent_s / 1024:.1f} KiB/s in {last.sent / agent_s:.1f} messages/s"
+        lines.append(f"each agent sent {rates} on average")
     return [*lines, *report.violations]
 
 

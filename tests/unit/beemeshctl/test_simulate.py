@@ -164,8 +164,9 @@ def test_nodes_of_a_scenario_are_used_with_a_word(simulate: Simulate, tmp_path: 
 
     assert "warning: own.scenario has 2 nodes of its own; inventory.yaml is not used" in own.errors
     assert "warning" not in usual.errors
-    rate = Stage(parse(text)).run().samples[-1].sent_bytes / 5 / 2 / 1024
-    assert f"each agent sent {rate:.1f} KiB/s on average" in own.output
+    last = Stage(parse(text)).run().samples[-1]
+    rates = f"{last.sent_bytes / 5 / 2 / 1024:.1f} KiB/s in {last.sent / 5 / 2:.1f} messages/s"
+    assert f"each agent sent {rates} on average" in own.output
 
 
 @pytest.mark.parametrize(

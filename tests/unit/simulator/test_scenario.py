@@ -303,6 +303,8 @@ def test_a_story_has_what_a_person_wants_to_know() -> None:
     picture = svg(report, "one <dies>")
     assert "one &lt;dies&gt;" in picture
     assert picture.count('class="mark"') == 2
+    assert f"noticed by all others after {noticed.last_s - 5.0:.1f} s" in picture
+    assert f"nothing missing after {story.short_until_s - 5.0:.1f} s" in picture
     assert report.transcript().splitlines()[-1] in page(report, "t")
 
 
