@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from cryptography import x509
@@ -36,6 +36,7 @@ from beemesh.intents.map import IntentMap
 from beemesh.intents.record import SIGNED_KIND, Cordon, Intent, IntentKind
 from beemesh.membership import claims
 from beemesh.membership.messages import Claim
+from beemesh.scheduling.quotas import Policies
 from beemesh.secret import SecretBytes
 from beemesh.settings import parse_endpoint
 from beemesh.wire.datagram import cipher_of, read_header, write_header
@@ -43,6 +44,7 @@ from beemesh.wire.envelope import Envelope
 from beemesh.wire.framing import FrameDecoder
 from beemesh.wire.registry import TYPES, decode_message
 from beemesh.workloads.budgets import Budget
+from beemesh.workloads.policies import PriorityClass, Quota
 from beemesh.workloads.record import SealedObject, Workload
 from tests.fuzz.examples import encoded_example
 from tests.fuzz.target import Call, Target
@@ -150,8 +152,8 @@ _BODIES: dict[IntentKind, tuple[str, Callable[[], msgspec.Struct]]] = {
 
 
 def intent_kinds() -> dict[str, type[msgspec.Struct]]:
-    """The body that belongs to each kind of intent."""
-    return {
+    """The body that belongs to each kind of intent; a tombstone has none."""
+    bodies: dict[str, type[msgspec.Struct]] = {
         "membership": Membership,
         "grant": Grant,
         "revocation": Revocation,
@@ -160,7 +162,11 @@ def intent_kinds() -> dict[str, type[msgspec.Struct]]:
         "workload": Workload,
         "object": SealedObject,
         "ring": key_rotation.Rotation,
+        "quota": Quota,
+        "priority": PriorityClass,
     }
+    assert {*bodies, "tombstone"} == set(get_args(IntentKind))
+    return bodies
 
 
 def _intents() -> list[bytes]:
@@ -203,15 +209,22 @@ def _signed(data: bytes) -> Signed | None:
 
 
 def _intent() -> Call:
-    """A record whose signature holds, read, put into the map and applied to the roster."""
+    """A record whose signature holds: read, put into the map, applied to the roster, and asked what it allows."""
     crypto: Any = Resigned()
+    workload = msgspec.msgpack.decode(encoded_example(Workload), type=Workload)
 
     def call(data: bytes) -> None:
         signed = _signed(data)
         if signed is not None:
             known = roster("a", operators=("ops",))
-            IntentMap(crypto, known).merge(signed, Now(0.0, 0))
+            intents = IntentMap(crypto, known)
+            intents.merge(signed, Now(0.0, 0))
             known.apply(verify_intent(crypto, roster("b", operators=("ops",)), signed))
+            policies = Policies(intents.items)
+            for intent, _ in intents.items():
+                policies.objection(intent, None)
+                namespace = intent.key.split("/")[2:3]
+                policies.allowed(msgspec.structs.replace(workload, namespace="".join(namespace)))
 
     return call
 
