@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -217,18 +218,28 @@ class Connection:
             await self._room()
             if not self.is_open:
                 return
+        began_s = time.thread_time()
+        refusal = self._handle(frame)
+        pause_s = self._load.spend(time.thread_time() - began_s, asyncio.get_running_loop().time())
+        if refusal:
+            await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, refusal))
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+
+    def _handle(self, frame: Frame) -> bytes:
+        """Hand on what the peer says or asks of its own accord; why not, where it is to hear that at once."""
         message = decode_message(frame.type_code, frame.body)
         if message is None:
-            if frame.kind == FrameKind.REQUEST:
-                await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"this agent does not know such requests"))
-        elif frame.kind == FrameKind.TELL:
+            return b"this agent does not know such requests" if frame.kind == FrameKind.REQUEST else b""
+        if frame.kind == FrameKind.TELL:
             self._hub.on_tell(self.peer, message)
         elif frame.id in self._serving:
             raise InvalidInput(f"request {frame.id} was sent twice")
         elif len(self._serving) >= OPEN_REQUESTS_MAX:
-            await self.send(Frame(FrameKind.ERROR, frame.id, 0, 0, b"too many requests at once"))
+            return b"too many requests at once"
         else:
             self._serve(frame, message)
+        return b""
 
     async def _room(self) -> None:
         """Wait until the peer has read what it asked for before: while it does not, it is not read either."""
