@@ -8,6 +8,7 @@ waits for.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -118,6 +119,8 @@ class MockRuntime:
         when the first is: an agent that started meanwhile waits no longer than the pod is there."""
         self._finish: dict[tuple[int, int, str], Callable[[], None]] = {}
         """What completes these."""
+        self._untold: Counter[Place] = Counter()
+        """Pods whose end failed, by how many answers that say so are still under way."""
         self._pulled: set[tuple[int, str, int]] = set()
         self._looking: set[int] = set()
         self.is_calm = False
@@ -151,14 +154,14 @@ class MockRuntime:
         return _sum(self._tasks_of(machine))
 
     def ending(self, machine: Machine) -> Requirements:
-        """How much of that belongs to pods that were asked to end, or will be once their agent's disk has it."""
+        """How much of that belongs to pods that were asked to end, or will be once their agent's disk has it; also to
+        such as have ended by themselves meanwhile, while the engine still tries."""
         going = {(pod, task_id) for index, pod, task_id in self.stopping if index == machine.index}
         meant = machine.composition.executor.pods.stopping if machine.composition is not None else {}
-        return _sum(
-            self.tasks[machine.index, name_of(report)]
-            for report in machine.pods.values()
-            if report.phase == "Running" and ((report.pod, report.task_id) in going or name_of(report) in meant)
-        )
+        running = {name_of(report): report for report in machine.pods.values() if report.phase == "Running"}
+        asked = {name for name, report in running.items() if (report.pod, report.task_id) in going or name in meant}
+        tried = {name for index, name in self._untold if index == machine.index and name not in running}
+        return _sum(self.tasks[machine.index, name] for name in sorted(asked | tried))
 
     def yielding(self, machine: Machine, workload: Workload) -> Requirements:
         """How much of it belongs to pods of others that are less important, and may be evicted."""
@@ -307,8 +310,12 @@ class MockRuntime:
         """The pod runs on, and the agent that ordered its end is told, unless a later order has ended it by then."""
         life, self.mishaps.stuck = machine.life, self.mishaps.stuck + 1
         self.stopping.add((machine.index, job.pod, task.task_id))
+        place = (machine.index, f"{job.namespace}/{job.pod}")
+        self._untold[place] += 1
 
         def tell() -> None:
+            self._untold[place] -= 1
+            self._untold += Counter()  # those that are zero go
             if machine.life == life and machine.composition is not None:
                 found = machine.pods.get(job.pod)
                 is_there = found is not None and found.task_id == task.task_id

@@ -117,7 +117,12 @@ class PodKeeper:
         """Pods that were here and are not any more, without anybody having stopped them."""
         effects: Effects = []
         for name, report in list(self.table.seen.items()):
-            if name in pods or name in self.table.deploying or name in self.table.stopping:
+            if name in pods:
+                continue
+            if name in self.table.stopping:
+                effects += self._end_again(name)
+                continue
+            if name in self.table.deploying:
                 continue
             grace_ends_s = self.table.deployed_s.get(name, float("-inf")) + VANISH_GRACE_S
             if now.boot_s < grace_ends_s:
@@ -126,6 +131,12 @@ class PodKeeper:
                 continue
             effects += [*self.gone(name), self.about(report, "Stopped", now, "the pod vanished from its runtime")]
         return effects
+
+    def _end_again(self, name: str) -> Effects:
+        """A pod that the runtime could not end has ended by itself, it seems: what waits for its room, or counts it, is
+        not left waiting for the next try."""
+        stopping = self.table.stopping[name]
+        return self.stop_job(name, stopping.reason, 0) if stopping.jobs <= 0 else []
 
     def gone(self, name: str) -> Effects:
         """Forget everything about a pod that is not there any more."""

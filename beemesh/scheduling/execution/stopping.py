@@ -104,9 +104,9 @@ class Stopper:
         return [*self._keeper.gone(name), *told, *self._deployer.room_made(now)]
 
     def again(self, name: str) -> Effects:
-        """A stop that failed is tried once more."""
+        """A stop that failed is tried once more, unless somebody does so already."""
         stopping = self._pods.stopping.get(name)
-        return self._keeper.stop_job(name, stopping.reason, 0) if stopping is not None else []
+        return self._keeper.stop_job(name, stopping.reason, 0) if stopping is not None and stopping.jobs <= 0 else []
 
 
 def _is_meant(order: StopReplica, report: ReplicaReport) -> bool:

@@ -18,6 +18,7 @@ from beemesh.events import (
     ManifestOpened,
     Observed,
     OpenManifest,
+    PodsObserved,
     ReleaseLease,
     StopPod,
     TaskWon,
@@ -288,6 +289,34 @@ def test_a_replica_waits_only_for_a_time_until_its_predecessor_has_ended() -> No
     assert isinstance(again, Run)
     winner.tell(JobFinished(again.job_id))
     assert winner.node.local.totals().cpu_m == 0
+
+
+def test_a_pod_that_could_not_be_ended_and_is_gone_by_itself_holds_up_nobody() -> None:
+    """The runtime does not list it any more: it is asked at once to see to its end, not at the next try, and
+    only once; a list that still has it, or that comes while the runtime is at it, changes nothing."""
+    winner = Winner(tolerant=False)
+    job_id, job = winner.job()
+    report = winner.node._start(job)
+    winner.tell(JobFinished(job_id, report))
+    winner.tell(PodsObserved((report,), complete=True))
+    effects = winner.tell(LeaseLost(winner.key, "not renewed"))
+    (stop,) = [each for each in effects if isinstance(each, Run)]
+    assert not ran(winner.tell(PodsObserved((), complete=True)))
+    winner.tell(JobFinished(stop.job_id, None, "StopFailed: it hangs"))
+
+    assert not ran(winner.tell(PodsObserved((report,), complete=True)))
+    (again,) = ran(winner.tell(PodsObserved((), complete=True)))
+    assert not ran(winner.tell(PodsObserved((), complete=True)))
+    assert not ran(winner.tell(TimerFired(("executor", "stop-again", "default/hello-1-0"))))
+
+    assert winner.node.local.totals().cpu_m == 100
+    winner.tell(JobFinished(again.job_id))
+    assert winner.node.local.totals().cpu_m == 0
+
+
+def ran(effects: list[object]) -> list[Run]:
+    """The jobs among the effects."""
+    return [each for each in effects if isinstance(each, Run)]
 
 
 def test_a_name_that_another_workloads_pod_has_is_not_called_deployed() -> None:
