@@ -16,7 +16,7 @@ from beemesh.intents.record import Cordon, body_of, workload_id_of, workload_key
 from beemesh.scheduling.disruption import Disruption
 from beemesh.scheduling.execution.pods import name_of
 from beemesh.scheduling.messages import Task
-from beemesh.scheduling.stewardship.polling import POLL_SETTLED_S
+from beemesh.scheduling.stewardship.polling import POLL_BUSY_S, POLL_SETTLED_S
 from beemesh.workloads.record import Workload
 from simulator.checkers import Blame
 from simulator.checkers.doubles import GONE_S, is_troubled
@@ -26,6 +26,9 @@ from simulator.world import World
 
 KNOWN_S = POLL_SETTLED_S + 4.0
 """So old may be what a steward knows of a replica: its pause between two questions, and the way of its order."""
+
+NEW_S = 2 * POLL_BUSY_S + 1.0
+"""So long after a replica got ready its steward may not know yet: it asks while there is something to do."""
 
 ORDERS = frozenset({"drained", "outdated", "surplus", "duplicate", "failed"})
 """What a steward knows at once has ended: it gave the order."""
@@ -48,6 +51,8 @@ class DisruptionChecker:
         self._troubled_s = 0.0
         self._ready_s: dict[Pod, float] = {}
         """When a pod was last seen ready."""
+        self._new_s: dict[Pod, float] = {}
+        """When it was first."""
         self._ended: set[Pod] = set()
         """Those that a steward's order has ended."""
         self._changed_s: dict[str, float] = {}
@@ -62,12 +67,15 @@ class DisruptionChecker:
         if is_troubled(world):
             self._troubled_s = world.now_s
         self._ready_s = {pod: when_s for pod, when_s in self._ready_s.items() if world.now_s - when_s <= KNOWN_S}
+        self._new_s = {pod: when_s for pod, when_s in self._new_s.items() if pod in self._ready_s}
         self._remember(world.now_s)
 
     def _remember(self, now_s: float) -> None:
         for machine, report, task in self._runtime.running():
             if report.ready:
-                self._ready_s[machine.index, name_of(report), task.task_id] = now_s
+                pod = (machine.index, name_of(report), task.task_id)
+                self._ready_s[pod] = now_s
+                self._new_s.setdefault(pod, now_s)
 
     def saw(self, world: World, at_s: float, index: int, event: Any, blame: Blame) -> None:
         """A record changed, or a pod is asked to end."""
@@ -82,7 +90,8 @@ class DisruptionChecker:
         pod = (index, name, report.task_id)
         first = pod not in self._ended
         self._ended.add(pod)
-        if first and report.ready and report.phase == "Running" and at_s - self._troubled_s > GONE_S:
+        is_known = report.phase == "Running" and report.ready and at_s - self._new_s.get(pod, at_s) > NEW_S
+        if first and is_known and at_s - self._troubled_s > GONE_S:
             others = [
                 self._runtime.tasks[where, called]
                 for (where, called, task_id), when_s in self._ready_s.items()

@@ -168,6 +168,8 @@ class Executor:
                 return self._deployer.overdue(name, now)
             case "run-end":
                 return self._rights.lost(name, "it was not renewed in time", now)
+            case "run-over":
+                return self._rights.outlasted(name)
             case "run-again":
                 return self._rights.claim_again(name)
             case "stop-again":

@@ -151,11 +151,14 @@ class PodKeeper:
 
     def never_came(self, name: str) -> Effects:
         """A pod that was placed here is not among those that the runtime lists first. What must not be doubled keeps
-        its right to run until nothing is left of its start for sure."""
+        its right to run until nothing is left of its start for sure: an engine may be at it, and show it later."""
         forgotten = self.forget(name)
-        if name in self.table.stopping or not self._run_leases.guards(name):
+        if not self._run_leases.guards(name):
             return forgotten
-        return [*forgotten, *self.stop_job(name, "its start did not outlive the agent", 0)]
+        kept = self._run_leases.outlast(name)
+        if name in self.table.stopping:
+            return [*forgotten, *kept]
+        return [*forgotten, *kept, *self.stop_job(name, "its start did not outlive the agent", 0)]
 
     # --- stopping -----------------------------------------------------------------------------------------------
 

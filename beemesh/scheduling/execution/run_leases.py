@@ -43,6 +43,10 @@ class RunLeases:
         """Key → the lease by which an earlier agent of this machine ran the pod."""
         self._fences: dict[str, int] = {}
         """Key → the fence by which the pod runs."""
+        self._inherited: dict[str, float] = {}
+        """Key → until when an earlier agent of this machine might have started the pod, by our boot clock."""
+        self._lasting: set[str] = set()
+        """Keys that are not given up before that: such a start may still be under way."""
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Take back until when what runs here may run."""
@@ -82,7 +86,9 @@ class RunLeases:
         latest_s = now.boot_s + RUN_LEASE_TTL_MS / 1000  # what a former boot's clock said means nothing now
         saved = self._saved.pop(key, _Saved(now.boot_s + RUN_LEASE_MARGIN_S + UNKNOWN_S, 0))
         self._fences[key] = saved.fence
-        return [self.claim(placement), *self._stop_before(key, min(saved.ends_s, latest_s))]
+        ends_s = min(saved.ends_s, latest_s)
+        self._inherited[key] = ends_s - RUN_LEASE_MARGIN_S
+        return [self.claim(placement), *self._stop_before(key, ends_s)]
 
     def _stop_before(self, key: str, ends_s: float) -> Effects:
         """Set the timer by which the pod stops, and say so to whoever sees to it should this agent not be there."""
@@ -91,6 +97,18 @@ class RunLeases:
             Notify(RunRight(self._pods[key], until_s)),
             Schedule((self._room, "run-end", key), until_s),
         ]
+
+    def outlast(self, name: str) -> Effects:
+        """Nothing is seen of a pod that an earlier agent may have been starting: its lease is kept, whoever gives it
+        up, for as long as that start had the right to come to its end."""
+        keys = [key for key, pod in self._pods.items() if pod == name and key in self._inherited]
+        self._lasting.update(keys)
+        return [Schedule((self._room, "run-over", key), self._inherited[key]) for key in keys]
+
+    def outlasted(self, key: str) -> str | None:
+        """No start of an earlier agent can come any more; the pod that the lease is for."""
+        self._lasting.discard(key)
+        return self._pods.get(key)
 
     def pod(self, key: str) -> str | None:
         """The pod (`<namespace>/<pod name>`) that a run lease is for."""
@@ -124,12 +142,13 @@ class RunLeases:
         )
 
     def release(self, name: str) -> Effects:
-        """Give up the run lease of a pod, if it has one."""
-        keys = [key for key, pod in self._pods.items() if pod == name]
+        """Give up the run lease of a pod, if it has one that need not outlast a start."""
+        keys = [key for key, pod in self._pods.items() if pod == name and key not in self._lasting]
         effects: Effects = []
         for key in keys:
             del self._pods[key]
             self._fences.pop(key, None)
+            self._inherited.pop(key, None)
             effects += [
                 Cancel((self._room, "run-end", key)),
                 Cancel((self._room, "run-again", key)),

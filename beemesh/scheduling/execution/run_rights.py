@@ -61,6 +61,14 @@ class RunRights:
             return self._keeper.stop(name, why, now, grace_s=0)
         return [*self._keeper.stop_job(name, why, 0), *self._keeper.ending(name)]
 
+    def outlasted(self, key: str) -> Effects:
+        """The start of an earlier agent, of which nothing was seen, cannot come any more. Where something of the pod is
+        here, its end gives up the lease."""
+        name = self._run_leases.outlasted(key)
+        if name is None or any(name in each for each in (self._pods.seen, self._pods.stopping, self._pods.deploying)):
+            return []
+        return self._run_leases.release(name)
+
     def claim_again(self, key: str) -> Effects:
         """A claim that was denied is made again."""
         name = self._run_leases.pod(key) or ""

@@ -129,17 +129,43 @@ def test_a_lease_that_is_over_keeps_nobody_away_from_what_may_not_be_there(ends_
     assert len(world.pods()) == 1
 
 
-def test_a_start_that_did_not_outlive_its_agent_gives_its_lease_back_once_nothing_is_left_of_it() -> None:
-    """The engine may still be at it: it is ended first, then others may run it."""
-    world, holder = unlisted()
+def test_a_start_that_did_not_outlive_its_agent_gives_its_lease_back_once_it_cannot_come_any_more() -> None:
+    """The engine may still be at it: it is ended first, and others may run it once its right to start is over."""
+    world, holder = begun()
+    over_s = world.leases.held[RUN_KEY][1] - RUN_LEASE_MARGIN_S
+    holder.crash()
+    world.run(0.3)
+    holder.boot(sees=False)
     holder.set_resources(FULL)  # it does not take it again
     holder.runtime.clear()
     holder.look()
-    assert world.leases.held[RUN_KEY][0] == holder.node_id
     world.run_until(lambda: bool(holder.stopped), 1)
+    assert world.leases.held[RUN_KEY][0] == holder.node_id
+    world.run_until(lambda: RUN_KEY not in world.leases.held)
 
-    assert RUN_KEY not in world.leases.held
+    assert world.now_s == pytest.approx(over_s, abs=0.2)
     assert holder.stopped == ["hello-1-0"]
+
+
+def test_a_start_that_shows_late_ends_before_others_may_run_it() -> None:
+    """The engine was at it although the first list had nothing, and nothing was left to end: the pod that comes of it
+    is ended under the lease."""
+    world, holder = unlisted()
+    found = dict(holder.runtime)
+    holder.set_resources(FULL)
+    holder.runtime.clear()
+    holder.look()
+    world.run_until(lambda: bool(holder.stopped), 1)
+    holder.runtime.update(found)
+    holder.look()
+    world.run_until(lambda: not holder.runtime, 1)
+    assert world.leases.held[RUN_KEY][0] == holder.node_id
+    world.run_until(lambda: RUN_KEY not in world.leases.held)
+    world.run(60)
+
+    assert holder.stopped == ["hello-1-0"] * 2
+    assert len(world.pods()) == 1
+    assert not holder.runtime
 
 
 def test_a_lease_of_another_boot_is_not_believed() -> None:

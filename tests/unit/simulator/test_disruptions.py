@@ -11,7 +11,7 @@ from beemesh.events import PutIntent, StopPod
 from beemesh.intents.record import Cordon, Drain, budget_key, cordon_key
 from beemesh.workloads.budgets import Budget
 from beemesh.workloads.record import Strategy
-from simulator.checkers.disruptions import KNOWN_S, DisruptionChecker
+from simulator.checkers.disruptions import KNOWN_S, NEW_S, DisruptionChecker
 from simulator.operator import deployment, submission
 from tests.unit.simulator.test_scheduling_checkers import AMPLE_S, meshed
 
@@ -93,6 +93,21 @@ def test_a_rollout_beyond_its_strategy_is_blamed(unavailable: int, tolerant: boo
     assert not watched.stop(may_go, "outdated")
     if may_go < 3:
         assert "its strategy wants" in watched.stop(may_go + 1, "outdated")[0]
+
+
+def test_a_replica_that_has_just_got_ready_may_go_unseen() -> None:
+    """Its steward asks a moment later; by then it knows."""
+    strategy = Strategy("RollingUpdate", max_unavailable=0)
+    watched = Watched(strategy=strategy)
+    watched.wait(KNOWN_S + 2)
+    watched.checker = DisruptionChecker(watched.runtime)  # it sees them for the first time
+    assert not watched.stop(3, "outdated")
+
+    watched = Watched(strategy=strategy)
+    watched.wait(KNOWN_S + 2)
+    watched.checker = DisruptionChecker(watched.runtime)
+    watched.wait(NEW_S + 2)
+    assert watched.stop(3, "outdated")
 
 
 def test_what_a_steward_cannot_know_is_no_fault_of_its() -> None:
