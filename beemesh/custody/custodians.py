@@ -56,7 +56,8 @@ STORED_BYTES_MAX = 2 * 1024 * 1024 * 1024
 """Ciphertexts on one node's disk: tens of thousands of ordinary manifests."""
 
 UNCLAIMED_S = 3_600.0
-"""Shares and ciphertexts whose record never came are dropped after an hour: their submission failed."""
+"""Shares and ciphertexts that no record names are dropped after an hour. Where their record never came, its submission
+failed; where another one took its place, a third may still come from beyond a partition, win, and name them again."""
 SWEEP_EVERY_S = 600.0
 
 LISTENING_S = 3.0
@@ -138,6 +139,9 @@ class Custodian:
         self._served: dict[bytes, _Served] = {}
         self._stored_bytes = 0
         self._unclaimed: dict[Digest, float] = {}
+        """What no record names, and since when."""
+        self._withdrawn: set[Digest] = set()
+        """Those of them that one named before."""
         self._rates = Rates(RELEASES_PER_S, RELEASES_BURST)
         self._nonces: dict[bytes, int] = {}
         self._started_s = 0.0
@@ -173,12 +177,12 @@ class Custodian:
             case Asked(token=token, message=StoreShare() as store):
                 return self._store_share(token, store, now)
             case Asked(token=token, message=FetchManifest(manifest=manifest)):
-                kept = self._manifests.get(manifest)
+                kept = self._manifests.get(manifest) if manifest not in self._withdrawn else None
                 return [Reply(token, ManifestAnswer(manifest, kept.ciphertext if kept else None))]
             case Asked(sender=sender, token=token, message=ReleaseRequest() as request):
                 return self._release(sender, token, request, now)
             case IntentChanged(intent=intent):
-                return self._drop_unkept(intent)
+                self._mark_unkept(intent, now)
             case TimerFired():
                 return self._sweep(now)
         return []
@@ -199,7 +203,7 @@ class Custodian:
         if revision.manifest not in self._manifests:
             self._manifests[revision.manifest] = _Manifest(intent.key, store.ciphertext)
             self._stored_bytes += len(store.ciphertext)
-            self._unclaimed[revision.manifest] = now.boot_s
+        self._await_record(revision.manifest, now)
         saved = msgspec.msgpack.encode(self._manifests[revision.manifest])
         told = _provides("manifest", revision.manifest)
         return [Save(TABLE_MANIFESTS, revision.manifest, saved), Reply(token, Stored(True)), told]
@@ -219,10 +223,15 @@ class Custodian:
             return [Reply(token, Stored(False, error.message))]
         share = _Share(intent.key, store.index, store.box, revision)
         self._shares[revision.manifest] = share
-        self._unclaimed[revision.manifest] = now.boot_s
+        self._await_record(revision.manifest, now)
         saved = msgspec.msgpack.encode(share)
         told = _provides("share", revision.manifest)
         return [Save(TABLE_SHARES, revision.manifest, saved), Reply(token, Stored(True)), told]
+
+    def _await_record(self, manifest: Digest, now: Now) -> None:
+        """Somebody submits it: its record comes soon, or stands already."""
+        self._unclaimed[manifest] = now.boot_s
+        self._withdrawn.discard(manifest)
 
     def _named(self, record: Signed, manifest: Digest) -> tuple[Intent, Revision]:
         """The record, verified, and its revision of that manifest; raises `Untrusted`."""
@@ -388,22 +397,26 @@ class Custodian:
 
     # --- forgetting -----------------------------------------------------------------------------------------------
 
-    def _drop_unkept(self, intent: Intent) -> Effects:
-        """A record changed: what it does not name any more goes. What no record ever named stays for its time: it
-        belongs to a submission that is on its way, perhaps of a rival for the same name."""
+    def _mark_unkept(self, intent: Intent, now: Now) -> None:
+        """A record changed: what it does not name any more is released to nobody, and goes after a while."""
         if intent.kind not in ("workload", "object", "tombstone"):
-            return []
+            return
         kept = {revision.manifest for revision in revisions_of(intent)}
         for manifest in kept:
             self._unclaimed.pop(manifest, None)
-        gone = {key for key, share in self._shares.items() if share.key == intent.key and key not in kept}
-        gone |= {key for key, manifest in self._manifests.items() if manifest.key == intent.key and key not in kept}
-        return self._drop(sorted(gone - self._unclaimed.keys()))
+            self._withdrawn.discard(manifest)
+        ours = [key for key, share in self._shares.items() if share.key == intent.key]
+        ours += [key for key, manifest in self._manifests.items() if manifest.key == intent.key]
+        for manifest in ours:
+            if manifest not in kept and manifest not in self._unclaimed:
+                self._unclaimed[manifest] = now.boot_s
+                self._withdrawn.add(manifest)
 
     def _drop(self, manifests: Iterable[Digest]) -> Effects:
         effects: Effects = []
         for manifest in manifests:
             self._unclaimed.pop(manifest, None)
+            self._withdrawn.discard(manifest)
             if self._shares.pop(manifest, None) is not None:
                 effects += [Erase(TABLE_SHARES, manifest), Notify(WithdrawRecord("share", manifest.hex()))]
             kept = self._manifests.pop(manifest, None)
@@ -416,7 +429,7 @@ class Custodian:
         return effects
 
     def _sweep(self, now: Now) -> Effects:
-        """Forget what no record ever claimed."""
+        """Forget what no record has claimed for long."""
         old = [manifest for manifest, since_s in self._unclaimed.items() if now.boot_s - since_s > UNCLAIMED_S]
         claimed = {manifest for manifest in old if self._is_named(manifest)}
         for manifest in claimed:

@@ -9,19 +9,27 @@ import pytest
 
 from beemesh.crypto import Crypto
 from beemesh.custody import custodians
-from beemesh.custody.custodians import LISTENING_S, RELEASES_BURST, TABLE_SERVED, revisions_of
+from beemesh.custody.custodians import (
+    LISTENING_S,
+    RELEASES_BURST,
+    TABLE_MANIFESTS,
+    TABLE_SERVED,
+    TABLE_SHARES,
+    UNCLAIMED_S,
+    revisions_of,
+)
 from beemesh.custody.messages import FetchManifest, ManifestAnswer, ReleaseAnswer, ReleaseRequest
 from beemesh.custody.sealing import ShareOffer, context_of, good_shares, open_content, reseal
 from beemesh.dht.kset import k_set, kset_hash
-from beemesh.effects import Notify, Reply, Save
+from beemesh.effects import Notify, Reply, Save, TimerFired
 from beemesh.errors import Unavailable
-from beemesh.events import EmitEvent, LeaseGranted
+from beemesh.events import EmitEvent, LeaseGranted, PutIntent
 from beemesh.identity.signing import decode_body, sign_statement
 from beemesh.ids import NodeId, short
 from beemesh.scheduling.leases import NUMBER_AHEAD_MS_MAX, lease_digest, lease_key, sign_lease
 from beemesh.scheduling.messages import VERDICT_KIND, Lease, LeaseProof, Verdict
 from beemesh.scheduling.telling import REASON_CHARS_MAX
-from beemesh.workloads.record import Sealing
+from beemesh.workloads.record import Sealing, Workload
 from simulator.world import World
 from tests.unit.simulator.test_whole_nodes import KEY, running, submit, world_of
 
@@ -158,9 +166,7 @@ def test_who_sends_a_wrong_share_is_named_to_all(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_was_withdrawn_is_released_to_nobody(world: World) -> None:
-    """After a delete even an honest lease opens nothing, and keepers drop their parts."""
-    from beemesh.events import PutIntent
-
+    """After a delete even an honest lease opens nothing, and keepers drop their parts after a while."""
     winner, proof = _winning_proof(world)
     request = _request(world, proof)
     world.event(0, PutIntent(world.sign(world.operator, "tombstone", KEY, None, seq=2)))
@@ -171,6 +177,39 @@ def test_what_was_withdrawn_is_released_to_nobody(world: World) -> None:
     assert (answer.released, answer.reason) == (False, "withdrawn")
     stored, _ = _ask(world, 0, winner, FetchManifest(request.manifest))
     assert stored.ciphertext is None
+    assert _kept(world) == {0, 1, 2}
+    for machine in world.machines:
+        world.event(machine.index, TimerFired(("custody", "sweep")))
+    assert _kept(world) == {0, 1, 2}
+    for machine in world.machines:
+        machine.boot_offset_s += UNCLAIMED_S + 1
+        world.event(machine.index, TimerFired(("custody", "sweep")))
+    assert _kept(world) == set()
+
+
+def test_what_a_rival_withdrew_opens_when_a_third_record_names_it_again(world: World) -> None:
+    """Keepers see a workload, then that it was deleted, then from beyond a partition a later record of it, which wins:
+    what it names is there, and its replicas run."""
+    first = world.node(0).intents.get(KEY)
+    assert first is not None
+    workload = msgspec.msgpack.decode(first[0].body, type=Workload)
+    world.event(0, PutIntent(world.sign(world.operator, "tombstone", KEY, None, seq=2)))
+    assert world.run_until(lambda: running(world) == [], 10)
+
+    world.event(0, PutIntent(world.sign(world.operator, "workload", KEY, workload, seq=3)))
+
+    assert world.run_until(lambda: running(world) == [0, 1], 30)
+    for machine in world.machines:
+        machine.boot_offset_s += UNCLAIMED_S + 1
+        world.event(machine.index, TimerFired(("custody", "sweep")))
+    assert _kept(world) == {0, 1, 2}
+
+
+def _kept(world: World) -> set[int]:
+    """The machines that keep something for others."""
+    return {
+        each.index for each in world.machines if any(table in (TABLE_SHARES, TABLE_MANIFESTS) for table, _ in each.disk)
+    }
 
 
 def test_what_somebody_made_up_is_told_to_nobody(world: World) -> None:
