@@ -199,6 +199,8 @@ class Connection:
             while data and self.is_open:
                 self.last_used_s = asyncio.get_running_loop().time()
                 for frame in self._decoder.feed(data):
+                    if not self.is_open:  # it was closed while we waited: a peer that was shut out is heard no more
+                        break
                     await self._take(frame)
                 data = await self._reader.read(READ_BYTES)
         except (OSError, ssl.SSLError, BeemeshError, asyncio.IncompleteReadError) as error:
@@ -335,4 +337,6 @@ class Connection:
                 task.cancel()
         self._serving.clear()
         self._load.wake()
+        # Whoever closes a stream and opens another does not begin anew: the load lives until it is made up for.
+        asyncio.get_running_loop().call_later(self._load.busy_for_s, self._load.wake)
         self._hub.forget(self)

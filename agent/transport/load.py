@@ -58,6 +58,11 @@ class Load:
             return 0.0
         return None
 
+    @property
+    def busy_for_s(self) -> float:
+        """After so long without a message nothing of what the peer's took counts any more."""
+        return self._busy_s / CORE_SHARE_MAX
+
     def add(self, answer_bytes: int) -> None:
         """An answer waits."""
         self._answer_bytes += answer_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -12,7 +13,10 @@ from agent.transport import load
 from agent.transport.connection import Connection
 from agent.transport.load import BUSY_S_MAX, CORE_SHARE_MAX, TURN_S, Load
 from agent.transport.streams import Streams
-from beemesh.wire.framing import FrameDecoder
+from beemesh.membership.messages import Introduction
+from beemesh.wire.framing import Frame, FrameDecoder, FrameKind, encode_frame
+from beemesh.wire.registry import encode_message
+from tests.contract.test_streams import shown_card
 from tests.unit.agent.test_edges import PEER, Writer, request
 from tests.unit.identity.cast import roster
 
@@ -72,3 +76,39 @@ async def test_requests_that_take_long_are_read_in_turns(monkeypatch: pytest.Mon
     assert len(list(FrameDecoder().feed(writer.written))) == 60
     assert turns > 10
     assert time.monotonic() - began_s > (spent_s - 0.05) / CORE_SHARE_MAX - 0.02
+
+
+@pytest.mark.asyncio
+async def test_who_opens_another_stream_does_not_begin_anew() -> None:
+    """What a peer took on one that it has closed counts on the next."""
+    streams = Streams(None, roster("a"), lambda *_: None, lambda *_: None)  # type: ignore[arg-type]
+    now_s = asyncio.get_running_loop().time()
+    connection = Connection(PEER, asyncio.StreamReader(), Writer(), streams)  # type: ignore[arg-type]
+    streams.load(PEER).spend(BUSY_S_MAX, now_s)
+    connection.close()
+    del connection
+    gc.collect()
+
+    assert streams.load(PEER).spend(0.2, now_s)
+
+
+@pytest.mark.asyncio
+async def test_nothing_more_is_heard_of_a_peer_that_is_shut_out_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had sent before is read already, and dropped."""
+    heard: list[object] = []
+
+    def told(_peer: object, message: object) -> None:
+        heard.append(message)
+        asyncio.get_running_loop().call_soon(streams.close_strangers)
+
+    monkeypatch.setattr(Load, "spend", lambda *_: 0.0)
+    streams = Streams(None, roster("a"), lambda *_: None, told)  # type: ignore[arg-type]
+    reader = asyncio.StreamReader()
+    connection = Connection(PEER, reader, Writer(), streams)  # type: ignore[arg-type]
+    streams._incoming.add(connection)
+    code, body = encode_message(Introduction(shown_card("b")))
+    reader.feed_data(encode_frame(Frame(FrameKind.TELL, 0, code, 0, body)) * 5)
+    reader.feed_eof()
+    await connection.run()
+
+    assert len(heard) == 1
