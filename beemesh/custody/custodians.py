@@ -230,8 +230,9 @@ class Custodian:
 
     def _await_record(self, manifest: Digest, now: Now) -> None:
         """Somebody submits it: its record comes soon, or stands already."""
-        self._unclaimed[manifest] = now.boot_s
         self._withdrawn.discard(manifest)
+        if not self._is_named(manifest):
+            self._unclaimed[manifest] = now.boot_s
 
     def _named(self, record: Signed, manifest: Digest) -> tuple[Intent, Revision]:
         """The record, verified, and its revision of that manifest; raises `Untrusted`."""
