@@ -87,10 +87,7 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="beemesh-power-") as folder, Machines(3) as machines:
         operator = bootstrapped(machines, Path(folder))
-        (Path(folder) / "hello.yaml").write_text(MANIFEST)
-        applied = operator.run("apply", f"{folder}/hello.yaml", "--wait", "--timeout", "90s")
-        if applied.returncode:
-            raise SystemExit(applied.stdout + applied.stderr)
+        operator.deploy(MANIFEST)
         found = [one_round(machines, operator, 1 + index % 3) for index in range(rounds)]
     moved, doubled = [each[0] for each in found], [each[1] for each in found]
     print(f"{'seconds, of ' + str(rounds) + ' rounds':<28}{'median':>10}{'worst':>10}")

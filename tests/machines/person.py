@@ -37,6 +37,13 @@ class Operator:
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 
+    def deploy(self, manifest: str) -> None:
+        """Apply what a manifest says, and wait until it runs."""
+        file = self.folder / "manifest.yaml"
+        file.write_text(manifest)
+        applied = self.run("apply", str(file), "--wait", "--timeout", "90s")
+        assert applied.returncode == 0, applied.stdout + applied.stderr
+
     def running(self) -> dict[str, str]:
         """Ready pods and their nodes."""
         result = self.run("get", "pods", "-o", "json")

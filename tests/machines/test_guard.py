@@ -44,9 +44,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machines, O
     folder = tmp_path_factory.mktemp("operator")
     with Machines(3) as machines:
         operator = bootstrapped(machines, folder)
-        (folder / "lone.yaml").write_text(MANIFEST)
-        applied = operator.run("apply", str(folder / "lone.yaml"), "--wait", "--timeout", "90s")
-        assert applied.returncode == 0, applied.stdout + applied.stderr
+        operator.deploy(MANIFEST)
         for machine in machines.machines:
             machines.run(machine.number, WRITE_DOWN)
         yield machines, operator
